@@ -1,0 +1,218 @@
+"""The lake's layout: datasets of windows, each all or nothing.
+
+    <root>/<dataset>/window=<start>_<end>/manifest.json            written last, in one atomic step
+                                         /<attempt>-00000.parquet  …
+
+A window exists when its manifest does, and consists of the files that the manifest names. A job writes its files under
+the name of a new attempt, then the manifest; so a reader sees the old files or the new ones, on a file system as on an
+object store, and a job that dies leaves the window as it was.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from listing_lens.errors import LensError
+from listing_lens.window import Window, gaps
+
+LISTINGS = "listings"
+SESSIONS = "sessions"
+_MANIFEST = "manifest.json"
+_ATTEMPT_FORMAT = "%Y%m%dT%H%M%S%fZ"
+# Files of an attempt that never committed are removed by the next commit once no job can still be writing them.
+_ABANDONED_AFTER = timedelta(days=2)
+
+
+def embeddings(encoder_id: str) -> str:
+    """The dataset that holds one encoder's embeddings."""
+    return f"embeddings/{encoder_id}"
+
+
+class Manifest(BaseModel):
+    """What a window consists of and how it came to be."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    dataset: str
+    window: str
+    files: list[str]
+    dead_letter_files: list[str] = []
+    counts: dict[str, int]
+    # What relative image addresses of this window start from.
+    image_root: str | None = None
+    parameters: dict[str, Any] = {}
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class Lake:
+    """The lake at a folder or a gs:// prefix. Cheap to make, safe to pickle."""
+
+    root: str
+
+    @cached_property
+    def _fs(self) -> fsspec.AbstractFileSystem:
+        if self.root.startswith("gs://"):
+            return _cloud_storage()
+        if "://" in self.root:
+            raise LensError(f"lake {self.root}: only folders and gs:// prefixes are supported")
+        return fsspec.filesystem("file")
+
+    def __getstate__(self) -> dict[str, str]:
+        return {"root": self.root}
+
+    def folder(self, dataset: str, window: Window) -> str:
+        return f"{self.root}/{dataset}/window={window.name}"
+
+    def new_attempt(self, now: datetime) -> str:
+        """A file-name prefix that no other run of the same window uses."""
+        return f"{now.astimezone(UTC):{_ATTEMPT_FORMAT}}-{secrets.token_hex(4)}"
+
+    def windows(self, dataset: str, within: Window | None = None) -> list[Window]:
+        """The complete windows of a dataset that overlap the given one, by time."""
+        found = []
+        for path in self._fs.glob(f"{self.root}/{dataset}/window=*/{_MANIFEST}"):
+            window = Window.from_name(path.split("/")[-2].removeprefix("window="))
+            if within is None or window.overlaps(within):
+                found.append(window)
+        return sorted(found)
+
+    def covering(self, dataset: str, wanted: Window) -> list[Window]:
+        """The windows that together cover the given one.
+
+        Raises:
+            LensError: a part of it has not landed. Nothing may be computed over a gap as if it were empty.
+        """
+        found = self.windows(dataset, wanted)
+        if missing := gaps(wanted, found):
+            raise LensError(
+                f"{dataset} of {missing[0]} have not landed in the lake {self.root}: "
+                "wait for them, or import them with `lens catalog import`"
+            )
+        return found
+
+    def manifest(self, dataset: str, window: Window) -> Manifest:
+        """Raises LensError when the window is absent or its manifest unreadable."""
+        path = f"{self.folder(dataset, window)}/{_MANIFEST}"
+        try:
+            return Manifest.model_validate_json(self.read_bytes(path))
+        except FileNotFoundError:
+            raise LensError(f"{dataset} of {window} are not in the lake {self.root}") from None
+        except ValidationError as err:
+            raise LensError(f"{path} is not a manifest of this version: {err.errors()[0]['msg']}") from err
+
+    def files(self, dataset: str, windows: Iterable[Window]) -> list[str]:
+        """Full paths of the data files of some windows."""
+        return [
+            f"{self.folder(dataset, window)}/{name}"
+            for window in windows
+            for name in self.manifest(dataset, window).files
+        ]
+
+    def read(
+        self, dataset: str, windows: Iterable[Window], columns: list[str] | None = None, batch_rows: int = 4096
+    ) -> Iterator[pa.RecordBatch]:
+        """Stream the rows of some windows; memory is bounded by a batch."""
+        for path in self.files(dataset, windows):
+            with self._fs.open(path, "rb") as file, pq.ParquetFile(file) as parquet:
+                yield from parquet.iter_batches(batch_size=batch_rows, columns=columns)
+
+    def write_table(self, dataset: str, window: Window, table: pa.Table, now: datetime, **manifest: Any) -> Manifest:
+        """Write a small window, that fits in memory, in one go."""
+        name = f"{self.new_attempt(now)}-00000.parquet"
+        folder = self.folder(dataset, window)
+        self._fs.makedirs(folder, exist_ok=True)
+        with self._fs.open(f"{folder}/{name}", "wb") as file:
+            pq.write_table(table, file, compression="zstd")
+        counts = manifest.pop("counts", {"rows": table.num_rows})
+        return self.commit(
+            Manifest(dataset=dataset, window=window.name, files=[name], counts=counts, created_at=now, **manifest)
+        )
+
+    def commit(self, manifest: Manifest) -> Manifest:
+        """Make the files that a manifest names the window, in one atomic step, and remove what it replaces."""
+        window = Window.from_name(manifest.window)
+        folder = self.folder(manifest.dataset, window)
+        before = self._names(folder)
+        replaced = set(self._previous_files(manifest.dataset, window))
+        self.write_bytes(f"{folder}/{_MANIFEST}", manifest.model_dump_json(indent=2).encode())
+        named = {*manifest.files, *manifest.dead_letter_files}
+        for name in before - named:
+            if name in replaced or _is_abandoned(name, manifest.created_at):
+                self._fs.rm_file(f"{folder}/{name}")
+        return manifest
+
+    def _previous_files(self, dataset: str, window: Window) -> list[str]:
+        try:
+            previous = self.manifest(dataset, window)
+        except LensError:
+            return []
+        return [*previous.files, *previous.dead_letter_files]
+
+    def _names(self, folder: str) -> set[str]:
+        if not self._fs.exists(folder):
+            return set()
+        self._fs.invalidate_cache(folder)
+        return {path.rsplit("/", 1)[-1] for path in self._fs.find(folder, maxdepth=1)} - {_MANIFEST}
+
+    def read_bytes(self, path: str) -> bytes:
+        return bytes(self._fs.cat_file(path))
+
+    def write_bytes(self, path: str, data: bytes) -> None:
+        """Write a small file so that it appears whole or not at all."""
+        self._fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+        if self.root.startswith("gs://"):
+            self._fs.pipe_file(path, data)
+            return
+        part = f"{path}.{secrets.token_hex(4)}.part"
+        with open(part, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+
+    def exists(self, path: str) -> bool:
+        return bool(self._fs.exists(path))
+
+    def check(self) -> None:
+        """Raise LensError at once when the lake cannot be reached, before a job is started that would find out late."""
+        try:
+            self._fs.makedirs(self.root, exist_ok=True)
+            self._fs.ls(self.root)
+        except OSError as err:
+            raise LensError(f"lake {self.root} cannot be reached ({err}): check LENS_LAKE") from err
+
+
+def _is_abandoned(name: str, now: datetime) -> bool:
+    try:
+        started = datetime.strptime(name.split("-", 1)[0], _ATTEMPT_FORMAT).replace(tzinfo=UTC)
+    except ValueError:
+        return False
+    return now - started > _ABANDONED_AFTER
+
+
+def _cloud_storage() -> fsspec.AbstractFileSystem:
+    if os.environ.get("STORAGE_EMULATOR_HOST"):
+        return fsspec.filesystem("gs", token="anon", use_listings_cache=False)
+    import google.auth
+    from google.auth.exceptions import DefaultCredentialsError
+
+    try:
+        # Without this a first read would search for credentials for two minutes.
+        google.auth.default()
+    except DefaultCredentialsError as err:
+        raise LensError(
+            "no Google Cloud credentials: run `gcloud auth application-default login` or set GOOGLE_APPLICATION_CREDENTIALS"
+        ) from err
+    return fsspec.filesystem("gs", token="google_default", use_listings_cache=False)

@@ -1,0 +1,96 @@
+"""What the lake holds, row by row: the contract between everything that writes it and everything that reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+import pyarrow as pa
+
+
+class Status(StrEnum):
+    """Where a listing is in its life. Only `on_sale` and `reserved` ones can be found by searching."""
+
+    ON_SALE = "on_sale"
+    RESERVED = "reserved"
+    SOLD = "sold"
+    DELETED = "deleted"
+
+
+SEARCHABLE = frozenset({Status.ON_SALE, Status.RESERVED})
+
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+
+LISTING_SCHEMA = pa.schema(
+    [
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("title", pa.string(), nullable=False),
+        # From coarse to fine, e.g. ["Fashion", "Shoes", "Sneakers"].
+        pa.field("category", pa.list_(pa.string()), nullable=False),
+        pa.field("price", pa.int64(), nullable=False),
+        # An absolute address, or a path relative to the image root that the window's manifest names.
+        pa.field("image_uri", pa.string(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("created_at", TIMESTAMP, nullable=False),
+        pa.field("updated_at", TIMESTAMP, nullable=False),
+    ]
+)
+
+SESSION_SCHEMA = pa.schema(
+    [
+        pa.field("session_id", pa.string(), nullable=False),
+        pa.field("searched_at", TIMESTAMP, nullable=False),
+        pa.field("query_image_uri", pa.string(), nullable=False),
+        # The items shown, from the first position on, and whether each was tapped: equally long.
+        pa.field("shown", pa.list_(pa.string()), nullable=False),
+        pa.field("tapped", pa.list_(pa.bool_()), nullable=False),
+    ]
+)
+
+DEAD_LETTER_SCHEMA = pa.schema(
+    [
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+    ]
+)
+
+
+def embedding_schema(dims: int) -> pa.Schema:
+    """A listing's row and its embedding, unit length; null for a sold or deleted listing, which is not embedded."""
+    return LISTING_SCHEMA.append(pa.field("embedding", pa.list_(pa.float32(), dims)))
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """One item for sale, at one moment of its life (`updated_at`)."""
+
+    item_id: str
+    title: str
+    category: tuple[str, ...]
+    price: int
+    image_uri: str
+    status: Status
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A search by photo: what was shown, in order, and which items were tapped."""
+
+    session_id: str
+    searched_at: datetime
+    query_image_uri: str
+    shown: tuple[str, ...]
+    tapped: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """An element that was set aside, with the reason, so that nothing is lost without a word."""
+
+    item_id: str
+    stage: str
+    reason: str

@@ -1,0 +1,118 @@
+"""Settings: the environment (``LENS_…``) over the running local stack's addresses over ``defaults.toml``."""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn
+
+import platformdirs
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from listing_lens.errors import LensError
+
+DEFAULTS = Path(__file__).with_name("defaults.toml")
+
+
+class Settings(BaseSettings):
+    """One field a setting; ``defaults.toml`` says what each means and holds its default."""
+
+    model_config = SettingsConfigDict(env_prefix="LENS_", env_ignore_empty=True, toml_file=DEFAULTS, extra="forbid", frozen=True)
+
+    home: Path
+    cache: Path
+    lake: str
+    elasticsearch_url: str
+    elasticsearch_api_key: SecretStr
+    mlflow_url: str
+    airflow_url: str
+    image_sources: tuple[str, ...]
+    image_max_bytes: int = Field(gt=0)
+    image_max_pixels: int = Field(gt=0)
+    image_timeout_s: float = Field(gt=0)
+    encoder: str = Field(min_length=1)
+    encoder_batch_size: int = Field(gt=0)
+    projection_dims: int = Field(gt=0, le=4096)
+    max_dead_letter_ratio: float = Field(ge=0, le=1)
+    alias: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
+    beam_runner: str
+    beam_options: dict[str, Any]
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        defaults = TomlConfigSettingsSource(settings_cls)
+        home = init_settings().get("home") or os.environ.get("LENS_HOME") or defaults()["home"]
+        stack = InitSettingsSource(settings_cls, running_stack(Path(home)))
+        return init_settings, env_settings, stack, defaults
+
+    def model_post_init(self, _context: object) -> None:
+        # Jobs and servers run in other working folders: every local path is made absolute once, here.
+        object.__setattr__(self, "home", self.home.absolute())
+        cache = self.cache if str(self.cache) not in ("", ".") else platformdirs.user_cache_path("listing-lens")
+        object.__setattr__(self, "cache", cache.absolute())
+        if "://" not in self.lake:
+            object.__setattr__(self, "lake", str(Path(self.lake).absolute()))
+
+    @cached_property
+    def environment(self) -> dict[str, str]:
+        """The settings as environment variables, for a process that is to see the same ones (secrets included)."""
+        values = self.model_dump(mode="json") | {"elasticsearch_api_key": self.elasticsearch_api_key.get_secret_value()}
+        return {
+            f"LENS_{name.upper()}": value if isinstance(value, str) else json.dumps(value)
+            for name, value in values.items()
+            if value != ""
+        }
+
+
+def stack_file(home: Path) -> Path:
+    """Where ``lens up`` writes the addresses of what it started."""
+    return home / "stack.json"
+
+
+def running_stack(home: Path) -> dict[str, str]:
+    """Addresses of the local stack, by setting name; empty when none is up."""
+    try:
+        return dict(json.loads(stack_file(home).read_text())["addresses"])
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError) as err:
+        raise LensError(f"{stack_file(home)} cannot be read ({err}): run `lens down`, then `lens up`") from err
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings.
+
+    Raises:
+        LensError: a value that does not fit, by its name, or an unknown ``LENS_`` variable.
+    """
+    known = {f"LENS_{name.upper()}" for name in Settings.model_fields}
+    unknown = sorted(name for name in os.environ if name.startswith("LENS_") and name not in known)
+    if unknown:
+        raise LensError(f"{unknown[0]} is not a setting: see listing_lens/defaults.toml for the names")
+    try:
+        return Settings(**overrides)
+    except ValidationError as err:
+        first = err.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise LensError(f"setting LENS_{name.upper()}: {first['msg']} (given: {first['input']!r})") from None
+
+
+def missing(setting: str, remedy: str) -> NoReturn:
+    """Refuse to go on without a setting."""
+    raise LensError(f"LENS_{setting.upper()} is not set and no local stack is up: {remedy}")
