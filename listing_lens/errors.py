@@ -1,5 +1,5 @@
-"""The one error that a person is meant to read."""
+"""The project's error, under the name that everything above `models` imports it by."""
 
+from models.errors import LensError
 
-class LensError(Exception):
-    """One sentence that names the thing and the remedy; the CLI and the jobs print it and exit with 1."""
+__all__ = ["LensError"]

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Any
+from typing import IO, Any, cast
 
 import fsspec
 import pyarrow as pa
@@ -28,6 +28,12 @@ from listing_lens.window import Window, gaps
 
 LISTINGS = "listings"
 SESSIONS = "sessions"
+
+# What a window's files hold: its rows; listings that were sold or deleted, which have no embedding; what was set aside.
+ROWS = "rows"
+REMOVED = "removed"
+DEAD_LETTERS = "dead_letters"
+
 _MANIFEST = "manifest.json"
 _ATTEMPT_FORMAT = "%Y%m%dT%H%M%S%fZ"
 # Files of an attempt that never committed are removed by the next commit once no job can still be writing them.
@@ -39,6 +45,11 @@ def embeddings(encoder_id: str) -> str:
     return f"embeddings/{encoder_id}"
 
 
+def evaluations(space: str) -> str:
+    """The dataset that holds one space's evaluations."""
+    return f"evaluations/{space}"
+
+
 class Manifest(BaseModel):
     """What a window consists of and how it came to be."""
 
@@ -46,8 +57,8 @@ class Manifest(BaseModel):
 
     dataset: str
     window: str
-    files: list[str]
-    dead_letter_files: list[str] = []
+    # File names by what they hold: ROWS, and whatever else a job sets apart.
+    files: dict[str, list[str]]
     counts: dict[str, int]
     # What relative image addresses of this window start from.
     image_root: str | None = None
@@ -75,7 +86,8 @@ class Lake:
     def folder(self, dataset: str, window: Window) -> str:
         return f"{self.root}/{dataset}/window={window.name}"
 
-    def new_attempt(self, now: datetime) -> str:
+    @staticmethod
+    def new_attempt(now: datetime) -> str:
         """A file-name prefix that no other run of the same window uses."""
         return f"{now.astimezone(UTC):{_ATTEMPT_FORMAT}}-{secrets.token_hex(4)}"
 
@@ -112,32 +124,36 @@ class Lake:
         except ValidationError as err:
             raise LensError(f"{path} is not a manifest of this version: {err.errors()[0]['msg']}") from err
 
-    def files(self, dataset: str, windows: Iterable[Window]) -> list[str]:
-        """Full paths of the data files of some windows."""
-        return [
-            f"{self.folder(dataset, window)}/{name}"
-            for window in windows
-            for name in self.manifest(dataset, window).files
-        ]
-
     def read(
-        self, dataset: str, windows: Iterable[Window], columns: list[str] | None = None, batch_rows: int = 4096
+        self,
+        dataset: str,
+        windows: Iterable[Window],
+        columns: list[str] | None = None,
+        *,
+        kind: str = ROWS,
+        batch_rows: int = 4096,
     ) -> Iterator[pa.RecordBatch]:
-        """Stream the rows of some windows; memory is bounded by a batch."""
-        for path in self.files(dataset, windows):
+        """Stream what the files of one kind hold in some windows; memory is bounded by a batch."""
+        for path in self._paths(dataset, windows, kind):
             with self._fs.open(path, "rb") as file, pq.ParquetFile(file) as parquet:
                 yield from parquet.iter_batches(batch_size=batch_rows, columns=columns)
+
+    def open_for_writing(self, dataset: str, window: Window, name: str) -> IO[bytes]:
+        """A new file of a window; it is not part of it until a manifest names it."""
+        folder = self.folder(dataset, window)
+        self._fs.makedirs(folder, exist_ok=True)
+        return cast("IO[bytes]", self._fs.open(f"{folder}/{name}", "wb"))
 
     def write_table(self, dataset: str, window: Window, table: pa.Table, now: datetime, **manifest: Any) -> Manifest:
         """Write a small window, that fits in memory, in one go."""
         name = f"{self.new_attempt(now)}-00000.parquet"
-        folder = self.folder(dataset, window)
-        self._fs.makedirs(folder, exist_ok=True)
-        with self._fs.open(f"{folder}/{name}", "wb") as file:
+        with self.open_for_writing(dataset, window, name) as file:
             pq.write_table(table, file, compression="zstd")
         counts = manifest.pop("counts", {"rows": table.num_rows})
         return self.commit(
-            Manifest(dataset=dataset, window=window.name, files=[name], counts=counts, created_at=now, **manifest)
+            Manifest(
+                dataset=dataset, window=window.name, files={ROWS: [name]}, counts=counts, created_at=now, **manifest
+            )
         )
 
     def commit(self, manifest: Manifest) -> Manifest:
@@ -145,20 +161,25 @@ class Lake:
         window = Window.from_name(manifest.window)
         folder = self.folder(manifest.dataset, window)
         before = self._names(folder)
-        replaced = set(self._previous_files(manifest.dataset, window))
+        replaced = self._previous_files(manifest.dataset, window)
         self.write_bytes(f"{folder}/{_MANIFEST}", manifest.model_dump_json(indent=2).encode())
-        named = {*manifest.files, *manifest.dead_letter_files}
+        named = _names_in(manifest)
         for name in before - named:
             if name in replaced or _is_abandoned(name, manifest.created_at):
                 self._fs.rm_file(f"{folder}/{name}")
         return manifest
 
-    def _previous_files(self, dataset: str, window: Window) -> list[str]:
-        try:
-            previous = self.manifest(dataset, window)
-        except LensError:
-            return []
-        return [*previous.files, *previous.dead_letter_files]
+    def _previous_files(self, dataset: str, window: Window) -> set[str]:
+        if not self.exists(f"{self.folder(dataset, window)}/{_MANIFEST}"):
+            return set()
+        return _names_in(self.manifest(dataset, window))
+
+    def _paths(self, dataset: str, windows: Iterable[Window], kind: str) -> list[str]:
+        return [
+            f"{self.folder(dataset, window)}/{name}"
+            for window in windows
+            for name in self.manifest(dataset, window).files.get(kind, [])
+        ]
 
     def _names(self, folder: str) -> set[str]:
         if not self._fs.exists(folder):
@@ -194,6 +215,10 @@ class Lake:
             raise LensError(f"lake {self.root} cannot be reached ({err}): check LENS_LAKE") from err
 
 
+def _names_in(manifest: Manifest) -> set[str]:
+    return {name for names in manifest.files.values() for name in names}
+
+
 def _is_abandoned(name: str, now: datetime) -> bool:
     try:
         started = datetime.strptime(name.split("-", 1)[0], _ATTEMPT_FORMAT).replace(tzinfo=UTC)
@@ -204,7 +229,7 @@ def _is_abandoned(name: str, now: datetime) -> bool:
 
 def _cloud_storage() -> fsspec.AbstractFileSystem:
     if os.environ.get("STORAGE_EMULATOR_HOST"):
-        return fsspec.filesystem("gs", token="anon", use_listings_cache=False)
+        return fsspec.filesystem("gs", token="anon", use_listings_cache=False)  # noqa: S106
     import google.auth
     from google.auth.exceptions import DefaultCredentialsError
 
@@ -215,4 +240,4 @@ def _cloud_storage() -> fsspec.AbstractFileSystem:
         raise LensError(
             "no Google Cloud credentials: run `gcloud auth application-default login` or set GOOGLE_APPLICATION_CREDENTIALS"
         ) from err
-    return fsspec.filesystem("gs", token="google_default", use_listings_cache=False)
+    return fsspec.filesystem("gs", token="google_default", use_listings_cache=False)  # noqa: S106

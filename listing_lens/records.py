@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 
 class Status(StrEnum):
@@ -58,8 +62,8 @@ DEAD_LETTER_SCHEMA = pa.schema(
 
 
 def embedding_schema(dims: int) -> pa.Schema:
-    """A listing's row and its embedding, unit length; null for a sold or deleted listing, which is not embedded."""
-    return LISTING_SCHEMA.append(pa.field("embedding", pa.list_(pa.float32(), dims)))
+    """A listing's row and its embedding, of unit length."""
+    return LISTING_SCHEMA.append(pa.field("embedding", pa.list_(pa.float32(), dims), nullable=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,10 @@ class Listing:
     status: Status
     created_at: datetime
     updated_at: datetime
+
+    @property
+    def searchable(self) -> bool:
+        return self.status in SEARCHABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,3 +102,34 @@ class DeadLetter:
     item_id: str
     stage: str
     reason: str
+
+
+def to_table(rows: Sequence[Any], schema: pa.Schema) -> pa.Table:
+    """Records as an Arrow table of one of this module's schemas."""
+    return pa.Table.from_pylist([asdict(row) for row in rows], schema=schema)
+
+
+def embeddings_table(listings: Sequence[Listing], embeddings: NDArray[np.float32]) -> pa.Table:
+    """Listings with their embeddings (n, dims)."""
+    dims = embeddings.shape[1]
+    column = pa.FixedSizeListArray.from_arrays(pa.array(np.ravel(embeddings), pa.float32()), dims)
+    return to_table(listings, LISTING_SCHEMA).append_column(embedding_schema(dims).field("embedding"), column)
+
+
+def embedding_matrix(batch: pa.RecordBatch) -> NDArray[np.float32]:
+    """The embeddings of a batch: (n, dims) float32, without a copy where Arrow allows."""
+    column = batch.column("embedding")
+    matrix: NDArray[np.float32] = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
+    return matrix
+
+
+def listings_of(batch: pa.RecordBatch) -> Iterator[Listing]:
+    """The rows of a batch that has a listing's columns, and maybe others."""
+    for row in batch.select(LISTING_SCHEMA.names).to_pylist():
+        yield Listing(**row | {"category": tuple(row["category"]), "status": Status(row["status"])})
+
+
+def sessions_of(batch: pa.RecordBatch) -> Iterator[Session]:
+    """The rows of a batch of sessions."""
+    for row in batch.select([field.name for field in fields(Session)]).to_pylist():
+        yield Session(**row | {"shown": tuple(row["shown"]), "tapped": tuple(row["tapped"])})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,7 +27,9 @@ DEFAULTS = Path(__file__).with_name("defaults.toml")
 class Settings(BaseSettings):
     """One field a setting; ``defaults.toml`` says what each means and holds its default."""
 
-    model_config = SettingsConfigDict(env_prefix="LENS_", env_ignore_empty=True, toml_file=DEFAULTS, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="LENS_", env_ignore_empty=True, toml_file=DEFAULTS, extra="forbid", frozen=True
+    )
 
     home: Path
     cache: Path
@@ -44,6 +47,8 @@ class Settings(BaseSettings):
     projection_dims: int = Field(gt=0, le=4096)
     max_dead_letter_ratio: float = Field(ge=0, le=1)
     alias: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
+    embed_schedule: str = Field(min_length=1)
+    embed_start: date
     beam_runner: str
     beam_options: dict[str, Any]
 

@@ -26,7 +26,9 @@ class Window:
         for bound in ("start", "end"):
             moment: datetime = getattr(self, bound)
             if moment.tzinfo is None:
-                raise LensError(f"window {bound} {moment.isoformat()} has no time zone: write it as 2026-01-31T00:00:00Z")
+                raise LensError(
+                    f"window {bound} {moment.isoformat()} has no time zone: write it as 2026-01-31T00:00:00Z"
+                )
             if moment.microsecond:
                 raise LensError(f"window {bound} {moment.isoformat()} has a fraction of a second: give whole seconds")
             object.__setattr__(self, bound, moment.astimezone(UTC))

@@ -1,0 +1,246 @@
+"""Embed the listings of one window: lake → decode → encode → lake.
+
+Every listing version that was updated in the window is read; the newest of each item is kept. Those that can be found
+by searching are embedded; those sold or deleted are kept without an embedding, so that an index learns of it. An image
+that cannot be used is set aside with its reason, alone. The window appears in the lake at the end, or not at all.
+
+    python -m beam_jobs.embed_listings --window-start 2026-01-31T00:00:00Z --window-end 2026-02-01T00:00:00Z
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.pvalue import AsDict, AsList, TaggedOutput
+
+from beam_jobs.lake_io import WindowTarget, WriteFiles, commit
+from beam_jobs.launcher import add_window, launch, parser, pipeline_options
+from listing_lens import progress
+from listing_lens.errors import LensError
+from listing_lens.image_source import ImageSource, resolve_uri
+from listing_lens.lake import DEAD_LETTERS, LISTINGS, REMOVED, ROWS, Lake, Manifest, embeddings
+from listing_lens.records import (
+    DEAD_LETTER_SCHEMA,
+    LISTING_SCHEMA,
+    DeadLetter,
+    Listing,
+    embedding_schema,
+    embeddings_table,
+    listings_of,
+    to_table,
+)
+from listing_lens.settings import load_settings
+from listing_lens.window import Window
+from models.encoders import shared_encoder
+from models.images import ImageError, decode_image
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run: which window, by which encoder, from and to which lake."""
+
+    lake: Lake
+    window: Window
+    encoder_source: str
+    encoder_id: str
+    dims: int
+    batch_size: int
+    images: ImageSource
+    max_dead_letter_ratio: float
+    expected: int
+
+    @property
+    def target(self) -> WindowTarget:
+        return WindowTarget(self.lake, embeddings(self.encoder_id), self.window)
+
+
+def run(landed: beam.PCollection, config: Config) -> beam.PCollection:
+    """Windows of listings that have landed → the manifest of the window that was embedded."""
+    target = config.target
+    listings = landed | "Spread windows" >> beam.Reshuffle() | "Read listings" >> beam.FlatMap(_read, config=config)
+    newest = (
+        listings
+        | "Key by item" >> beam.WithKeys(lambda listing: listing.item_id)
+        | "Keep the newest" >> beam.CombinePerKey(_newest)
+        | "Drop keys" >> beam.Values()
+    )
+    searchable = newest | "Searchable" >> beam.Filter(lambda listing: listing.searchable)
+    removed = newest | "Removed" >> beam.Filter(lambda listing: not listing.searchable)
+    embedded = (
+        searchable
+        | "Spread listings" >> beam.Reshuffle()
+        | "Batch" >> beam.BatchElements(min_batch_size=config.batch_size, max_batch_size=config.batch_size)
+        | "Embed" >> beam.ParDo(Embed(config)).with_outputs("dead", main="tables")
+    )
+    files = (
+        embedded.tables | "Write" >> beam.ParDo(WriteFiles(target, ROWS, embedding_schema(config.dims))),
+        _write(removed, target, REMOVED, LISTING_SCHEMA),
+        _write(embedded.dead, target, DEAD_LETTERS, DEAD_LETTER_SCHEMA),
+    ) | "All files" >> beam.Flatten()
+    counts = {
+        "read": listings,
+        "newest": newest,
+        "removed": removed,
+        "dead_lettered": embedded.dead,
+        "embedded": embedded.tables | "Rows" >> beam.FlatMap(lambda table: range(len(table))),
+    }
+    counted = [
+        elements | f"Count {name}" >> beam.combiners.Count.Globally() | f"Name {name}" >> beam.Map(partial(_pair, name))
+        for name, elements in counts.items()
+    ] | "All counts" >> beam.Flatten()
+    return (
+        landed.pipeline
+        | "Finish" >> beam.Create([None])
+        | "Check and commit"
+        >> beam.Map(_check_and_commit, AsList(files), AsDict(counted), config=config, target=target)
+    )
+
+
+class Embed(beam.DoFn):
+    """A batch of listings → one table with their embeddings; unusable images → dead letters."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    def setup(self) -> None:
+        self._encoder = shared_encoder(self._config.encoder_source)
+        self._threads = ThreadPoolExecutor(os.cpu_count())
+
+    def process(self, listings: Sequence[Listing]) -> Iterator[pa.Table | TaggedOutput]:
+        usable, images = [], []
+        for listing, decoded in zip(listings, self._threads.map(self._decode, listings), strict=True):
+            if isinstance(decoded, ImageError):
+                yield TaggedOutput("dead", DeadLetter(listing.item_id, "decode", str(decoded)))
+            else:
+                usable.append(listing)
+                images.append(decoded)
+        if usable:
+            yield embeddings_table(usable, self._encoder.embed(images))
+        progress.advance(f"embedded {self._config.window.start:%Y-%m-%d %H:%M}", len(listings), self._config.expected)
+
+    def teardown(self) -> None:
+        self._threads.shutdown()
+
+    def _decode(self, listing: Listing) -> object:
+        source = self._config.images
+        try:
+            return decode_image(source.read(listing.image_uri), source.limits, min_side=self._encoder.image_side)
+        except ImageError as err:
+            return err
+
+
+def _read(landed: Window, config: Config) -> Iterator[Listing]:
+    """The listing versions of the run's window that one landed window holds, with absolute image addresses."""
+    image_root = config.lake.manifest(LISTINGS, landed).image_root
+    for batch in config.lake.read(LISTINGS, [landed]):
+        for listing in listings_of(batch):
+            if listing.updated_at in config.window:
+                yield replace(listing, image_uri=resolve_uri(listing.image_uri, image_root))
+
+
+def _write(rows: beam.PCollection, target: WindowTarget, kind: str, schema: pa.Schema) -> beam.PCollection:
+    """Records → the (kind, name) of the files that hold them."""
+    return (
+        rows
+        | f"Batch {kind}" >> beam.BatchElements(min_batch_size=256, max_batch_size=1024)
+        | f"As table {kind}" >> beam.Map(to_table, schema)
+        | f"Write {kind}" >> beam.ParDo(WriteFiles(target, kind, schema))
+    )
+
+
+def _newest(versions: Iterable[Listing]) -> Listing:
+    # The whole record breaks a tie of times, so that a rerun keeps the same one.
+    return max(versions, key=lambda listing: (listing.updated_at, repr(listing)))
+
+
+def _pair(name: str, count: int) -> tuple[str, int]:
+    return name, count
+
+
+def _check_and_commit(
+    _: None,
+    files: list[tuple[str, str]],
+    counts: dict[str, int],
+    *,
+    config: Config,
+    target: WindowTarget,
+) -> Manifest:
+    """Commit the window unless listings went missing or too many were set aside."""
+    accounted = counts["embedded"] + counts["removed"] + counts["dead_lettered"]
+    if accounted != counts["newest"]:
+        raise LensError(f"window {config.window}: {counts['newest']} listings went in, {accounted} came out: {counts}")
+    tried = counts["embedded"] + counts["dead_lettered"]
+    if counts["dead_lettered"] > config.max_dead_letter_ratio * tried:
+        raise LensError(
+            f"window {config.window}: {counts['dead_lettered']} of {tried} images are unusable, more than "
+            f"LENS_MAX_DEAD_LETTER_RATIO={config.max_dead_letter_ratio} allows: see the reasons in the job's log"
+        )
+    parameters = {"encoder_source": config.encoder_source, "encoder_id": config.encoder_id, "dims": config.dims}
+    manifest = commit(target, files, counts, parameters)
+    logger.info("window %s of %s is complete: %s", config.window, target.dataset, counts)
+    return manifest
+
+
+def configure(window: Window, encoder_source: str | None = None) -> Config:
+    """Check what the run depends on, before it starts.
+
+    Raises:
+        LensError: listings of the window have not landed, the encoder is unknown, the lake is out of reach.
+    """
+    settings = load_settings()
+    lake = Lake(settings.lake)
+    lake.check()
+    manifests = [lake.manifest(LISTINGS, landed) for landed in lake.covering(LISTINGS, window)]
+    roots = {manifest.image_root for manifest in manifests if manifest.image_root is not None}
+    encoder = shared_encoder(encoder_source or settings.encoder)
+    return Config(
+        lake=lake,
+        window=window,
+        encoder_source=encoder.source,
+        encoder_id=encoder.encoder_id,
+        dims=encoder.dims,
+        batch_size=settings.encoder_batch_size,
+        images=ImageSource.of(settings).allowing(sorted(roots)),
+        max_dead_letter_ratio=settings.max_dead_letter_ratio,
+        expected=sum(manifest.counts["rows"] for manifest in manifests),
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the arguments and run the pipeline to its end, once or once a window."""
+    arguments = parser(__doc__)
+    add_window(arguments, required=True)
+    arguments.add_argument("--encoder", metavar="ID_OR_FOLDER", help="the encoder (default: LENS_ENCODER)")
+    arguments.add_argument(
+        "--each-landed",
+        action="store_true",
+        help="embed every landed window of listings in between that is not embedded yet, one after the other",
+    )
+    known, beam_arguments = arguments.parse_known_args(argv)
+    settings = load_settings()
+    window = Window.parse(known.window_start, known.window_end)
+    for part in _not_embedded(window, known.encoder or settings.encoder) if known.each_landed else [window]:
+        config = configure(part, known.encoder)
+        with beam.Pipeline(options=pipeline_options(settings, beam_arguments)) as pipeline:
+            landed = config.lake.covering(LISTINGS, part)
+            run(pipeline | "Landed windows" >> beam.Create(landed), config)
+
+
+def _not_embedded(window: Window, encoder_source: str) -> list[Window]:
+    lake = Lake(load_settings().lake)
+    lake.check()
+    done = set(lake.windows(embeddings(shared_encoder(encoder_source).encoder_id), window))
+    return [landed for landed in lake.windows(LISTINGS, window) if landed not in done]
+
+
+if __name__ == "__main__":
+    launch(main)

@@ -1,0 +1,274 @@
+"""Evaluate an embedder on one window's search sessions: how well would it have ranked what was shown?
+
+For each session the query photo is embedded, and the items that were shown are ranked by their similarity to it; those
+that were tapped are the relevant ones. Every session is judged twice: by `embedding` (the encoder alone) and by
+`projected` (what an index holds), so that the projection's price shows. Sessions that cannot be judged are left out and
+counted by reason. Per-session metrics and their means are written to the lake.
+
+    python -m beam_jobs.evaluate_sessions --window-start … --window-end … --card '{"encoder_source": …}'
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.pvalue import AsDict, AsList, TaggedOutput
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from beam_jobs.lake_io import ReadWindows, WindowTarget, WriteFiles, commit
+from beam_jobs.launcher import add_window, launch, parser, pipeline_options
+from listing_lens import progress
+from listing_lens.embedders import Embedder
+from listing_lens.errors import LensError
+from listing_lens.image_source import ImageSource, resolve_uri
+from listing_lens.lake import ROWS, SESSIONS, Lake, Manifest, embeddings, evaluations
+from listing_lens.projections import load_projection
+from listing_lens.records import Session, embedding_matrix, sessions_of
+from listing_lens.settings import load_settings
+from listing_lens.window import Window
+from models.embedder import EmbedderCard
+from models.encoders import shared_encoder
+from models.images import ImageError, decode_image
+from models.metrics import METRICS, relevance_by_rank, session_metrics
+
+logger = logging.getLogger(__name__)
+
+VARIANTS = ("embedding", "projected")
+LEFT_OUT = ("nothing_tapped", "query_unreadable", "item_not_embedded")
+
+RESULT_SCHEMA = pa.schema(
+    [pa.field("session_id", pa.string(), nullable=False), pa.field("variant", pa.string(), nullable=False)]
+    + [pa.field(name, pa.float64(), nullable=False) for name in METRICS]
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """One evaluation: of which embedder, on which window's sessions."""
+
+    lake: Lake
+    window: Window
+    card: EmbedderCard
+    images: ImageSource
+    batch_size: int
+    expected: int
+
+    @property
+    def target(self) -> WindowTarget:
+        return WindowTarget(self.lake, evaluations(self.card.space), self.window)
+
+
+@dataclass(frozen=True)
+class Query:
+    """A session and the embedding (d,) of its photo."""
+
+    session: Session
+    embedding: NDArray[np.float32]
+
+
+# An item's newest embedding: when it was updated, and the vector (d,).
+Dated = tuple[datetime, NDArray[np.float32]]
+
+
+def run(landed: beam.PCollection, config: Config) -> beam.PCollection:
+    """Windows of sessions that have landed → the manifest of the evaluation."""
+    target = config.target
+    sessions = landed | "Spread windows" >> beam.Reshuffle() | "Read sessions" >> beam.FlatMap(_read, config=config)
+    queries = (
+        sessions
+        | "Batch" >> beam.BatchElements(min_batch_size=config.batch_size, max_batch_size=config.batch_size)
+        | "Embed queries" >> beam.ParDo(EmbedQueries(config)).with_outputs("left_out", main="queries")
+    )
+    wanted = (
+        queries.queries
+        | "Shown items" >> beam.FlatMap(lambda query: query.session.shown)
+        | "Once each" >> beam.Distinct()
+        | "As keys" >> beam.Map(lambda item_id: (item_id, None))
+    )
+    catalog = config.lake.windows(embeddings(config.card.encoder_id))
+    items = (
+        landed.pipeline
+        | "Catalog windows" >> beam.Create(catalog)
+        | "Catalog"
+        >> ReadWindows(config.lake, embeddings(config.card.encoder_id), ["item_id", "updated_at", "embedding"])
+        | "Shown ones" >> beam.FlatMap(_shown, AsDict(wanted))
+        | "Newest" >> beam.CombinePerKey(lambda versions: max(versions, key=lambda version: version[0]))
+    )
+    judged = queries.queries | "Judge" >> beam.ParDo(Judge(config), AsDict(items)).with_outputs(
+        "left_out", main="results"
+    )
+    files = (
+        judged.results
+        | "Batch results" >> beam.BatchElements(min_batch_size=256, max_batch_size=4096)
+        | "As table" >> beam.Map(lambda rows: pa.Table.from_pylist(rows, schema=RESULT_SCHEMA))
+        | "Write" >> beam.ParDo(WriteFiles(target, ROWS, RESULT_SCHEMA))
+    )
+    means = (
+        judged.results
+        | "Each metric" >> beam.FlatMap(lambda row: [(f"{row['variant']}/{name}", row[name]) for name in METRICS])
+        | "Mean" >> beam.combiners.Mean.PerKey()
+    )
+    reasons = (
+        (queries.left_out, judged.left_out)
+        | "All left out" >> beam.Flatten()
+        | "Count reasons" >> beam.combiners.Count.PerElement()
+    )
+    read = (
+        sessions | "Count read" >> beam.combiners.Count.Globally() | "Name" >> beam.Map(lambda count: ("read", count))
+    )
+    counts = (reasons, read) | "All counts" >> beam.Flatten()
+    return (
+        landed.pipeline
+        | "Finish" >> beam.Create([None])
+        | "Check and commit"
+        >> beam.Map(_check_and_commit, AsList(files), AsDict(counts), AsDict(means), config=config, target=target)
+    )
+
+
+class EmbedQueries(beam.DoFn):
+    """A batch of sessions → queries; sessions that no ranking can be judged by → the reason."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    def setup(self) -> None:
+        self._encoder = shared_encoder(self._config.card.encoder_source)
+        self._threads = ThreadPoolExecutor(os.cpu_count())
+
+    def process(self, sessions: Sequence[Session]) -> Iterator[Query | TaggedOutput]:
+        tapped = [session for session in sessions if any(session.tapped)]
+        yield from [TaggedOutput("left_out", "nothing_tapped")] * (len(sessions) - len(tapped))
+        usable, images = [], []
+        for session, decoded in zip(tapped, self._threads.map(self._decode, tapped), strict=True):
+            if isinstance(decoded, ImageError):
+                logger.warning("session %s: query photo: %s", session.session_id, decoded)
+                yield TaggedOutput("left_out", "query_unreadable")
+            else:
+                usable.append(session)
+                images.append(decoded)
+        for session, embedding in zip(usable, self._encoder.embed(images), strict=True):
+            yield Query(session, embedding)
+        progress.advance("evaluated", len(sessions), self._config.expected)
+
+    def teardown(self) -> None:
+        self._threads.shutdown()
+
+    def _decode(self, session: Session) -> object:
+        source = self._config.images
+        try:
+            return decode_image(source.read(session.query_image_uri), source.limits, min_side=self._encoder.image_side)
+        except ImageError as err:
+            return err
+
+
+class Judge(beam.DoFn):
+    """A query and the shown items' embeddings → one row of metrics a variant; or the reason why not."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    def setup(self) -> None:
+        self._projection = load_projection(self._config.lake, self._config.card.projection_id)
+
+    def process(self, query: Query, items: dict[str, Dated]) -> Iterator[dict[str, object] | TaggedOutput]:
+        session = query.session
+        if not all(item_id in items for item_id in session.shown):
+            yield TaggedOutput("left_out", "item_not_embedded")
+            return
+        vectors = np.vstack([query.embedding, *(items[item_id][1] for item_id in session.shown)])
+        for variant, rows in zip(VARIANTS, (vectors, self._projection.apply(vectors)), strict=True):
+            ranked = relevance_by_rank(rows[1:] @ rows[0], session.tapped, session.shown)
+            yield {"session_id": session.session_id, "variant": variant, **session_metrics(ranked)}
+
+
+def _read(landed: Window, config: Config) -> Iterator[Session]:
+    """The sessions of the run's window that one landed window holds, with absolute image addresses."""
+    image_root = config.lake.manifest(SESSIONS, landed).image_root
+    for batch in config.lake.read(SESSIONS, [landed]):
+        for session in sessions_of(batch):
+            if session.searched_at in config.window:
+                yield replace(session, query_image_uri=resolve_uri(session.query_image_uri, image_root))
+
+
+def _shown(batch: pa.RecordBatch, wanted: dict[str, None]) -> Iterable[tuple[str, Dated]]:
+    rows = [row for row, item_id in enumerate(batch.column("item_id").to_pylist()) if item_id in wanted]
+    shown = batch.take(pa.array(rows, pa.int64()))
+    item_ids, times = (shown.column(name).to_pylist() for name in ("item_id", "updated_at"))
+    for item_id, updated_at, embedding in zip(item_ids, times, embedding_matrix(shown) if rows else [], strict=True):
+        yield item_id, (updated_at, embedding)
+
+
+def _check_and_commit(
+    _: None,
+    files: list[tuple[str, str]],
+    counts: dict[str, int],
+    means: dict[str, float],
+    *,
+    config: Config,
+    target: WindowTarget,
+) -> Manifest:
+    """Commit the evaluation unless no session could be judged."""
+    counts = dict.fromkeys(LEFT_OUT, 0) | counts
+    counts["evaluated"] = counts["read"] - sum(counts[reason] for reason in LEFT_OUT)
+    if not counts["evaluated"]:
+        raise LensError(
+            f"no session of {config.window} can be judged ({counts}): embed the windows of the items that were shown, "
+            "or choose a window with taps"
+        )
+    parameters = {"card": config.card.model_dump(), "metrics": means}
+    manifest = commit(target, files, counts, parameters)
+    logger.info("evaluated %s on %s: %s; %s", config.card.space, config.window, counts, means)
+    return manifest
+
+
+def configure(window: Window, card: EmbedderCard) -> Config:
+    """Check what the evaluation depends on, before it starts.
+
+    Raises:
+        LensError: sessions of the window have not landed, the embedder is incomplete, the lake is out of reach.
+    """
+    settings = load_settings()
+    lake = Lake(settings.lake)
+    lake.check()
+    Embedder.load(card, lake)
+    manifests = [lake.manifest(SESSIONS, landed) for landed in lake.covering(SESSIONS, window)]
+    roots = {manifest.image_root for manifest in manifests if manifest.image_root is not None}
+    return Config(
+        lake=lake,
+        window=window,
+        card=card,
+        images=ImageSource.of(settings).allowing(sorted(roots)),
+        batch_size=settings.encoder_batch_size,
+        expected=sum(manifest.counts["rows"] for manifest in manifests),
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the arguments and run the pipeline to its end."""
+    arguments = parser(__doc__)
+    add_window(arguments, required=True)
+    arguments.add_argument(
+        "--card", required=True, metavar="JSON", help="the embedder's card, as the registry keeps it"
+    )
+    known, beam_arguments = arguments.parse_known_args(argv)
+    try:
+        card = EmbedderCard.model_validate_json(known.card)
+    except ValidationError as err:
+        raise LensError(f"--card is no embedder's card: {err.errors()[0]['msg']}") from err
+    config = configure(Window.parse(known.window_start, known.window_end), card)
+    with beam.Pipeline(options=pipeline_options(load_settings(), beam_arguments)) as pipeline:
+        landed = config.lake.covering(SESSIONS, config.window)
+        run(pipeline | "Landed windows" >> beam.Create(landed), config)
+
+
+if __name__ == "__main__":
+    launch(main)

@@ -1,0 +1,77 @@
+"""What every job's command line shares: its options, its log, and one sentence when it refuses."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+import sys
+from collections.abc import Callable, Sequence
+
+from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions
+
+from listing_lens.errors import LensError
+from listing_lens.settings import Settings
+from listing_lens.window import Window
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """A parser whose help begins with the job's docstring; unknown arguments are left for Beam."""
+    return argparse.ArgumentParser(
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Settings come from LENS_… (listing_lens/defaults.toml); other --options go to Beam, e.g. --runner.",
+        allow_abbrev=False,
+    )
+
+
+def add_window(arguments: argparse.ArgumentParser, *, required: bool) -> None:
+    """Add --window-start and --window-end."""
+    for bound in ("start", "end"):
+        arguments.add_argument(
+            f"--window-{bound}",
+            required=required,
+            metavar="TIME",
+            help=f"{bound} of the window, ISO 8601 with a zone, e.g. 2026-01-31T00:00:00Z"
+            + ("" if required else " (default: all windows)"),
+        )
+
+
+def optional_window(arguments: argparse.Namespace) -> Window | None:
+    """The window of arguments that may leave it out."""
+    if arguments.window_start is None and arguments.window_end is None:
+        return None
+    return Window.parse(arguments.window_start, arguments.window_end)
+
+
+def pipeline_options(settings: Settings, beam_arguments: Sequence[str]) -> PipelineOptions:
+    """Beam's options: the settings' runner and options, then what the command line says."""
+    configured = PipelineOptions.from_dictionary({"runner": settings.beam_runner, **settings.beam_options})
+    options = PipelineOptions(list(beam_arguments), **configured.get_all_options(drop_default=True))
+    # Jobs are modules, imported by name on the workers: nothing of __main__ has to travel.
+    options.view_as(SetupOptions).save_main_session = False
+    return options
+
+
+def launch(main: Callable[[Sequence[str] | None], object]) -> None:
+    """Run a job's `main` as a program: log to standard error, exit with 1 and one sentence when it refuses."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    for chatty in ("apache_beam", "httpx", "elastic_transport"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    try:
+        main(None)
+    except Exception as err:
+        sentence = refusal(err)
+        if sentence is None:
+            raise
+        sys.exit(f"error: {sentence}")
+
+
+def refusal(err: BaseException) -> str | None:
+    """The sentence of the LensError that ended a job; None when something else did.
+
+    A runner reports what a worker raised as text, whatever it was: the sentence is read back from it.
+    """
+    text = f"LensError: {err}" if isinstance(err, LensError) else str(err)
+    found = re.search(r"LensError: (.+?)(?= \[while running|\n|\\n|$)", text)
+    return found.group(1) if found else None

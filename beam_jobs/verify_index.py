@@ -1,0 +1,160 @@
+"""Verify an index: every listing that the lake holds an embedding row of is in the index, as new as in the lake.
+
+Reads the newest version of each item from the lake and looks it up in the index by id. Anything missing, older, or
+searchable where it should not be fails the job, by name, before an alias is moved.
+
+    python -m beam_jobs.verify_index --index listings-…
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.pvalue import AsDict, AsList
+
+from beam_jobs.lake_io import ReadWindows
+from beam_jobs.launcher import launch, parser, pipeline_options
+from listing_lens import progress
+from listing_lens.errors import LensError
+from listing_lens.lake import REMOVED, ROWS, Lake, embeddings
+from listing_lens.records import SEARCHABLE
+from listing_lens.search_index import Index, SearchIndex, version_of
+from listing_lens.settings import load_settings
+from listing_lens.window import Window
+
+logger = logging.getLogger(__name__)
+
+_BATCH_ITEMS = 1000
+# Discrepancies that the error names.
+_EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Config:
+    """One verification: of which index, against which windows."""
+
+    lake: Lake
+    index: Index
+    windows: tuple[Window, ...]
+
+
+STATE_COLUMNS = ["item_id", "updated_at", "status"]
+
+# An item's state, in an order in which the newest is the largest: version, status.
+State = tuple[int, str]
+
+
+def run(windows: beam.PCollection, config: Config) -> beam.PCollection:
+    """Windows of embeddings → how many items were `checked`; raises when any is not in the index as it should be."""
+    newest = (
+        windows
+        | "States"
+        >> ReadWindows(config.lake, embeddings(config.index.card.encoder_id), STATE_COLUMNS, kinds=(ROWS, REMOVED))
+        | "By item" >> beam.FlatMap(_states)
+        | "Newest" >> beam.CombinePerKey(max)
+    )
+    discrepancies = (
+        newest
+        | "Batch" >> beam.BatchElements(min_batch_size=_BATCH_ITEMS, max_batch_size=_BATCH_ITEMS)
+        | "Look up" >> beam.ParDo(LookUp(config))
+    )
+    searchable = (
+        newest | "Kind" >> beam.Map(lambda item: (_kind(item[1]), 1)) | "Count kinds" >> beam.CombinePerKey(sum)
+    )
+    return (
+        windows.pipeline
+        | "Finish" >> beam.Create([config])
+        | "Judge" >> beam.Map(_judge, AsList(discrepancies), AsDict(searchable))
+    )
+
+
+class LookUp(beam.DoFn):
+    """A batch of (item id, newest state) → a sentence for each item that the index does not hold so."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    def setup(self) -> None:
+        self._search_index = SearchIndex.connect(load_settings())
+
+    def process(self, items: Sequence[tuple[str, State]]) -> Iterator[str]:
+        held = self._search_index.versions(self._config.index.name, [item_id for item_id, _ in items])
+        for item_id, wanted in items:
+            if problem := _problem(wanted, held.get(item_id)):
+                yield f"{item_id} {problem}"
+        progress.advance("verified", len(items))
+
+    def teardown(self) -> None:
+        self._search_index.client.close()
+
+
+def _states(batch: pa.RecordBatch) -> Iterable[tuple[str, State]]:
+    for item_id, updated_at, status in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+        yield item_id, (version_of(updated_at), status)
+
+
+def _kind(state: State) -> str:
+    return "searchable" if state[1] in SEARCHABLE else "removed"
+
+
+def _problem(wanted: State, held: State | None) -> str | None:
+    if held is None:
+        return "is missing"
+    if held[0] < wanted[0]:
+        return "is older than in the lake"
+    if held[0] == wanted[0] and _kind(held) != _kind(wanted):
+        return f"is {held[1]} instead of {wanted[1]}"
+    return None
+
+
+def _judge(config: Config, discrepancies: list[str], kinds: dict[str, int]) -> dict[str, int]:
+    expected = {"searchable": 0, "removed": 0} | kinds
+    if discrepancies:
+        raise LensError(
+            f"index {config.index.name} is not what the lake holds: {len(discrepancies)} of {sum(expected.values())} items "
+            f"differ, e.g. {'; '.join(sorted(discrepancies)[:_EXAMPLES])}: load it again"
+        )
+    search_index = SearchIndex.connect(load_settings())
+    search_index.finish_load(config.index.name)
+    held = search_index.counts(config.index.name)
+    # A window that landed since the windows were listed may have added documents; none may be fewer.
+    if sum(held.values()) < sum(expected.values()):
+        raise LensError(f"index {config.index.name} holds {held}, but the lake {expected}: load it again")
+    logger.info("verified %s: the lake holds %s, the index %s", config.index.name, expected, held)
+    return expected
+
+
+def configure(index_name: str) -> Config:
+    """Find the index and every window that it must hold.
+
+    Raises:
+        LensError: the index, the lake or the cluster cannot be found, or the lake holds nothing to verify against.
+    """
+    settings = load_settings()
+    lake = Lake(settings.lake)
+    lake.check()
+    index = SearchIndex.connect(settings).get(index_name)
+    windows = lake.windows(embeddings(index.card.encoder_id))
+    if not windows:
+        raise LensError(
+            f"the lake {lake.root} holds no embeddings of {index.card.encoder_id}: an empty index is not swapped in"
+        )
+    return Config(lake, index, tuple(windows))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the arguments and run the pipeline to its end."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--index", required=True, help="the index to verify, by its full name")
+    known, beam_arguments = arguments.parse_known_args(argv)
+    config = configure(known.index)
+    with beam.Pipeline(options=pipeline_options(load_settings(), beam_arguments)) as pipeline:
+        run(pipeline | "Windows" >> beam.Create(config.windows), config)
+
+
+if __name__ == "__main__":
+    launch(main)

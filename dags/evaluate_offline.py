@@ -1,0 +1,64 @@
+"""
+### Evaluate offline
+
+Measures how well an embedder ranks what buyers were shown: nDCG, precision and recall at k over the search sessions of a
+day, by what they tapped.
+
+**When.** Nightly, for the day before, in UTC. To replay days, run a backfill:
+
+    airflow backfill create --dag-id evaluate_offline --from-date 2026-01-30 --to-date 2026-01-31 --reprocess-behavior completed
+
+**What.** `require_window` checks the data interval. `resolve_embedder` looks the version up in MLflow. `evaluate` embeds
+the query photos, ranks the items that were shown, by the encoder alone and with the projection, and writes per-session
+metrics to the lake. `log_evaluation` logs their means to MLflow with a figure and a report page. Sessions without a tap,
+with an unreadable photo, or with an item that has no embedding are left out, and counted by reason.
+
+**When it fails.** *Sessions have not landed*: see what feeds the lake. *No session can be judged*: the items that were
+shown are not embedded; run `embed_new_listings` for their windows.
+
+**Must not race with** nothing: it reads, and writes only its own results.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pendulum
+from airflow.sdk import DAG, Param
+from airflow.timetables.interval import CronDataIntervalTimetable
+
+from plugins.operators.beam_job import BeamJobOperator
+from plugins.tasks import WINDOW_ARGUMENTS, log_evaluation, require_window, resolve_embedder
+
+with DAG(
+    dag_id="evaluate_offline",
+    doc_md=__doc__,
+    schedule=CronDataIntervalTimetable("@daily", timezone="UTC"),
+    start_date=pendulum.datetime(2026, 11, 1, tz="UTC"),
+    catchup=False,
+    max_active_runs=1,
+    default_args={
+        "owner": "search",
+        "retries": 2,
+        "retry_delay": timedelta(minutes=5),
+        "execution_timeout": timedelta(hours=4),
+    },
+    params={
+        "model": Param(
+            "champion",
+            type="string",
+            pattern=r"^([0-9]+|[a-z][a-z0-9_-]*)$",
+            description="The version or alias of listing-embedder in MLflow that is evaluated.",
+        ),
+    },
+    tags=["evaluation"],
+):
+    window = require_window()
+    embedder = resolve_embedder("{{ params.model }}")
+    evaluate = BeamJobOperator(
+        task_id="evaluate",
+        job="evaluate_sessions",
+        arguments={**WINDOW_ARGUMENTS, "card": "{{ ti.xcom_pull(task_ids='resolve_embedder')['card'] | tojson }}"},
+    )
+
+    window >> embedder >> evaluate >> log_evaluation(embedder)

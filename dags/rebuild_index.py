@@ -1,0 +1,60 @@
+"""
+### Rebuild the index
+
+Builds a new index for an embedder and, once it is verified, moves the alias to it.
+
+**When.** By hand with its parameter, or triggered when a version of `listing-embedder` became the champion.
+
+**What.** `resolve_embedder` looks the version up in MLflow. `create_index` makes an empty index that names its space.
+`load` projects every embedding in the lake and writes it. `verify` looks every item of the lake up in the index, and
+fails when one is missing or older. `swap` moves the alias in one request: searches see the index before or the new one,
+never both or none. The index before is kept for rollback, and goes on receiving new listings.
+
+**When it fails.** The alias has not moved, and readers noticed nothing. Clear the failed task to go on: the load may be
+repeated. An index of a failed build stays until it is deleted.
+
+**Must not race with** another rebuild: one run at a time. `embed_new_listings` may go on: it feeds the new index too.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pendulum
+from airflow.sdk import DAG, Param
+
+from plugins.operators.beam_job import BeamJobOperator
+from plugins.operators.search_index import CreateIndexOperator, SwapAliasOperator
+from plugins.tasks import RUN_NAME, resolve_embedder
+
+with DAG(
+    dag_id="rebuild_index",
+    doc_md=__doc__,
+    schedule=None,
+    start_date=pendulum.datetime(2026, 11, 1, tz="UTC"),
+    catchup=False,
+    max_active_runs=1,
+    default_args={
+        "owner": "search",
+        "retries": 2,
+        "retry_delay": timedelta(minutes=1),
+        "execution_timeout": timedelta(hours=12),
+    },
+    params={
+        "model": Param(
+            "champion",
+            type="string",
+            pattern=r"^([0-9]+|[a-z][a-z0-9_-]*)$",
+            description="The version or alias of listing-embedder in MLflow whose index is built.",
+        ),
+    },
+    tags=["index"],
+):
+    embedder = resolve_embedder("{{ params.model }}")
+    index = CreateIndexOperator(task_id="create_index", card=embedder["card"], build=RUN_NAME)
+    load = BeamJobOperator(task_id="load", job="load_index", arguments={"index": index.output})
+    verify = BeamJobOperator(task_id="verify", job="verify_index", arguments={"index": index.output})
+    swap = SwapAliasOperator(task_id="swap", index=index.output)
+
+    # The alias moves only to an index that holds all that the lake holds.
+    load >> verify >> swap

@@ -1,0 +1,73 @@
+"""
+### Refit the projection
+
+Fits the PCA on all embeddings of the encoder in the lake, and registers encoder and projection together as the next
+version of `listing-embedder` in MLflow, with the alias `candidate`.
+
+**When.** Weekly, or by hand after the first windows were embedded, or after the encoder changed.
+
+**What.** `fit` merges sufficient statistics over the lake in one pass and writes the projection to it. `register` logs
+the fit to MLflow with its figure, and makes it the candidate. `promote` makes it the champion if the run was asked to,
+or if there is no champion yet; then `rebuild_index` is triggered, since vectors of two projections are never compared.
+Otherwise it stays the candidate, and the index stays as it is.
+
+**When it fails.** *Too few embeddings*: embed more windows, or keep fewer dimensions. A repeated run fits anew; equal data
+give an equal projection, which is registered once.
+
+**Must not race with** nothing: the projection gets a new id, and nothing that exists changes.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pendulum
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
+from airflow.sdk import DAG, Param
+
+from plugins.operators.beam_job import BeamJobOperator
+from plugins.tasks import RUN_NAME, promote, register_fit
+
+with DAG(
+    dag_id="refit_projection",
+    doc_md=__doc__,
+    schedule="@weekly",
+    start_date=pendulum.datetime(2026, 11, 1, tz="UTC"),
+    catchup=False,
+    max_active_runs=1,
+    default_args={
+        "owner": "search",
+        "retries": 2,
+        "retry_delay": timedelta(minutes=2),
+        "execution_timeout": timedelta(hours=4),
+    },
+    params={
+        "dims": Param(
+            None,
+            type=["null", "integer"],
+            minimum=1,
+            description="Dimensions to keep; empty is LENS_PROJECTION_DIMS.",
+        ),
+        "promote": Param(
+            False,
+            type="boolean",
+            description="Make the new version the champion and rebuild the index. The first version becomes it anyway.",
+        ),
+    },
+    # Params reach the tasks as what they are: numbers, booleans and None rather than text.
+    render_template_as_native_obj=True,
+    tags=["projection", "model"],
+):
+    fit = BeamJobOperator(
+        task_id="fit", job="fit_projection", arguments={"name": RUN_NAME, "dims": "{{ params.dims }}"}
+    )
+    version = register_fit(RUN_NAME)
+    promoted = promote(version, "{{ params.promote }}")
+    rebuild = TriggerDagRunOperator(
+        task_id="rebuild_index",
+        trigger_dag_id="rebuild_index",
+        conf={"model": "champion"},
+    )
+
+    fit >> version
+    promoted >> rebuild

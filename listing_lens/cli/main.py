@@ -1,0 +1,60 @@
+"""The commands of `lens`, and how an error becomes one sentence."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from typer.core import TyperGroup
+
+from listing_lens.cli import catalog, demo, pipeline, search, stack
+from listing_lens.errors import LensError
+from listing_lens.settings import load_settings
+
+
+class SentenceOnRefusal(TyperGroup):
+    """Prints a LensError as one sentence, without a traceback, and exits with 1."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except LensError as err:
+            Console(stderr=True, soft_wrap=True).print(f"error: {err}", style="red", markup=False, highlight=False)
+            sys.exit(1)
+
+
+app = typer.Typer(
+    name="lens",
+    cls=SentenceOnRefusal,
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    help="Visual search and visual recommendation for a marketplace.",
+)
+app.command()(stack.up)
+app.command()(stack.status)
+app.command()(stack.down)
+app.add_typer(catalog.app, name="catalog", help="Bring listings into the lake.")
+app.command()(pipeline.run)
+app.command()(pipeline.embed)
+app.add_typer(pipeline.projection, name="projection", help="Fit the projection.")
+app.add_typer(pipeline.index, name="index", help="Build and list search indexes.")
+app.command()(pipeline.evaluate)
+app.command()(search.search)
+app.command()(demo.demo)
+
+
+@app.command()
+def settings(
+    secrets: Annotated[bool, typer.Option(help="Show secrets too.")] = False,
+) -> None:
+    """Show every setting as it is in force here."""
+    loaded = load_settings()
+    table = Table("setting", "environment", "value")
+    for name, value in loaded.model_dump().items():
+        if name == "elasticsearch_api_key" and secrets:
+            value = value.get_secret_value()
+        table.add_row(name, f"LENS_{name.upper()}", str(value))
+    Console().print(table)

@@ -1,0 +1,163 @@
+"""From listings to a searchable index at the terminal: embed, fit, rebuild, evaluate; and all of it at once."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from listing_lens.cli.progress import run_with_bars
+from listing_lens.errors import LensError
+from listing_lens.lake import LISTINGS, SESSIONS, Lake, evaluations
+from listing_lens.search_index import SearchIndex
+from listing_lens.settings import Settings, load_settings
+from listing_lens.window import Window
+from models.embedder import CANDIDATE, CHAMPION
+
+projection = typer.Typer(no_args_is_help=True)
+index = typer.Typer(no_args_is_help=True)
+
+Start = Annotated[
+    str | None, typer.Option(help="Start of the window, e.g. 2026-01-31T00:00:00Z; default: the lake's first.")
+]
+End = Annotated[str | None, typer.Option(help="End of the window, not included; default: the lake's last.")]
+Encoder = Annotated[str | None, typer.Option(help="A hub id or a folder; default: LENS_ENCODER.")]
+Model = Annotated[str, typer.Option(help="A version or an alias of listing-embedder in MLflow.")]
+
+console = Console()
+
+
+def embed(start: Start = None, end: End = None, encoder: Encoder = None) -> None:
+    """Embed the listings of every landed window that is not embedded yet."""
+    _embed(_span(LISTINGS, start, end, load_settings()), load_settings(), encoder)
+
+
+@projection.command("fit")
+def fit(
+    dims: Annotated[int | None, typer.Option(help="Dimensions to keep; default: LENS_PROJECTION_DIMS.")] = None,
+    encoder: Encoder = None,
+    promote: Annotated[bool, typer.Option(help="Make it the champion; the first one becomes it anyway.")] = False,
+) -> None:
+    """Fit the projection on the lake's embeddings, and register the embedder in MLflow."""
+    _fit(load_settings(), encoder=encoder, dims=dims, promote=promote)
+
+
+@index.command("rebuild")
+def rebuild(model: Model = CHAMPION) -> None:
+    """Build a new index for an embedder, verify it, and point the alias to it; the index before is kept."""
+    _rebuild(model, load_settings())
+
+
+@index.command("list")
+def list_indexes() -> None:
+    """List the indexes behind the alias, and which one is live."""
+    search_index = SearchIndex.connect(load_settings())
+    live = search_index.live()
+    table = Table("index", "space", "searchable", "removed", "")
+    for found in search_index.all():
+        counts = search_index.counts(found.name)
+        here = "live" if live and live.name == found.name else ""
+        table.add_row(found.name, found.card.space, f"{counts['searchable']:,}", f"{counts['removed']:,}", here)
+    console.print(table)
+
+
+def evaluate(start: Start = None, end: End = None, model: Model = CHAMPION) -> None:
+    """Evaluate an embedder on the search sessions of a window."""
+    settings = load_settings()
+    _evaluate(_span(SESSIONS, start, end, settings), model, settings)
+
+
+def run(
+    encoder: Encoder = None,
+    dims: Annotated[int | None, typer.Option(help="Dimensions to keep; default: LENS_PROJECTION_DIMS.")] = None,
+) -> None:
+    """Take the lake's listings to a searchable index: embed, fit, rebuild, swap."""
+    settings = load_settings()
+    SearchIndex.connect(settings)
+    _embed(_span(LISTINGS, None, None, settings), settings, encoder)
+    _rebuild(str(_fit(settings, encoder=encoder, dims=dims, promote=True)), settings)
+    console.print("search it with `lens search PHOTO`")
+
+
+def _embed(window: Window, settings: Settings, encoder: str | None) -> None:
+    arguments = [*_bounds(window), "--each-landed", *_option("--encoder", encoder)]
+    run_with_bars("embed", "embed_listings", arguments, settings)
+
+
+def _fit(settings: Settings, *, encoder: str | None, dims: int | None, promote: bool) -> int:
+    from listing_lens import workflow
+
+    workflow.connect_registry(settings)
+    name = _build_name()
+    arguments = ["--name", name, *_option("--dims", dims), *_option("--encoder", encoder)]
+    run_with_bars("fit projection", "fit_projection", arguments, settings)
+    version = workflow.register_fit(name, settings)
+    promoted = workflow.promote(version, asked=promote, settings=settings)
+    console.print(f"listing-embedder version {version} is the {CHAMPION if promoted else CANDIDATE}")
+    return version
+
+
+def _rebuild(model: str, settings: Settings) -> None:
+    from listing_lens import workflow
+
+    search_index = SearchIndex.connect(settings)
+    embedder = workflow.connect_registry(settings).get(model)
+    built = search_index.create(embedder.card, _build_name())
+    run_with_bars("load index", "load_index", ["--index", built.name], settings)
+    run_with_bars("verify index", "verify_index", ["--index", built.name], settings)
+    before = search_index.swap(built.name)
+    console.print(f"alias {settings.alias} points to {built.name}" + (f", no longer to {before}" if before else ""))
+
+
+def _evaluate(window: Window, model: str, settings: Settings) -> None:
+    from listing_lens import workflow
+
+    embedder = workflow.connect_registry(settings).get(model)
+    arguments = [*_bounds(window), "--card", embedder.card.model_dump_json()]
+    run_with_bars("evaluate", "evaluate_sessions", arguments, settings)
+    page = workflow.log_evaluation(window, embedder, settings)
+    print_metrics(window, embedder.card.space, settings)
+    console.print(f"page: {page}")
+
+
+def print_metrics(window: Window, space: str, settings: Settings) -> None:
+    """Print the means of an evaluation that the lake holds."""
+    from listing_lens.workflow import VARIANTS
+
+    manifest = Lake(settings.lake).manifest(evaluations(space), window)
+    means = manifest.parameters["metrics"]
+    columns = ("ndcg@5", "precision@1", "precision@3", "precision@5", "recall@1", "recall@3", "recall@5")
+    table = Table("ranked by", *columns, title=f"{manifest.counts['evaluated']:,} sessions of {window}")
+    for variant, label in VARIANTS.items():
+        table.add_row(label, *(f"{means[f'{variant}/{column}']:.3f}" for column in columns))
+    console.print(table)
+
+
+def _span(dataset: str, start: str | None, end: str | None, settings: Settings) -> Window:
+    """The window of two options; what is left out is taken from what has landed."""
+    lake = Lake(settings.lake)
+    lake.check()
+    if start and end:
+        return Window.parse(start, end)
+    landed = lake.windows(dataset)
+    if not landed:
+        raise LensError(
+            f"the lake {settings.lake} holds no {dataset}: run `lens catalog make` or `lens catalog import`"
+        )
+    first, last = landed[0].start.isoformat(), max(window.end for window in landed).isoformat()
+    return Window.parse(start or first, end or last)
+
+
+def _bounds(window: Window) -> list[str]:
+    return ["--window-start", window.start.isoformat(), "--window-end", window.end.isoformat()]
+
+
+def _option(name: str, value: object | None) -> list[str]:
+    return [] if value is None else [name, str(value)]
+
+
+def _build_name() -> str:
+    return f"{datetime.now(UTC):%Y%m%dt%H%M%S}"

@@ -1,0 +1,44 @@
+"""Embedders as their cards name them: the encoder and the projection are loaded, and checked to be those."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from listing_lens.errors import LensError
+from listing_lens.lake import Lake
+from listing_lens.projections import load_projection
+from models.embedder import EmbedderCard
+from models.encoders import Encoder, shared_encoder
+from models.projection import Projection
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """Encoder and projection of one space: images become vectors that its index can be searched with."""
+
+    encoder: Encoder
+    projection: Projection
+
+    @classmethod
+    def load(cls, card: EmbedderCard, lake: Lake) -> Embedder:
+        """Load what a card names.
+
+        Raises:
+            LensError: a part is missing, or is not the one that the card was written for.
+        """
+        encoder = shared_encoder(card.encoder_source)
+        if encoder.encoder_id != card.encoder_id:
+            raise LensError(
+                f"encoder {card.encoder_source!r} is now {encoder.encoder_id}, but space {card.space} needs "
+                f"{card.encoder_id}: restore its weights, or rebuild the index with the new encoder"
+            )
+        return cls(encoder, load_projection(lake, card.projection_id))
+
+    def embed(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+        """RGB images to (n, dims) unit vectors."""
+        return self.projection.apply(self.encoder.embed(images))

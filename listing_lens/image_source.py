@@ -1,0 +1,176 @@
+"""Reading images from where listings point: folders, Cloud Storage and web servers that an allow-list names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urljoin, urlsplit
+
+import httpx
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+
+from listing_lens.settings import Settings
+from models.images import ImageError, ImageLimits
+
+if TYPE_CHECKING:
+    from google.cloud.storage import Client
+
+_ATTEMPTS = 3
+_REDIRECTS = 3
+
+
+class _TransientError(Exception):
+    """Another try may succeed."""
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Reads the bytes of images whose address begins with one of `allowed`: folders, gs://bucket/ or https://host/.
+
+    Cheap to make and to pickle; clients are opened at the first use.
+    """
+
+    allowed: tuple[str, ...]
+    limits: ImageLimits
+    timeout_s: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> ImageSource:
+        return cls(
+            tuple(settings.image_sources),
+            ImageLimits(settings.image_max_bytes, settings.image_max_pixels),
+            settings.image_timeout_s,
+        )
+
+    def allowing(self, roots: Sequence[str]) -> ImageSource:
+        """The same, reading below further roots too."""
+        return replace(self, allowed=(*self.allowed, *roots))
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"allowed": self.allowed, "limits": self.limits, "timeout_s": self.timeout_s}
+
+    def read(self, uri: str) -> bytes:
+        """The encoded image, at most one byte more than allowed.
+
+        Raises:
+            ImageError: the address is not allowed, or there is nothing to be had there, also after some tries.
+        """
+        scheme = urlsplit(uri).scheme if "://" in uri else "file"
+        readers = {"file": self._read_file, "gs": self._read_bucket, "http": self._read_web, "https": self._read_web}
+        if scheme not in readers:
+            raise ImageError(f"{scheme}:// addresses are not supported")
+        try:
+            for attempt in Retrying(
+                retry=retry_if_exception_type(_TransientError),
+                stop=stop_after_attempt(_ATTEMPTS),
+                wait=wait_exponential_jitter(initial=0.2, max=5),
+                reraise=True,
+            ):
+                with attempt:
+                    return readers[scheme](uri)
+        except _TransientError as err:
+            raise ImageError(f"{err}, {_ATTEMPTS} times") from err
+        raise AssertionError("unreachable: a retry either returns or raises")
+
+    def _read_file(self, uri: str) -> bytes:
+        # Links are resolved first: one that points out of an allowed folder is outside.
+        path = Path(uri.removeprefix("file://")).resolve()
+        roots = [Path(root.removeprefix("file://")).resolve() for root in self.allowed if _is_local(root)]
+        if not any(path.is_relative_to(root) for root in roots):
+            raise ImageError("outside the folders that LENS_IMAGE_SOURCES allows")
+        try:
+            with path.open("rb") as file:
+                return file.read(self.limits.max_bytes + 1)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as err:
+            raise ImageError(f"cannot be read: {err.strerror}") from err
+        except OSError as err:
+            raise _TransientError(f"cannot be read: {err.strerror}") from err
+
+    def _read_bucket(self, uri: str) -> bytes:
+        from google.api_core import exceptions
+
+        self._require_allowed(uri)
+        parts = urlsplit(uri)
+        blob = self._bucket_client.bucket(parts.netloc).blob(parts.path.lstrip("/"))
+        try:
+            return bytes(blob.download_as_bytes(end=self.limits.max_bytes, timeout=self.timeout_s))
+        except (exceptions.NotFound, exceptions.Forbidden, exceptions.RequestRangeNotSatisfiable) as err:
+            raise ImageError(f"cannot be read: {type(err).__name__}") from err
+        except (exceptions.GoogleAPIError, OSError) as err:
+            raise _TransientError(f"cannot be read: {type(err).__name__}") from err
+
+    def _read_web(self, uri: str) -> bytes:
+        for _ in range(_REDIRECTS + 1):
+            # Every hop is checked, so an allowed host cannot send us elsewhere.
+            self._require_allowed(uri)
+            try:
+                with self._web_client.stream("GET", uri) as response:
+                    if response.is_redirect:
+                        uri = urljoin(uri, response.headers["location"])
+                        continue
+                    _require_success(response)
+                    return _read_bounded(response, self.limits.max_bytes)
+            except httpx.HTTPError as err:
+                raise _TransientError(f"cannot be fetched: {type(err).__name__}") from err
+        raise ImageError(f"more than {_REDIRECTS} redirects")
+
+    def _require_allowed(self, uri: str) -> None:
+        wanted = urlsplit(uri)
+        for prefix in self.allowed:
+            allowed = urlsplit(prefix)
+            same_place = (wanted.scheme, wanted.netloc) == (allowed.scheme, allowed.netloc)
+            if same_place and ".." not in wanted.path.split("/") and wanted.path.startswith(allowed.path):
+                return
+        raise ImageError(f"{wanted.scheme}://{wanted.hostname} is not among LENS_IMAGE_SOURCES")
+
+    @cached_property
+    def _web_client(self) -> httpx.Client:
+        return httpx.Client(timeout=self.timeout_s, follow_redirects=False, trust_env=False)
+
+    @cached_property
+    def _bucket_client(self) -> Client:
+        from google.auth.credentials import AnonymousCredentials
+        from google.cloud.storage import Client
+
+        if os.environ.get("STORAGE_EMULATOR_HOST"):
+            return Client(project="emulator", credentials=AnonymousCredentials())
+        return Client()
+
+
+def resolve_uri(image_uri: str, image_root: str | None) -> str:
+    """The absolute address of an image; relative ones start from the root that their window's manifest names.
+
+    Raises:
+        ImageError: a relative address without a root, or one that climbs out of it.
+    """
+    if "://" in image_uri or image_uri.startswith("/"):
+        return image_uri
+    if image_root is None:
+        raise ImageError("a relative address, but its window names no image root")
+    if ".." in image_uri.split("/"):
+        raise ImageError("a relative address that climbs out of its image root")
+    return f"{image_root.rstrip('/')}/{image_uri}"
+
+
+def _is_local(root: str) -> bool:
+    return "://" not in root or root.startswith("file://")
+
+
+def _require_success(response: httpx.Response) -> None:
+    if response.status_code == 429 or response.status_code >= 500:
+        raise _TransientError(f"the server answered {response.status_code}")
+    if response.status_code != 200:
+        raise ImageError(f"the server answered {response.status_code}")
+
+
+def _read_bounded(response: httpx.Response, max_bytes: int) -> bytes:
+    data = bytearray()
+    for chunk in response.iter_bytes():
+        data += chunk
+        if len(data) > max_bytes:
+            raise ImageError(f"more than the limit of {max_bytes:,} bytes")
+    return bytes(data)

@@ -1,0 +1,327 @@
+"""The search index: versioned Elasticsearch indexes of unit vectors behind one alias.
+
+An index is named `<alias>-<space>-<build>`, and its mapping's `_meta` carries the embedder's card. Documents are written
+under the listing's id with `updated_at` as an external version, so that writes commute: whatever the order of loads,
+upserts and replays, the newest version of a listing is what remains. A sold or deleted listing stays as a document
+without a vector, which no vector search returns: a late replay finds it newer, and cannot bring the listing back.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from elastic_transport import ConnectionError as NoConnection
+from elastic_transport import TransportError
+from elasticsearch import ApiError, Elasticsearch, NotFoundError, OrjsonSerializer, helpers
+from numpy.typing import NDArray
+
+from listing_lens.errors import LensError
+from listing_lens.records import Listing
+from listing_lens.settings import Settings, missing
+from models.embedder import EmbedderCard
+
+_BULK_DOCUMENTS = 500
+# Candidates that each shard looks at for every result: recall against work.
+_CANDIDATES_PER_RESULT = 10
+_LEAST_CANDIDATES = 100
+
+
+@dataclass(frozen=True)
+class Index:
+    """A versioned index that exists, and the embedder that its vectors come from."""
+
+    name: str
+    card: EmbedderCard
+    build: str
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A search result: score is the cosine similarity, from −1 to 1."""
+
+    item_id: str
+    score: float
+    title: str
+    category: tuple[str, ...]
+    price: int
+    status: str
+    image_uri: str
+
+
+@dataclass(frozen=True)
+class SearchIndex:
+    """The indexes behind one alias, on one cluster."""
+
+    client: Elasticsearch
+    alias: str
+
+    @classmethod
+    def connect(cls, settings: Settings) -> SearchIndex:
+        """Open a client and make sure that the cluster answers.
+
+        Raises:
+            LensError: no address is set, or nothing answers there.
+        """
+        url = settings.elasticsearch_url or missing(
+            "elasticsearch_url", "set it, or start the local stack with `lens up`"
+        )
+        key = settings.elasticsearch_api_key.get_secret_value()
+        client = Elasticsearch(
+            url,
+            api_key=key or None,
+            serializer=OrjsonSerializer(),
+            request_timeout=60,
+            max_retries=3,
+            retry_on_status=(429, 502, 503, 504),
+        )
+        index = cls(client, settings.alias)
+        with _said_plainly(f"Elasticsearch at {url}"):
+            client.cluster.health(timeout="10s")
+        return index
+
+    # ---- indexes ----------------------------------------------------------------------------------------------------
+
+    def create(self, card: EmbedderCard, build: str) -> Index:
+        """Create an empty index for an embedder's vectors; one of the same space and build is taken as it is."""
+        name = f"{self.alias}-{card.space}-{build}"
+        meta = {"card": card.model_dump(), "space": card.space, "build": build}
+        if not self.client.indices.exists(index=name):
+            self.client.indices.create(
+                index=name,
+                settings={"number_of_shards": 1, "number_of_replicas": 0, "refresh_interval": "5s"},
+                mappings={"dynamic": "strict", "_meta": meta, "properties": _properties(card.dims)},
+            )
+        return self.get(name)
+
+    def get(self, name: str) -> Index:
+        """An index by its name.
+
+        Raises:
+            LensError: there is none, or it does not say which space its vectors are of.
+        """
+        try:
+            mapping = self.client.indices.get_mapping(index=name)[name]["mappings"]
+        except (NotFoundError, KeyError):
+            raise LensError(f"there is no index {name!r}: list them with `lens index list`") from None
+        return _index_of(name, mapping)
+
+    def all(self) -> list[Index]:
+        """Every index of the alias' family that names its space, by name: live, being built, kept for rollback."""
+        mappings = self.client.indices.get_mapping(index=f"{self.alias}-*")
+        return [
+            _index_of(name, body["mappings"])
+            for name, body in sorted(mappings.items())
+            if "card" in body["mappings"].get("_meta", {})
+        ]
+
+    def live(self) -> Index | None:
+        """The index that readers are sent to; None before the first swap.
+
+        Raises:
+            LensError: the alias points to several indexes.
+        """
+        try:
+            names = sorted(self.client.indices.get_alias(name=self.alias))
+        except NotFoundError:
+            return None
+        if len(names) > 1:
+            raise LensError(
+                f"alias {self.alias!r} points to {len(names)} indexes ({', '.join(names)}): remove all but one"
+            )
+        return self.get(names[0])
+
+    def require_live(self) -> Index:
+        """The live index. Raises LensError when there is none."""
+        live = self.live()
+        if live is None:
+            raise LensError(f"alias {self.alias!r} points to no index yet: build one with `lens index rebuild`")
+        return live
+
+    def swap(self, name: str) -> str | None:
+        """Point the alias to an index, and away from any other, in one request. Returns the one it pointed to."""
+        self.get(name)
+        before = self.live()
+        self.client.indices.update_aliases(
+            actions=[
+                {"remove": {"index": f"{self.alias}-*", "alias": self.alias, "must_exist": False}},
+                {"add": {"index": name, "alias": self.alias}},
+            ]
+        )
+        return before.name if before else None
+
+    def delete(self, name: str) -> None:
+        """Delete an index that is not live. Raises LensError for the live one."""
+        live = self.live()
+        if live and live.name == name:
+            raise LensError(f"index {name!r} is live: swap the alias to another first")
+        self.client.indices.delete(index=name, ignore_unavailable=True)
+
+    def finish_load(self, name: str) -> None:
+        """Make all that was written visible to searches."""
+        self.client.indices.refresh(index=name)
+
+    def counts(self, name: str) -> dict[str, int]:
+        """Documents in an index: `searchable` with a vector, `removed` without."""
+        searchable = self.client.count(index=name, query={"exists": {"field": "vector"}})["count"]
+        return {"searchable": searchable, "removed": self.client.count(index=name)["count"] - searchable}
+
+    # ---- documents --------------------------------------------------------------------------------------------------
+
+    def write(
+        self, name: str, listings: Sequence[Listing], vectors: Sequence[NDArray[np.float32] | None]
+    ) -> Counter[str]:
+        """Write listings, newer versions over older ones; None marks one that is not searchable.
+
+        Returns:
+            How many were `written`, and how many `superseded` because the index holds a newer version.
+
+        Raises:
+            LensError: the index refused a document for any other reason, or could not be reached.
+        """
+        actions = (_action(name, listing, vector) for listing, vector in zip(listings, vectors, strict=True))
+        outcome: Counter[str] = Counter()
+        with _said_plainly(f"index {name}"):
+            for ok, result in helpers.streaming_bulk(
+                self.client,
+                actions,
+                chunk_size=_BULK_DOCUMENTS,
+                raise_on_error=False,
+                max_retries=5,
+                initial_backoff=1,
+            ):
+                answer = result["index"]
+                if ok:
+                    outcome["written"] += 1
+                elif answer["status"] == 409:
+                    outcome["superseded"] += 1
+                else:
+                    reason = answer.get("error", {})
+                    raise LensError(f"index {name} refused item {answer['_id']!r}: {reason.get('reason', reason)}")
+        return outcome
+
+    def versions(self, name: str, item_ids: Sequence[str]) -> dict[str, tuple[int, str]]:
+        """The version and status that an index holds of each of some items; absent ones are left out."""
+        with _said_plainly(f"index {name}"):
+            answer = self.client.mget(index=name, ids=list(item_ids), source_includes=["status"])
+        return {
+            document["_id"]: (document["_version"], document["_source"]["status"])
+            for document in answer["docs"]
+            if document.get("found")
+        }
+
+    def search(self, index: Index, vector: NDArray[np.float32], k: int) -> list[Hit]:
+        """The k listings nearest to a unit vector (dims,) of the index's own space, by falling similarity."""
+        if vector.shape != (index.card.dims,):
+            raise LensError(
+                f"index {index.name} holds vectors of {index.card.dims} dimensions, the query has shape {vector.shape}"
+            )
+        with _said_plainly(f"index {index.name}"):
+            answer = self.client.search(
+                index=index.name,
+                knn={
+                    "field": "vector",
+                    "query_vector": vector.tolist(),
+                    "k": k,
+                    "num_candidates": min(10_000, max(_LEAST_CANDIDATES, k * _CANDIDATES_PER_RESULT)),
+                },
+                size=k,
+            )
+        return [_hit(hit) for hit in answer["hits"]["hits"]]
+
+
+def version_of(listing_updated_at: datetime) -> int:
+    """The external version of a listing: microseconds since 1970."""
+    return round(listing_updated_at.timestamp() * 1_000_000)
+
+
+def _properties(dims: int) -> dict[str, Any]:
+    return {
+        "item_id": {"type": "keyword"},
+        "title": {"type": "text"},
+        "category": {"type": "keyword"},
+        "price": {"type": "long"},
+        "status": {"type": "keyword"},
+        "image_uri": {"type": "keyword", "index": False, "doc_values": False},
+        "created_at": {"type": "date"},
+        "updated_at": {"type": "date"},
+        # Vectors have unit length, so the dot product is the cosine, without dividing at every comparison.
+        "vector": {
+            "type": "dense_vector",
+            "dims": dims,
+            "index": True,
+            "similarity": "dot_product",
+            "index_options": {"type": "hnsw"},
+        },
+    }
+
+
+def _action(name: str, listing: Listing, vector: NDArray[np.float32] | None) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "item_id": listing.item_id,
+        "title": listing.title,
+        "category": listing.category,
+        "price": listing.price,
+        "status": str(listing.status),
+        "image_uri": listing.image_uri,
+        "created_at": listing.created_at,
+        "updated_at": listing.updated_at,
+    }
+    if vector is not None:
+        document["vector"] = vector
+    return {
+        "_op_type": "index",
+        "_index": name,
+        "_id": listing.item_id,
+        # "gte": writing the same version again is no conflict, so that a load can be repeated.
+        "version_type": "external_gte",
+        "version": version_of(listing.updated_at),
+        "_source": document,
+    }
+
+
+def _index_of(name: str, mapping: dict[str, Any]) -> Index:
+    meta = mapping.get("_meta", {})
+    if "card" not in meta:
+        raise LensError(f"index {name!r} does not name its vector space: it was not made by `lens index rebuild`")
+    card = EmbedderCard.model_validate(meta["card"])
+    dims = mapping["properties"]["vector"]["dims"]
+    if dims != card.dims:
+        raise LensError(
+            f"index {name!r} holds {dims} dimensions but its space {card.space} has {card.dims}: rebuild it"
+        )
+    return Index(name, card, meta["build"])
+
+
+def _hit(hit: dict[str, Any]) -> Hit:
+    source = hit["_source"]
+    # Elasticsearch scores a dot product as (1 + cosine) / 2.
+    return Hit(
+        item_id=hit["_id"],
+        score=2 * hit["_score"] - 1,
+        title=source["title"],
+        category=tuple(source["category"]),
+        price=source["price"],
+        status=source["status"],
+        image_uri=source["image_uri"],
+    )
+
+
+@contextmanager
+def _said_plainly(what: str) -> Iterator[None]:
+    """Turn the client's errors into a sentence."""
+    try:
+        yield
+    except NoConnection as err:
+        raise LensError(f"{what} cannot be reached: start it with `lens up`, or check LENS_ELASTICSEARCH_URL") from err
+    except ApiError as err:
+        raise LensError(
+            f"{what} answered {err.status_code}: {err.message}; check LENS_ELASTICSEARCH_API_KEY and the index"
+        ) from err
+    except TransportError as err:
+        raise LensError(f"{what}: {err.message}") from err

@@ -1,0 +1,57 @@
+"""The steps between jobs, for the terminal and for Airflow alike: what a fit or an evaluation leaves becomes a record."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from listing_lens.lake import Lake, evaluations
+from listing_lens.pages import evaluation_page
+from listing_lens.projections import load_fit, load_projection
+from listing_lens.settings import Settings, missing
+from listing_lens.window import Window
+from models import figures
+from models.embedder import CHAMPION
+from models.registry import RegisteredEmbedder, Registry
+
+VARIANTS = {"embedding": "encoder alone", "projected": "with projection"}
+
+
+def connect_registry(settings: Settings) -> Registry:
+    """Raises LensError when no MLflow server is configured or it does not answer."""
+    url = settings.mlflow_url or missing("mlflow_url", "set it, or start the local stack with `lens up`")
+    return Registry.connect(url)
+
+
+def register_fit(name: str, settings: Settings) -> int:
+    """Register the embedder that a fit made possible as the candidate. Returns its version."""
+    lake = Lake(settings.lake)
+    fit = load_fit(lake, name)
+    projection = load_projection(lake, fit.card.projection_id)
+    figure = figures.explained_variance(projection)
+    return connect_registry(settings).register(fit.card, projection, fit.windows, figure, name=name)
+
+
+def promote(version: int, *, asked: bool, settings: Settings) -> bool:
+    """Make a version the champion when that was asked for, or when there is none yet. Returns whether it was."""
+    registry = connect_registry(settings)
+    if not asked and registry.has(CHAMPION):
+        return False
+    reason = "asked for by the run that fitted it" if asked else "there was no champion"
+    registry.promote(version, reason=reason, now=datetime.now(UTC))
+    return True
+
+
+def log_evaluation(window: Window, embedder: RegisteredEmbedder, settings: Settings) -> Path:
+    """Log an evaluation that the lake holds to MLflow, and write its page. Returns the page's path."""
+    manifest = Lake(settings.lake).manifest(evaluations(embedder.card.space), window)
+    means = manifest.parameters["metrics"]
+    figure = figures.metrics_by_k(means, VARIANTS)
+    page = evaluation_page(window=window, embedder=embedder, counts=manifest.counts, means=means, figure=figure)
+    connect_registry(settings).log_evaluation(
+        embedder, window=window.name, counts=manifest.counts, means=means, figure=figure, page=page
+    )
+    path = settings.home / "pages" / f"evaluation-{window.name}-v{embedder.version}.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+    return path

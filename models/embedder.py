@@ -1,0 +1,32 @@
+"""The embedder: an encoder and a projection that belong together. Its identity is the vector space."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+# The registered model whose versions are embedders, and the two aliases that name one: the embedder that should serve,
+# and the newest, which may be next.
+MODEL = "listing-embedder"
+CHAMPION = "champion"
+CANDIDATE = "candidate"
+
+
+class EmbedderCard(BaseModel):
+    """Names an embedder so that it can be found and checked: what the registry, an index and a report carry.
+
+    `encoder_source` says where the encoder is loaded from; `encoder_id` and `projection_id` are hashes of content, so a
+    folder whose weights have changed since is noticed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    encoder_source: str
+    encoder_id: str
+    encoder_dims: int = Field(gt=0)
+    projection_id: str
+    dims: int = Field(gt=0)
+
+    @property
+    def space(self) -> str:
+        """The vector space: vectors of two spaces are never compared."""
+        return f"{self.encoder_id}-pca{self.dims}-{self.projection_id}"

@@ -1,0 +1,1 @@
+"""Airflow's own extensions: hooks, operators and tasks that the DAGs are wired from."""

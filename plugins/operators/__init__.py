@@ -1,0 +1,1 @@
+"""Operators: keywords in, one call of a hook."""

@@ -1,0 +1,71 @@
+"""Tasks that several DAGs are wired from. What is heavy to import is imported when a task runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import get_current_context, task
+from airflow.sdk.exceptions import AirflowFailException
+
+from listing_lens.errors import LensError
+from listing_lens.settings import load_settings
+from listing_lens.window import Window
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+WINDOW_ARGUMENTS = {"window_start": "{{ data_interval_start }}", "window_end": "{{ data_interval_end }}"}
+
+# One name a run, the same in every try: it names a fit or a build.
+RUN_NAME = "{{ dag_run.run_after.strftime('%Y%m%dt%H%M%S') }}"
+
+
+@task(retries=0)
+def require_window() -> str:
+    """Refuse a run without a data interval, or with an empty one, before anything is computed. Returns its name."""
+    context = get_current_context()
+    try:
+        return _window_of(context).name
+    except LensError as err:
+        raise AirflowFailException(str(err)) from err
+
+
+@task
+def resolve_embedder(model: str) -> dict[str, Any]:
+    """Look up a version or alias of listing-embedder in MLflow. Returns its version and card."""
+    from listing_lens.workflow import connect_registry
+
+    embedder = connect_registry(load_settings()).get(str(model))
+    return {"version": embedder.version, "card": embedder.card.model_dump()}
+
+
+@task
+def register_fit(name: str) -> int:
+    """Register the embedder that a fit made possible as the candidate. Returns its version."""
+    from listing_lens import workflow
+
+    return workflow.register_fit(name, load_settings())
+
+
+@task.short_circuit
+def promote(version: int, asked: bool) -> bool:
+    """Make a version the champion if that was asked for, or if there is none yet; otherwise skip what follows."""
+    from listing_lens import workflow
+
+    return workflow.promote(version, asked=asked, settings=load_settings())
+
+
+@task
+def log_evaluation(embedder: dict[str, Any]) -> str:
+    """Log the window's evaluation to MLflow, with its figure and page. Returns the page's path."""
+    from listing_lens import workflow
+    from models.embedder import EmbedderCard
+    from models.registry import RegisteredEmbedder
+
+    registered = RegisteredEmbedder(embedder["version"], EmbedderCard.model_validate(embedder["card"]))
+    return str(workflow.log_evaluation(_window_of(get_current_context()), registered, load_settings()))
+
+
+def _window_of(context: Any) -> Window:
+    bounds: list[datetime | None] = [context.get("data_interval_start"), context.get("data_interval_end")]
+    return Window.parse(*(bound.isoformat() if bound else None for bound in bounds))
