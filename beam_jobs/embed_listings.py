@@ -4,22 +4,21 @@ Every listing version that was updated in the window is read; the newest of each
 by searching are embedded; those sold or deleted are kept without an embedding, so that an index learns of it. An image
 that cannot be used is set aside with its reason, alone. The window appears in the lake at the end, or not at all.
 
-    python -m beam_jobs.embed_listings --window-start 2026-01-31T00:00:00Z --window-end 2026-02-01T00:00:00Z
+    python -m beam_jobs.embed_listings --window_start 2026-01-31T00:00:00Z --window_end 2026-02-01T00:00:00Z
 """
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam.pvalue import AsDict, AsList, TaggedOutput
+from apache_beam.pvalue import AsDict, AsList, AsSingleton, TaggedOutput
 
+from beam_jobs.image_loader import ImageLoader
 from beam_jobs.lake_io import WindowTarget, WriteFiles, commit
 from beam_jobs.launcher import add_window, launch, parser, pipeline_options
 from listing_lens import progress
@@ -39,9 +38,12 @@ from listing_lens.records import (
 from listing_lens.settings import load_settings
 from listing_lens.window import Window
 from models.encoders import shared_encoder
-from models.images import ImageError, decode_image
+from models.images import ImageError
 
 logger = logging.getLogger(__name__)
+
+# Reasons for dead letters that a refusal names.
+_NAMED_REASONS = 3
 
 
 @dataclass(frozen=True)
@@ -97,11 +99,19 @@ def run(landed: beam.PCollection, config: Config) -> beam.PCollection:
         elements | f"Count {name}" >> beam.combiners.Count.Globally() | f"Name {name}" >> beam.Map(partial(_pair, name))
         for name, elements in counts.items()
     ] | "All counts" >> beam.Flatten()
+    reasons = (
+        embedded.dead
+        | "Reasons" >> beam.Map(lambda letter: letter.reason)
+        | "Count reasons" >> beam.combiners.Count.PerElement()
+        | "Most common" >> beam.combiners.Top.Of(_NAMED_REASONS, key=lambda counted: counted[1])
+    )
     return (
         landed.pipeline
         | "Finish" >> beam.Create([None])
         | "Check and commit"
-        >> beam.Map(_check_and_commit, AsList(files), AsDict(counted), config=config, target=target)
+        >> beam.Map(
+            _check_and_commit, AsList(files), AsDict(counted), AsSingleton(reasons), config=config, target=target
+        )
     )
 
 
@@ -113,11 +123,11 @@ class Embed(beam.DoFn):
 
     def setup(self) -> None:
         self._encoder = shared_encoder(self._config.encoder_source)
-        self._threads = ThreadPoolExecutor(os.cpu_count())
+        self._loader = ImageLoader(self._config.images, self._encoder.image_side)
 
     def process(self, listings: Sequence[Listing]) -> Iterator[pa.Table | TaggedOutput]:
         usable, images = [], []
-        for listing, decoded in zip(listings, self._threads.map(self._decode, listings), strict=True):
+        for listing, decoded in zip(listings, self._loader.load([x.image_uri for x in listings]), strict=True):
             if isinstance(decoded, ImageError):
                 yield TaggedOutput("dead", DeadLetter(listing.item_id, "decode", str(decoded)))
             else:
@@ -128,14 +138,7 @@ class Embed(beam.DoFn):
         progress.advance(f"embedded {self._config.window.start:%Y-%m-%d %H:%M}", len(listings), self._config.expected)
 
     def teardown(self) -> None:
-        self._threads.shutdown()
-
-    def _decode(self, listing: Listing) -> object:
-        source = self._config.images
-        try:
-            return decode_image(source.read(listing.image_uri), source.limits, min_side=self._encoder.image_side)
-        except ImageError as err:
-            return err
+        self._loader.close()
 
 
 def _read(landed: Window, config: Config) -> Iterator[Listing]:
@@ -170,6 +173,7 @@ def _check_and_commit(
     _: None,
     files: list[tuple[str, str]],
     counts: dict[str, int],
+    reasons: list[tuple[str, int]],
     *,
     config: Config,
     target: WindowTarget,
@@ -180,9 +184,10 @@ def _check_and_commit(
         raise LensError(f"window {config.window}: {counts['newest']} listings went in, {accounted} came out: {counts}")
     tried = counts["embedded"] + counts["dead_lettered"]
     if counts["dead_lettered"] > config.max_dead_letter_ratio * tried:
+        mostly = ", ".join(f"{reason} ({count})" for reason, count in reasons)
         raise LensError(
             f"window {config.window}: {counts['dead_lettered']} of {tried} images are unusable, more than "
-            f"LENS_MAX_DEAD_LETTER_RATIO={config.max_dead_letter_ratio} allows: see the reasons in the job's log"
+            f"LENS_MAX_DEAD_LETTER_RATIO={config.max_dead_letter_ratio} allows; mostly: {mostly}"
         )
     parameters = {"encoder_source": config.encoder_source, "encoder_id": config.encoder_id, "dims": config.dims}
     manifest = commit(target, files, counts, parameters)
@@ -221,7 +226,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_window(arguments, required=True)
     arguments.add_argument("--encoder", metavar="ID_OR_FOLDER", help="the encoder (default: LENS_ENCODER)")
     arguments.add_argument(
-        "--each-landed",
+        "--each_landed",
         action="store_true",
         help="embed every landed window of listings in between that is not embedded yet, one after the other",
     )

@@ -5,15 +5,13 @@ that were tapped are the relevant ones. Every session is judged twice: by `embed
 `projected` (what an index holds), so that the projection's price shows. Sessions that cannot be judged are left out and
 counted by reason. Per-session metrics and their means are written to the lake.
 
-    python -m beam_jobs.evaluate_sessions --window-start … --window-end … --card '{"encoder_source": …}'
+    python -m beam_jobs.evaluate_sessions --window_start … --window_end … --card '{"encoder_source": …}'
 """
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -24,6 +22,7 @@ from apache_beam.pvalue import AsDict, AsList, TaggedOutput
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from beam_jobs.image_loader import ImageLoader
 from beam_jobs.lake_io import ReadWindows, WindowTarget, WriteFiles, commit
 from beam_jobs.launcher import add_window, launch, parser, pipeline_options
 from listing_lens import progress
@@ -37,7 +36,7 @@ from listing_lens.settings import load_settings
 from listing_lens.window import Window
 from models.embedder import EmbedderCard
 from models.encoders import shared_encoder
-from models.images import ImageError, decode_image
+from models.images import ImageError
 from models.metrics import METRICS, relevance_by_rank, session_metrics
 
 logger = logging.getLogger(__name__)
@@ -142,13 +141,13 @@ class EmbedQueries(beam.DoFn):
 
     def setup(self) -> None:
         self._encoder = shared_encoder(self._config.card.encoder_source)
-        self._threads = ThreadPoolExecutor(os.cpu_count())
+        self._loader = ImageLoader(self._config.images, self._encoder.image_side)
 
     def process(self, sessions: Sequence[Session]) -> Iterator[Query | TaggedOutput]:
         tapped = [session for session in sessions if any(session.tapped)]
         yield from [TaggedOutput("left_out", "nothing_tapped")] * (len(sessions) - len(tapped))
         usable, images = [], []
-        for session, decoded in zip(tapped, self._threads.map(self._decode, tapped), strict=True):
+        for session, decoded in zip(tapped, self._loader.load([x.query_image_uri for x in tapped]), strict=True):
             if isinstance(decoded, ImageError):
                 logger.warning("session %s: query photo: %s", session.session_id, decoded)
                 yield TaggedOutput("left_out", "query_unreadable")
@@ -160,14 +159,7 @@ class EmbedQueries(beam.DoFn):
         progress.advance("evaluated", len(sessions), self._config.expected)
 
     def teardown(self) -> None:
-        self._threads.shutdown()
-
-    def _decode(self, session: Session) -> object:
-        source = self._config.images
-        try:
-            return decode_image(source.read(session.query_image_uri), source.limits, min_side=self._encoder.image_side)
-        except ImageError as err:
-            return err
+        self._loader.close()
 
 
 class Judge(beam.DoFn):

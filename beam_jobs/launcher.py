@@ -26,10 +26,10 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 
 
 def add_window(arguments: argparse.ArgumentParser, *, required: bool) -> None:
-    """Add --window-start and --window-end."""
+    """Add --window_start and --window_end, spelt as Beam and the Airflow provider spell options."""
     for bound in ("start", "end"):
         arguments.add_argument(
-            f"--window-{bound}",
+            f"--window_{bound}",
             required=required,
             metavar="TIME",
             help=f"{bound} of the window, ISO 8601 with a zone, e.g. 2026-01-31T00:00:00Z"

@@ -7,7 +7,7 @@ With --index, one index is loaded: how a rebuild fills it. Without, every index 
 one, one being built, and those kept for rollback, so that whichever the alias points to next lacks nothing.
 
     python -m beam_jobs.load_index --index listings-…
-    python -m beam_jobs.load_index --window-start 2026-01-31T00:00:00Z --window-end 2026-02-01T00:00:00Z
+    python -m beam_jobs.load_index --window_start 2026-01-31T00:00:00Z --window_end 2026-02-01T00:00:00Z
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ version of `listing-embedder` in MLflow, with the alias `candidate`.
 
 **When.** Weekly, or by hand after the first windows were embedded, or after the encoder changed.
 
-**What.** `fit` merges sufficient statistics over the lake in one pass and writes the projection to it. `register` logs
+**What.** `fit` merges sufficient statistics over the lake in one pass and writes the projection to it. `register_fit` logs
 the fit to MLflow with its figure, and makes it the candidate. `promote` makes it the champion if the run was asked to,
 or if there is no champion yet; then `rebuild_index` is triggered, since vectors of two projections are never compared.
 Otherwise it stays the candidate, and the index stays as it is.
@@ -67,6 +67,9 @@ with DAG(
         task_id="rebuild_index",
         trigger_dag_id="rebuild_index",
         conf={"model": "champion"},
+        # One rebuild a fit, also when this task is tried again.
+        trigger_run_id="promoted__{{ dag_run.run_id }}",
+        skip_when_already_exists=True,
     )
 
     fit >> version

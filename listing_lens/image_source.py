@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 import httpx
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 _ATTEMPTS = 3
 _REDIRECTS = 3
+# Timeouts that a whole image may take: a server that drips never trips the one between bytes.
+_TIMEOUTS_IN_ALL = 6
 
 
 class _TransientError(Exception):
@@ -59,7 +63,7 @@ class ImageSource:
         Raises:
             ImageError: the address is not allowed, or there is nothing to be had there, also after some tries.
         """
-        scheme = urlsplit(uri).scheme if "://" in uri else "file"
+        scheme = uri.partition("://")[0].lower() if "://" in uri else "file"
         readers = {"file": self._read_file, "gs": self._read_bucket, "http": self._read_web, "https": self._read_web}
         if scheme not in readers:
             raise ImageError(f"{scheme}:// addresses are not supported")
@@ -74,18 +78,25 @@ class ImageSource:
                     return readers[scheme](uri)
         except _TransientError as err:
             raise ImageError(f"{err}, {_ATTEMPTS} times") from err
+        except ImageError:
+            raise
+        except (ValueError, httpx.InvalidURL) as err:
+            # An address that cannot even be taken apart.
+            raise ImageError(f"not an address: {err}") from err
         raise AssertionError("unreachable: a retry either returns or raises")
 
     def _read_file(self, uri: str) -> bytes:
         # Links are resolved first: one that points out of an allowed folder is outside.
-        path = Path(uri.removeprefix("file://")).resolve()
+        path = Path(os.path.realpath(uri.removeprefix("file://")))
         roots = [Path(root.removeprefix("file://")).resolve() for root in self.allowed if _is_local(root)]
         if not any(path.is_relative_to(root) for root in roots):
             raise ImageError("outside the folders that LENS_IMAGE_SOURCES allows")
         try:
+            if not path.is_file():
+                raise ImageError("cannot be read: no such file")
             with path.open("rb") as file:
                 return file.read(self.limits.max_bytes + 1)
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as err:
+        except (FileNotFoundError, PermissionError) as err:
             raise ImageError(f"cannot be read: {err.strerror}") from err
         except OSError as err:
             raise _TransientError(f"cannot be read: {err.strerror}") from err
@@ -94,10 +105,12 @@ class ImageSource:
         from google.api_core import exceptions
 
         self._require_allowed(uri)
-        parts = urlsplit(uri)
-        blob = self._bucket_client.bucket(parts.netloc).blob(parts.path.lstrip("/"))
+        # Not as a URL: "?" and "#" are letters of an object's name.
+        bucket, _, name = uri.partition("://")[2].partition("/")
+        blob = self._bucket_client.bucket(bucket).blob(name)
         try:
-            return bytes(blob.download_as_bytes(end=self.limits.max_bytes, timeout=self.timeout_s))
+            # The client's own retries would go on for two minutes a try.
+            return bytes(blob.download_as_bytes(end=self.limits.max_bytes, timeout=self.timeout_s, retry=None))
         except (exceptions.NotFound, exceptions.Forbidden, exceptions.RequestRangeNotSatisfiable) as err:
             raise ImageError(f"cannot be read: {type(err).__name__}") from err
         except (exceptions.GoogleAPIError, OSError) as err:
@@ -109,21 +122,23 @@ class ImageSource:
             self._require_allowed(uri)
             try:
                 with self._web_client.stream("GET", uri) as response:
-                    if response.is_redirect:
+                    if response.has_redirect_location:
                         uri = urljoin(uri, response.headers["location"])
                         continue
                     _require_success(response)
-                    return _read_bounded(response, self.limits.max_bytes)
+                    return _read_bounded(response, self.limits.max_bytes, _TIMEOUTS_IN_ALL * self.timeout_s)
             except httpx.HTTPError as err:
                 raise _TransientError(f"cannot be fetched: {type(err).__name__}") from err
         raise ImageError(f"more than {_REDIRECTS} redirects")
 
     def _require_allowed(self, uri: str) -> None:
         wanted = urlsplit(uri)
+        climbs = ".." in re.split(r"[/\\]", unquote(wanted.path))
         for prefix in self.allowed:
             allowed = urlsplit(prefix)
             same_place = (wanted.scheme, wanted.netloc) == (allowed.scheme, allowed.netloc)
-            if same_place and ".." not in wanted.path.split("/") and wanted.path.startswith(allowed.path):
+            below = f"{wanted.path}/".startswith(f"{allowed.path.rstrip('/')}/")
+            if same_place and below and not climbs:
                 return
         raise ImageError(f"{wanted.scheme}://{wanted.hostname} is not among LENS_IMAGE_SOURCES")
 
@@ -167,10 +182,13 @@ def _require_success(response: httpx.Response) -> None:
         raise ImageError(f"the server answered {response.status_code}")
 
 
-def _read_bounded(response: httpx.Response, max_bytes: int) -> bytes:
+def _read_bounded(response: httpx.Response, max_bytes: int, max_s: float) -> bytes:
     data = bytearray()
+    deadline = time.monotonic() + max_s
     for chunk in response.iter_bytes():
         data += chunk
         if len(data) > max_bytes:
             raise ImageError(f"more than the limit of {max_bytes:,} bytes")
+        if time.monotonic() > deadline:
+            raise ImageError(f"not complete after {max_s:g} s")
     return bytes(data)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -72,9 +73,17 @@ class Lake:
 
     root: str
 
+    def __post_init__(self) -> None:
+        # "gs://bucket//listings" would be another place than "gs://bucket/listings".
+        object.__setattr__(self, "root", self.root.rstrip("/"))
+
+    @property
+    def _in_cloud(self) -> bool:
+        return self.root.startswith("gs://")
+
     @cached_property
     def _fs(self) -> fsspec.AbstractFileSystem:
-        if self.root.startswith("gs://"):
+        if self._in_cloud:
             return _cloud_storage()
         if "://" in self.root:
             raise LensError(f"lake {self.root}: only folders and gs:// prefixes are supported")
@@ -94,8 +103,11 @@ class Lake:
     def windows(self, dataset: str, within: Window | None = None) -> list[Window]:
         """The complete windows of a dataset that overlap the given one, by time."""
         found = []
-        for path in self._fs.glob(f"{self.root}/{dataset}/window=*/{_MANIFEST}"):
-            window = Window.from_name(path.split("/")[-2].removeprefix("window="))
+        for path in self._fs.find(f"{self.root}/{dataset}", maxdepth=2):
+            folder, name = path.split("/")[-2:]
+            if name != _MANIFEST or not folder.startswith("window="):
+                continue
+            window = Window.from_name(folder.removeprefix("window="))
             if within is None or window.overlaps(within):
                 found.append(window)
         return sorted(found)
@@ -141,7 +153,7 @@ class Lake:
     def open_for_writing(self, dataset: str, window: Window, name: str) -> IO[bytes]:
         """A new file of a window; it is not part of it until a manifest names it."""
         folder = self.folder(dataset, window)
-        self._fs.makedirs(folder, exist_ok=True)
+        self._make_folder(folder)
         return cast("IO[bytes]", self._fs.open(f"{folder}/{name}", "wb"))
 
     def write_table(self, dataset: str, window: Window, table: pa.Table, now: datetime, **manifest: Any) -> Manifest:
@@ -166,13 +178,17 @@ class Lake:
         named = _names_in(manifest)
         for name in before - named:
             if name in replaced or _is_abandoned(name, manifest.created_at):
-                self._fs.rm_file(f"{folder}/{name}")
+                # Another run of this window may remove it at the same time.
+                with suppress(FileNotFoundError):
+                    self._fs.rm_file(f"{folder}/{name}")
         return manifest
 
     def _previous_files(self, dataset: str, window: Window) -> set[str]:
-        if not self.exists(f"{self.folder(dataset, window)}/{_MANIFEST}"):
+        try:
+            return _names_in(self.manifest(dataset, window))
+        except LensError:
+            # There is none, or none that can be read: then its files go later, as abandoned ones.
             return set()
-        return _names_in(self.manifest(dataset, window))
 
     def _paths(self, dataset: str, windows: Iterable[Window], kind: str) -> list[str]:
         return [
@@ -192,8 +208,8 @@ class Lake:
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write a small file so that it appears whole or not at all."""
-        self._fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-        if self.root.startswith("gs://"):
+        self._make_folder(path.rsplit("/", 1)[0])
+        if self._in_cloud:
             self._fs.pipe_file(path, data)
             return
         part = f"{path}.{secrets.token_hex(4)}.part"
@@ -206,11 +222,17 @@ class Lake:
     def exists(self, path: str) -> bool:
         return bool(self._fs.exists(path))
 
+    def _make_folder(self, path: str) -> None:
+        # An object store has no folders; asked for one, its file system would make the bucket.
+        if not self._in_cloud:
+            self._fs.makedirs(path, exist_ok=True)
+
     def check(self) -> None:
         """Raise LensError at once when the lake cannot be reached, before a job is started that would find out late."""
         try:
-            self._fs.makedirs(self.root, exist_ok=True)
-            self._fs.ls(self.root)
+            self._make_folder(self.root)
+            # A prefix under which nothing lies yet does not exist; its bucket does.
+            self._fs.ls("/".join(self.root.split("/")[:3]) if self._in_cloud else self.root)
         except OSError as err:
             raise LensError(f"lake {self.root} cannot be reached ({err}): check LENS_LAKE") from err
 
@@ -228,8 +250,12 @@ def _is_abandoned(name: str, now: datetime) -> bool:
 
 
 def _cloud_storage() -> fsspec.AbstractFileSystem:
+    # The plain client: the one registered for gs:// asks another service about each bucket first, a minute long where
+    # that is out of reach.
+    from gcsfs.core import GCSFileSystem
+
     if os.environ.get("STORAGE_EMULATOR_HOST"):
-        return fsspec.filesystem("gs", token="anon", use_listings_cache=False)  # noqa: S106
+        return GCSFileSystem(token="anon", use_listings_cache=False)  # noqa: S106
     import google.auth
     from google.auth.exceptions import DefaultCredentialsError
 
@@ -240,4 +266,4 @@ def _cloud_storage() -> fsspec.AbstractFileSystem:
         raise LensError(
             "no Google Cloud credentials: run `gcloud auth application-default login` or set GOOGLE_APPLICATION_CREDENTIALS"
         ) from err
-    return fsspec.filesystem("gs", token="google_default", use_listings_cache=False)  # noqa: S106
+    return GCSFileSystem(token="google_default", use_listings_cache=False)  # noqa: S106

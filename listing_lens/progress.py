@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 logger = logging.getLogger(__name__)
 
-_LINE = re.compile(r"progress: (?P<stage>[\w :-]+?): (?P<done>[\d,]+)(?: of (?P<total>[\d,]+))?$")
+_LINE = re.compile(r"(?<!\S)progress: (?P<stage>[\w :-]+?): (?P<done>\d[\d,]*)(?: of (?P<total>\d[\d,]*))?$")
 
 _lock = threading.Lock()
 _done: Counter[str] = Counter()

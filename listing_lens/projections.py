@@ -39,16 +39,19 @@ def save_projection(lake: Lake, projection: Projection) -> None:
 
 
 def load_projection(lake: Lake, projection_id: str) -> Projection:
-    """Raises LensError when the lake has no such projection."""
+    """Raises LensError when the lake has no such projection, or another one in its place."""
     folder = projection_folder(lake, projection_id)
     try:
-        return Projection.load(
+        projection = Projection.load(
             lake.read_bytes(f"{folder}/projection.safetensors"), lake.read_bytes(f"{folder}/projection.json")
         )
     except FileNotFoundError:
         raise LensError(
             f"projection {projection_id} is not in the lake {lake.root}: fit one, or check LENS_LAKE"
         ) from None
+    if projection.projection_id != projection_id:
+        raise LensError(f"{folder} holds projection {projection.projection_id}: restore the files, or fit it again")
+    return projection
 
 
 def load_fit(lake: Lake, name: str) -> Fit:

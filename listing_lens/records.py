@@ -119,7 +119,9 @@ def embeddings_table(listings: Sequence[Listing], embeddings: NDArray[np.float32
 def embedding_matrix(batch: pa.RecordBatch) -> NDArray[np.float32]:
     """The embeddings of a batch: (n, dims) float32, without a copy where Arrow allows."""
     column = batch.column("embedding")
-    matrix: NDArray[np.float32] = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
+    matrix: NDArray[np.float32] = (
+        column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)
+    )
     return matrix
 
 

@@ -16,6 +16,7 @@ from pydantic_settings import (
     InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -73,6 +74,8 @@ class Settings(BaseSettings):
         object.__setattr__(self, "cache", cache.absolute())
         if "://" not in self.lake:
             object.__setattr__(self, "lake", str(Path(self.lake).absolute()))
+        sources = (source if "://" in source else str(Path(source).absolute()) for source in self.image_sources)
+        object.__setattr__(self, "image_sources", tuple(sources))
 
     @cached_property
     def environment(self) -> dict[str, str]:
@@ -96,7 +99,7 @@ def running_stack(home: Path) -> dict[str, str]:
         return dict(json.loads(stack_file(home).read_text())["addresses"])
     except FileNotFoundError:
         return {}
-    except (ValueError, KeyError, TypeError) as err:
+    except (OSError, ValueError, KeyError, TypeError) as err:
         raise LensError(f"{stack_file(home)} cannot be read ({err}): run `lens down`, then `lens up`") from err
 
 
@@ -112,6 +115,9 @@ def load_settings(**overrides: Any) -> Settings:
         raise LensError(f"{unknown[0]} is not a setting: see listing_lens/defaults.toml for the names")
     try:
         return Settings(**overrides)
+    except SettingsError as err:
+        name = str(err).split('"')[1]
+        raise LensError(f"setting LENS_{name.upper()}: not JSON, which lists and tables are written as") from None
     except ValidationError as err:
         first = err.errors()[0]
         name = ".".join(str(part) for part in first["loc"])

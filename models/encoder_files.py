@@ -10,6 +10,8 @@ from huggingface_hub import snapshot_download
 
 from models.errors import LensError
 
+# What decides the embedding beside the weights; preprocessing stands in one or the other.
+_CONFIGS = ("config.json", "preprocessor_config.json", "processor_config.json")
 # Weights come as safetensors alone: other formats can carry code.
 _MODEL_FILES = ["*.json", "*.safetensors"]
 
@@ -41,7 +43,7 @@ def encoder_id(source: str, folder: Path) -> str:
     """The name that a vector space begins with: a slug of the model's name and 8 digits of its content's hash."""
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if path.suffix == ".safetensors" or path.name in ("config.json", "preprocessor_config.json"):
+        if path.suffix == ".safetensors" or path.name in _CONFIGS:
             digest.update(path.name.encode())
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())

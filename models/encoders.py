@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModel
 from transformers.utils import logging as transformers_logging
 
@@ -51,17 +53,24 @@ class Encoder:
         """
         folder = encoder_folder(source)
         try:
-            model = AutoModel.from_pretrained(folder, use_safetensors=True, trust_remote_code=False).eval()
+            # float32 wherever it runs, whatever the weights are saved as.
+            model, loading = AutoModel.from_pretrained(
+                folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
+            )
             # The PIL backend wherever it runs: torchvision's resampling gives slightly different pixels.
             processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
-        except (OSError, ValueError, ImportError) as err:
+        except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as err:
             raise LensError(f"encoder {source!r} cannot be loaded: {str(err).splitlines()[0]}") from err
         if not hasattr(model, "get_image_features"):
             raise LensError(f"encoder {source!r} is a {model.config.model_type} model, which has no image features")
-        side = int(processor.size["height"])
-        with torch.inference_mode():
-            probe = _image_features(model, torch.zeros(1, 3, side, side))
-        return cls(source, encoder_id(source, folder), probe.shape[1], side, model, processor)
+        if missing := sorted(loading["missing_keys"]):
+            # Transformers would fill them with random numbers.
+            raise LensError(f"encoder {source!r} lacks weights, such as {missing[0]}: save it with save_pretrained()")
+        side = _side(processor)
+        if not side:
+            raise LensError(f"encoder {source!r} scales images to no fixed size: choose a model that does")
+        encoder = cls(source, encoder_id(source, folder), 0, side, model.eval(), processor)
+        return replace(encoder, dims=encoder.embed([Image.new("RGB", (side, side))]).shape[1])
 
     def embed(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
         """Embed RGB images: (n, dims) float32, each row of unit length."""
@@ -78,6 +87,12 @@ def _image_features(model: torch.nn.Module, pixels: torch.Tensor) -> torch.Tenso
     output = model.get_image_features(pixel_values=pixels)  # type: ignore[operator]
     features: torch.Tensor = getattr(output, "pooler_output", output)
     return features
+
+
+def _side(processor: Any) -> int | None:
+    size = getattr(processor, "size", None) or {}
+    # SigLIP's scale to a square, CLIP's the shorter side.
+    return size.get("height") or size.get("shortest_edge")
 
 
 @cache

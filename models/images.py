@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 from dataclasses import dataclass
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
-# The formats that marketplaces accept; anything else that Pillow could open (PSD, EPS …) is refused unread.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO")
+# The formats that marketplaces accept; anything else that Pillow could open (PSD, EPS …) is refused unread. JPEG stands
+# for MPO too, which cameras write: a JPEG with further pictures behind it.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 # Fewer pixels than this on a side show nothing that could be searched for.
 MIN_SIDE = 8
+
+# What each EXIF orientation takes to stand upright.
+_UPRIGHT: dict[object, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# Pillow's own size warning: the caller's limit is the one that counts. Set once, since decoding runs in threads.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class ImageError(ValueError):
@@ -43,30 +59,48 @@ def decode_image(data: bytes, limits: ImageLimits, *, min_side: int = 0) -> Imag
     if len(data) > limits.max_bytes:
         raise ImageError(f"{len(data):,} bytes exceed the limit of {limits.max_bytes:,}")
     try:
-        with warnings.catch_warnings():
-            # Pillow's own size warning: the limit below is the one that counts.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-            width, height = image.size
-            if width * height > limits.max_pixels:
-                raise ImageError(f"{width}×{height} pixels exceed the limit of {limits.max_pixels:,}")
-            if min(width, height) < MIN_SIDE:
-                raise ImageError(f"{width}×{height} pixels are too few to show anything")
-            if min_side and image.format == "JPEG":
-                image.draft("RGB", (2 * min_side, 2 * min_side))
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        width, height = image.size
+        if width * height > limits.max_pixels:
+            raise ImageError(f"{width}×{height} pixels exceed the limit of {limits.max_pixels:,}")
+        if min(width, height) < MIN_SIDE:
+            raise ImageError(f"{width}×{height} pixels are too few to show anything")
+        if min_side and image.format in ("JPEG", "MPO"):
+            image.draft("RGB", (2 * min_side, 2 * min_side))
+        image.load()
+        return _to_rgb(_upright(image))
     except ImageError:
         raise
-    except (UnidentifiedImageError, Image.DecompressionBombError) as err:
+    except UnidentifiedImageError as err:
         raise ImageError("not an image of a supported format") from err
-    except (OSError, ValueError, SyntaxError, EOFError, ArithmeticError, LookupError, MemoryError, TypeError) as err:
-        # Pillow's decoders raise any of these on damaged data.
+    except Image.DecompressionBombError as err:
+        raise ImageError(f"so many pixels that the limit of {limits.max_pixels:,} is exceeded") from err
+    except _DAMAGED as err:
         raise ImageError(f"damaged: {err}") from err
 
 
+# What Pillow's decoders raise on damaged data.
+_DAMAGED = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    ArithmeticError,
+    LookupError,
+    MemoryError,
+    TypeError,
+    struct.error,
+)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # ImageOps.exif_transpose would write the whole EXIF anew, and fail on a good picture with an odd tag.
+    turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
+    return image if turn is None else image.transpose(turn)
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
+    if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I;16"):
         return image.point(lambda value: value / 256).convert("L").convert("RGB")

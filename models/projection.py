@@ -175,8 +175,10 @@ def fit_projection(moments: Moments, dims: int) -> Projection:
     Each axis points to where its largest entry is positive, so that equal data give an equal projection.
 
     Raises:
-        LensError: fewer rows than it takes to span `dims` axes, or more axes than dimensions.
+        LensError: fewer rows than it takes to span `dims` axes, or an impossible number of axes.
     """
+    if dims < 1:
+        raise LensError(f"cannot keep {dims} dimensions: keep at least one")
     if dims > moments.shift.size:
         raise LensError(f"cannot keep {dims} dimensions of embeddings that have {moments.shift.size}: lower the number")
     if moments.count <= dims:

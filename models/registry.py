@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+import httpx
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
@@ -24,6 +25,7 @@ from models.projection import Projection
 _PROJECTION_EXPERIMENT = "projection fits"
 _EVALUATION_EXPERIMENT = "offline evaluation"
 _ARTIFACTS = "embedder"
+_PATIENCE_S = 10
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,12 @@ class Registry:
     @classmethod
     def connect(cls, url: str) -> Registry:
         """Raises LensError when nothing answers at the address."""
-        client = MlflowClient(tracking_uri=url, registry_uri=url)
         try:
+            # MLflow's own client would go on trying for minutes.
+            httpx.get(f"{url.rstrip('/')}/health", timeout=_PATIENCE_S)
+            client = MlflowClient(tracking_uri=url, registry_uri=url)
             client.search_experiments(max_results=1)
-        except MlflowException as err:
+        except (httpx.HTTPError, httpx.InvalidURL, MlflowException) as err:
             raise LensError(
                 f"MLflow at {url} cannot be reached: start it with `lens up`, or check LENS_MLFLOW_URL"
             ) from err

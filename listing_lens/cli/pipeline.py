@@ -83,7 +83,7 @@ def run(
 
 
 def _embed(window: Window, settings: Settings, encoder: str | None) -> None:
-    arguments = [*_bounds(window), "--each-landed", *_option("--encoder", encoder)]
+    arguments = [*_bounds(window), "--each_landed", *_option("--encoder", encoder)]
     run_with_bars("embed", "embed_listings", arguments, settings)
 
 
@@ -152,7 +152,7 @@ def _span(dataset: str, start: str | None, end: str | None, settings: Settings) 
 
 
 def _bounds(window: Window) -> list[str]:
-    return ["--window-start", window.start.isoformat(), "--window-end", window.end.isoformat()]
+    return ["--window_start", window.start.isoformat(), "--window_end", window.end.isoformat()]
 
 
 def _option(name: str, value: object | None) -> list[str]:

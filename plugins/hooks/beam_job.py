@@ -11,39 +11,67 @@ from collections.abc import Callable
 from typing import Any
 
 from airflow.providers.apache.beam.hooks.beam import BeamHook, beam_options_to_args
-from airflow.sdk.exceptions import AirflowException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 # What a job gets to end by itself after it was asked to.
 _GRACE_S = 10
+# How argparse ends a program whose arguments are wrong: another try would end the same.
+_USAGE_ERROR = 2
 
 
 class BeamJobHook(BeamHook):
     """Runs a pipeline in a process group of its own, its output as one stream, line by line into the task's log.
 
     The provider's hook reads two pipes in turn, each to its end: a job that fills the other one waits for ever, the log
-    comes at the end, and the process outlives a task that is killed or runs out of time.
+    comes at the end, and the process outlives a task that is killed or runs out of time. It also imports Beam in a
+    process of its own, before each job, to ask for its version, which takes as long as a small job.
     """
 
     _process: subprocess.Popen[bytes] | None = None
 
-    def _start_pipeline(
+    def start_python_pipeline(
         self,
         variables: dict[str, Any],
-        command_prefix: list[str],
+        py_file: str,
+        py_options: list[str],
+        py_interpreter: str = "python3",
+        py_requirements: list[str] | None = None,
+        py_system_site_packages: bool = False,
         process_line_callback: Callable[[str], None] | None = None,
-        working_directory: str | None = None,
         is_dataflow_job_id_exist_callback: Callable[[], bool] | None = None,
     ) -> None:
-        command = [*command_prefix, f"--runner={self.runner}", *beam_options_to_args(variables)]
+        """Run a pipeline to its end, or to its submission when it runs on Dataflow.
+
+        Raises:
+            AirflowFailException: the job does not take its arguments.
+            AirflowException: it failed; with the last line that it wrote.
+        """
+        if py_requirements or py_system_site_packages:
+            raise AirflowFailException("a job runs with this environment's packages: py_requirements is not supported")
+        labels = [f"{key}={value}" for key, value in variables.get("labels", {}).items()]
+        options = beam_options_to_args({**variables, "labels": labels})
+        command = [py_interpreter, *py_options, py_file, f"--runner={self.runner}", *options]
         self.log.info("Running command: %s", shlex.join(command))
         self._process = subprocess.Popen(
-            command, cwd=working_directory, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
             self._follow(self._process, process_line_callback, is_dataflow_job_id_exist_callback)
         finally:
             # Whatever ended the wait (the job, a timeout, the task's end), no process of the job is left.
             self.kill()
+
+    def kill(self) -> None:
+        """End the job's whole process group: asked first, then forced."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_GRACE_S)
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
     def _follow(
         self,
@@ -62,18 +90,8 @@ class BeamJobHook(BeamHook):
             if submitted and submitted():
                 # The job runs on Dataflow now, and is watched there.
                 return
-        if process.wait():
-            raise AirflowException(f"the Beam job ended with code {process.returncode}: {last}")
-
-    def kill(self) -> None:
-        """End the job's whole process group: asked first, then forced."""
-        if self._process is None:
-            return
-        group = self._process.pid
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(group, signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_GRACE_S)
-            os.killpg(group, signal.SIGKILL)
-        self._process.wait()
-        self._process = None
+        code = process.wait()
+        if code == _USAGE_ERROR:
+            raise AirflowFailException(f"the Beam job does not take its arguments: {last}")
+        if code:
+            raise AirflowException(f"the Beam job ended with code {code}: {last}")

@@ -1,0 +1,78 @@
+"""`lens demo`: the whole workflow on a made marketplace, and what to look at in the end."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+console = Console()
+
+
+class _Terminal:
+    """A title a step, a bar a count."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+
+    def step(self, title: str) -> None:
+        self._bars.console.print(f"\n[bold]{title}[/bold]")
+
+    def say(self, text: str) -> None:
+        self._bars.console.print(text, highlight=False, soft_wrap=True)
+
+    def advance(self, what: str, done: int, total: int) -> None:
+        if what not in self._tasks:
+            self._tasks[what] = self._bars.add_task(what, total=total)
+        self._bars.update(self._tasks[what], completed=done, total=total)
+
+
+def demo(
+    listings: Annotated[int, typer.Option(help="Items for sale.")] = 2100,
+    sessions: Annotated[int, typer.Option(help="Searches by photo.")] = 300,
+) -> None:
+    """Run a demo marketplace through the whole workflow, on real servers that stay up."""
+    from listing_lens.demo import DemoResult, run_demo
+
+    columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bars:
+        result: DemoResult = run_demo(listings, sessions, _Terminal(bars), now=datetime.now(UTC))
+    _print_metrics(result.means, result.sessions)
+    from listing_lens.cli.search import search
+    from listing_lens.stack.airflow_home import USER, password_file
+
+    console.print("\n[bold]A photo is searched with[/bold]")
+    search(result.query, k=12, as_json=False, page=None)
+    settings = result.settings
+    reports = sorted((settings.home / "pages").glob("evaluation-*.html"))
+    console.print(
+        Panel.fit(
+            "\n".join(
+                [
+                    f"evaluation  {reports[-1] if reports else 'in MLflow'}",
+                    f"Airflow     {settings.airflow_url}  (user {USER}, password in {password_file(settings.home)})",
+                    f"MLflow      {settings.mlflow_url}",
+                    "",
+                    "search with any photo:  .venv/bin/lens search PHOTO",
+                    "stop the servers:       make down",
+                ]
+            ),
+            title="what to look at",
+        ),
+        soft_wrap=True,
+    )
+
+
+def _print_metrics(means: dict[str, float], sessions: int) -> None:
+    names = ("ndcg@5", "precision@1", "precision@3", "precision@5", "recall@1", "recall@3", "recall@5", "recall@10")
+    labels = {"embedding": "encoder alone (untrained)", "projected": "with projection, as indexed"}
+    table = Table("ranked by", *names, title=f"{sessions:,} sessions")
+    for variant, label in labels.items():
+        table.add_row(label, *(f"{means[f'{variant}/{name}']:.3f}" for name in names))
+    console.print(table)

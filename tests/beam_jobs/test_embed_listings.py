@@ -1,0 +1,167 @@
+"""Embedding a window: nothing is lost without a word, a window is all or nothing, a bad image costs one image."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import FIRST, SECOND, image_root, land, land_marketplace, listing, take_photo
+
+from beam_jobs.embed_listings import main
+from beam_jobs.launcher import refusal
+from listing_lens.errors import LensError
+from listing_lens.lake import DEAD_LETTERS, REMOVED, ROWS, Lake, embeddings
+from listing_lens.records import Status, embedding_matrix
+from listing_lens.window import Window
+from models.encoders import Encoder, shared_encoder
+from models.images import ImageLimits, decode_image
+
+
+def _arguments(window: Window) -> list[str]:
+    return ["--window_start", window.start.isoformat(), "--window_end", window.end.isoformat()]
+
+
+@pytest.fixture
+def dataset(lake: Lake, untrained_siglip: Path) -> str:
+    return embeddings(shared_encoder(str(untrained_siglip)).encoder_id)
+
+
+def _items(lake: Lake, dataset: str, window: Window, kind: str = ROWS) -> list[str]:
+    return sorted(
+        item for batch in lake.read(dataset, [window], ["item_id"], kind=kind) for item in batch[0].to_pylist()
+    )
+
+
+def test_every_listing_is_embedded_removed_or_set_aside(lake: Lake, dataset: str) -> None:
+    land_marketplace(lake)
+    main(_arguments(FIRST))
+    counts = lake.manifest(dataset, FIRST).counts
+    assert counts == {"read": 20, "newest": 20, "embedded": 18, "removed": 1, "dead_lettered": 1}
+    assert _items(lake, dataset, FIRST, REMOVED) == ["m003"]
+    [dead] = [row for batch in lake.read(dataset, [FIRST], kind=DEAD_LETTERS) for row in batch.to_pylist()]
+    assert dead == {"item_id": "m002", "stage": "decode", "reason": "not an image of a supported format"}
+    assert len(_items(lake, dataset, FIRST)) == 18
+
+
+def test_embeddings_are_the_encoder_s_own(lake: Lake, dataset: str, untrained_siglip: Path) -> None:
+    land_marketplace(lake)
+    main(_arguments(SECOND))
+    encoder = Encoder.load(str(untrained_siglip))
+    limits = ImageLimits(10**7, 10**7)
+    for batch in lake.read(dataset, [SECOND]):
+        for row, embedding in zip(batch.to_pylist(), embedding_matrix(batch), strict=True):
+            image = decode_image(Path(row["image_uri"]).read_bytes(), limits, min_side=encoder.image_side)
+            np.testing.assert_allclose(embedding, encoder.embed([image])[0], atol=1e-5)
+            assert np.linalg.norm(embedding) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_window_run_again_is_the_same_and_replaces_the_old_files(lake: Lake, dataset: str) -> None:
+    land_marketplace(lake)
+    main(_arguments(FIRST))
+    before = lake.manifest(dataset, FIRST)
+    main(_arguments(FIRST))
+    after = lake.manifest(dataset, FIRST)
+    assert after.counts == before.counts
+    assert after.files != before.files
+    present = {path.name for path in Path(lake.folder(dataset, FIRST)).glob("*.parquet")}
+    assert present == {name for names in after.files.values() for name in names}
+
+
+def test_the_newest_version_in_a_window_is_kept(lake: Lake, dataset: str) -> None:
+    take_photo(lake, "a.jpg", 1)
+    old, new = listing("a", minute=1), listing("a", minute=2, price=900)
+    land(lake, FIRST, [new, old])
+    main(_arguments(FIRST))
+    [row] = [row for batch in lake.read(dataset, [FIRST]) for row in batch.to_pylist()]
+    assert row["price"] == 900
+    assert lake.manifest(dataset, FIRST).counts["read"] == 2
+
+
+def test_only_listings_updated_in_the_window_are_read(lake: Lake, dataset: str) -> None:
+    for name in ("a", "b"):
+        take_photo(lake, f"{name}.jpg", 1)
+    land(lake, FIRST, [listing("a", minute=30), listing("b", minute=90)])
+    hour = Window(FIRST.start, FIRST.start + timedelta(hours=1))
+    main(_arguments(hour))
+    assert _items(lake, dataset, hour) == ["a"]
+
+
+def test_an_empty_window_is_a_valid_window(lake: Lake, dataset: str) -> None:
+    land(lake, FIRST, [])
+    main(_arguments(FIRST))
+    assert lake.windows(dataset) == [FIRST]
+    assert sum(lake.manifest(dataset, FIRST).counts.values()) == 0
+
+
+def test_listings_that_have_not_landed_are_no_empty_window(lake: Lake, dataset: str) -> None:
+    land(lake, FIRST, [])
+    with pytest.raises(LensError, match=r"listings of \[2026-11-02 .* have not landed .*lens catalog import"):
+        main(_arguments(Window(FIRST.start, SECOND.end)))
+    assert lake.windows(dataset) == []
+
+
+def test_too_many_bad_images_fail_the_window_and_leave_nothing(lake: Lake, dataset: str) -> None:
+    take_photo(lake, "a.jpg", 1)
+    lake.write_bytes(f"{image_root(lake)}/b.jpg", b"")
+    land(lake, FIRST, [listing("a"), listing("b")])
+    with pytest.raises(Exception, match="LENS_MAX_DEAD_LETTER_RATIO=0.1") as failure:
+        main(_arguments(FIRST))
+    sentence = refusal(failure.value) or ""
+    assert sentence.startswith("window [2026-11-01 00:00:00Z, 2026-11-02 00:00:00Z): 1 of 2 images")
+    assert sentence.endswith("mostly: empty file (1)")
+    assert lake.windows(dataset) == []
+
+
+def test_a_run_that_fails_leaves_the_window_as_it_was(
+    lake: Lake, dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    land_marketplace(lake)
+    main(_arguments(FIRST))
+    before, items = lake.manifest(dataset, FIRST), _items(lake, dataset, FIRST)
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("the machine is on fire")
+
+    monkeypatch.setattr(Encoder, "embed", broken)
+    with pytest.raises(RuntimeError, match="on fire"):
+        main(_arguments(FIRST))
+    assert lake.manifest(dataset, FIRST) == before
+    assert _items(lake, dataset, FIRST) == items
+
+
+def test_an_image_outside_the_allowed_places_is_set_aside_unread(lake: Lake, dataset: str, tmp_path: Path) -> None:
+    (tmp_path / "secret.jpg").write_bytes(b"x")
+    rows = [listing("a", image_uri=str(tmp_path / "secret.jpg"), minute=1)]
+    rows += [listing(f"b{n}", image_uri="ok.jpg") for n in range(30)]
+    take_photo(lake, "ok.jpg", 1)
+    land(lake, FIRST, rows)
+    main(_arguments(FIRST))
+    [dead] = [row for batch in lake.read(dataset, [FIRST], kind=DEAD_LETTERS) for row in batch.to_pylist()]
+    assert "outside the folders" in dead["reason"]
+
+
+def test_each_landed_embeds_what_is_missing_window_by_window(lake: Lake, dataset: str) -> None:
+    land_marketplace(lake)
+    main(_arguments(FIRST))
+    before = lake.manifest(dataset, FIRST)
+    main([*_arguments(Window(FIRST.start, SECOND.end)), "--each_landed"])
+    assert lake.windows(dataset) == [FIRST, SECOND]
+    assert lake.manifest(dataset, FIRST) == before
+
+
+def test_an_unknown_encoder_is_named(lake: Lake) -> None:
+    land(lake, FIRST, [])
+    with pytest.raises(LensError, match="nobody/nothing"):
+        main([*_arguments(FIRST), "--encoder", "nobody/nothing"])
+
+
+def test_a_sold_listing_s_photo_is_not_even_read(lake: Lake, dataset: str) -> None:
+    land(lake, FIRST, [replace(listing("gone"), status=Status.DELETED, image_uri="no-such.jpg")])
+    main(_arguments(FIRST))
+    assert Counter(lake.manifest(dataset, FIRST).counts) == Counter(
+        read=1, newest=1, removed=1, embedded=0, dead_lettered=0
+    )

@@ -1,0 +1,87 @@
+"""What all tests share: an environment that is not the developer's, and the real servers, started when first asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_CACHE = os.environ.get("LENS_CACHE")
+_FOREIGN = ("LENS_", "AIRFLOW_", "MLFLOW_", "LISTING_LENS_")
+# Airflow and MLflow read these when they are imported, which collecting the tests does.
+_AIRFLOW_HOME = tempfile.TemporaryDirectory(prefix="lens-tests-airflow-")
+for _name in [name for name in os.environ if name.startswith(_FOREIGN)]:
+    del os.environ[_name]
+os.environ |= {"AIRFLOW_HOME": _AIRFLOW_HOME.name, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+if _CACHE:
+    # The jars are verified whenever they are used, so the developer's will do.
+    os.environ["LENS_CACHE"] = _CACHE
+
+from listing_lens.settings import Settings, load_settings  # noqa: E402
+from listing_lens.stack import down, up  # noqa: E402
+from listing_lens.stack.airflow_api import AirflowApi  # noqa: E402
+from listing_lens.stack.airflow_home import CHECKOUT  # noqa: E402
+from listing_lens.stack.processes import family  # noqa: E402
+from listing_lens.stack.servers import NAMES  # noqa: E402
+
+_PROBE_DAGS = Path(__file__).parent / "listing_lens" / "stack" / "dags"
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test has a home and a lake of its own, without a stack."""
+    monkeypatch.setenv("LENS_HOME", str(tmp_path / "lens-home"))
+    monkeypatch.setenv("LENS_LAKE", str(tmp_path / "lens-lake"))
+
+
+@pytest.fixture(scope="session")
+def stack_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """The settings of the stack that all tests of a run share. It is empty until one of the servers is asked for."""
+    home = tmp_path_factory.mktemp("stack")
+    settings = load_settings(home=home, lake=str(home / "lake"))
+    yield settings
+    down(settings)
+    assert not [process for name in NAMES for process in family(name, home, None)]
+
+
+@pytest.fixture(scope="session")
+def elasticsearch_url(stack_settings: Settings) -> str:
+    """A real Elasticsearch node; tests use index names of their own."""
+    return up(stack_settings, only=("elasticsearch",)).elasticsearch_url
+
+
+@pytest.fixture(scope="session")
+def mlflow_url(stack_settings: Settings) -> str:
+    """A real MLflow server; tests use experiment and model names of their own."""
+    return up(stack_settings, only=("mlflow",)).mlflow_url
+
+
+@pytest.fixture(scope="session")
+def airflow(stack_settings: Settings) -> Iterator[AirflowApi]:
+    """A real Airflow with the project's DAGs, and the other servers that their tasks need."""
+    folders = {"listing-lens": CHECKOUT / "dags", "probes": _PROBE_DAGS}
+    bundles = [
+        {
+            "name": name,
+            "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle",
+            "kwargs": {"path": str(folder)},
+        }
+        for name, folder in folders.items()
+    ]
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST", json.dumps(bundles))
+        up(stack_settings)
+    with AirflowApi.of_stack(load_settings(home=stack_settings.home)) as api:
+        yield api
+
+
+@pytest.fixture(scope="session")
+def untrained_siglip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small SigLIP with random weights."""
+    from models.demo_encoder import save_untrained_siglip
+
+    return save_untrained_siglip(tmp_path_factory.mktemp("encoders") / "untrained-siglip")

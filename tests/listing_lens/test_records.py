@@ -1,0 +1,135 @@
+"""Records: what is written to the lake is what comes out, also from a slice of a batch, an empty one, or a file."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime, timedelta, timezone
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from listing_lens.records import (
+    DEAD_LETTER_SCHEMA,
+    LISTING_SCHEMA,
+    SESSION_SCHEMA,
+    DeadLetter,
+    Listing,
+    Session,
+    Status,
+    embedding_matrix,
+    embedding_schema,
+    embeddings_table,
+    listings_of,
+    sessions_of,
+    to_table,
+)
+
+moments = st.integers(0, 4 * 10**15).map(lambda us: datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us))
+texts = st.text(max_size=12)
+listings = st.builds(
+    Listing,
+    item_id=texts,
+    title=texts,
+    category=st.lists(texts, max_size=3).map(tuple),
+    price=st.integers(0, 2**63 - 1),
+    image_uri=texts,
+    status=st.sampled_from(Status),
+    created_at=moments,
+    updated_at=moments,
+)
+sessions = st.builds(
+    lambda pairs, **rest: Session(shown=tuple(p[0] for p in pairs), tapped=tuple(p[1] for p in pairs), **rest),
+    pairs=st.lists(st.tuples(texts, st.booleans()), max_size=4),
+    session_id=texts,
+    searched_at=moments,
+    query_image_uri=texts,
+)
+
+
+def through_a_file(table: pa.Table) -> pa.Table:
+    file = io.BytesIO()
+    pq.write_table(table, file)
+    return pq.read_table(file)
+
+
+def only_batch(table: pa.Table) -> pa.RecordBatch:
+    return pa.RecordBatch.from_struct_array(table.to_struct_array().combine_chunks())
+
+
+def listing(number: int, status: Status = Status.ON_SALE) -> Listing:
+    now = datetime(2026, 1, 31, 12, 0, 0, 123456, tzinfo=UTC)
+    return Listing(f"item-{number}", "A coat", ("Fashion", "Coats"), 4200, f"{number}.jpg", status, now, now)
+
+
+@given(st.lists(listings, min_size=1, max_size=5))
+def test_listings_come_back(rows: list[Listing]) -> None:
+    table = through_a_file(to_table(rows, LISTING_SCHEMA))
+    assert table.schema.equals(LISTING_SCHEMA)
+    assert [row for batch in table.to_batches() for row in listings_of(batch)] == rows
+
+
+@given(st.lists(sessions, min_size=1, max_size=5))
+def test_sessions_come_back(rows: list[Session]) -> None:
+    table = through_a_file(to_table(rows, SESSION_SCHEMA))
+    assert [row for batch in table.to_batches() for row in sessions_of(batch)] == rows
+
+
+def test_dead_letters_come_back() -> None:
+    letters = [DeadLetter("1", "decode", "empty file"), DeadLetter("2", "decode", "1×1 pixels")]
+    rows = through_a_file(to_table(letters, DEAD_LETTER_SCHEMA)).to_pylist()
+    assert [DeadLetter(**row) for row in rows] == letters
+
+
+@pytest.mark.parametrize(
+    "schema", [LISTING_SCHEMA, SESSION_SCHEMA, DEAD_LETTER_SCHEMA], ids=["listings", "sessions", "dead letters"]
+)
+def test_no_rows_are_a_table_too(schema: pa.Schema) -> None:
+    table = through_a_file(to_table([], schema))
+    assert (len(table), table.schema) == (0, schema)
+
+
+def test_times_come_back_in_utc_to_the_microsecond() -> None:
+    tokyo = datetime(2026, 1, 31, 12, 0, 0, 123456, tzinfo=timezone(timedelta(hours=9)))
+    row = Listing("1", "", (), 1, "", Status.SOLD, tokyo, tokyo)
+    (back,) = listings_of(only_batch(to_table([row], LISTING_SCHEMA)))
+    assert back.updated_at == tokyo
+    assert back.updated_at.utcoffset() == timedelta(0)
+
+
+@pytest.mark.parametrize("status", Status)
+def test_only_what_can_still_be_bought_is_searchable(status: Status) -> None:
+    assert listing(1, status).searchable == (status in ("on_sale", "reserved"))
+
+
+class TestEmbeddings:
+    def test_come_back_to_the_bit_beside_their_listings(self) -> None:
+        rows = [listing(n) for n in range(5)]
+        vectors = np.random.default_rng(0).standard_normal((5, 7)).astype(np.float32)
+        table = through_a_file(embeddings_table(rows, vectors))
+        assert table.schema.equals(embedding_schema(7))
+        batch = only_batch(table)
+        assert embedding_matrix(batch).tobytes() == vectors.tobytes()
+        assert list(listings_of(batch)) == rows
+
+    def test_of_a_slice_are_the_slices(self) -> None:
+        vectors = np.arange(20, dtype=np.float32).reshape(5, 4)
+        batch = only_batch(embeddings_table([listing(n) for n in range(5)], vectors)).slice(2, 2)
+        np.testing.assert_array_equal(embedding_matrix(batch), vectors[2:4])
+
+    def test_need_not_be_contiguous(self) -> None:
+        vectors = np.arange(40, dtype=np.float32).reshape(5, 8)[:, ::2]
+        table = embeddings_table([listing(n) for n in range(5)], vectors)
+        np.testing.assert_array_equal(embedding_matrix(only_batch(table)), vectors)
+
+    def test_of_no_listings_have_their_dimensions(self) -> None:
+        table = embeddings_table([], np.empty((0, 7), np.float32))
+        assert table.schema.equals(embedding_schema(7))
+        assert embedding_matrix(pa.RecordBatch.from_pylist([], table.schema)).shape == (0, 7)
+
+    def test_without_one_for_each_listing_are_refused(self) -> None:
+        with pytest.raises(pa.ArrowInvalid):
+            embeddings_table([listing(1)], np.zeros((2, 3), np.float32))

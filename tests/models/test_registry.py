@@ -1,0 +1,177 @@
+"""The registry on a real MLflow server: what is registered must come back, once per space, and promotions must be told.
+
+The registered model has one name for the whole server, so the tests tell their embedders apart by their spaces, and move
+aliases of their own accord before they look at them.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from mlflow import MlflowClient
+
+from models.embedder import CANDIDATE, CHAMPION, MODEL, EmbedderCard
+from models.errors import LensError
+from models.projection import Moments, Projection, fit_projection
+from models.registry import RegisteredEmbedder, Registry
+
+WINDOWS = ["20260101T000000Z_20260101T010000Z", "20260101T010000Z_20260101T020000Z"]
+
+
+@pytest.fixture(scope="module")
+def registry(mlflow_url: str) -> Registry:
+    return Registry.connect(mlflow_url)
+
+
+@pytest.fixture(scope="module")
+def client(mlflow_url: str) -> MlflowClient:
+    return MlflowClient(mlflow_url, mlflow_url)
+
+
+def embedder(seed: int) -> tuple[EmbedderCard, Projection]:
+    rows = np.random.default_rng(seed).standard_normal((60, 6)).astype(np.float32)
+    projection = fit_projection(Moments.of(rows), 3)
+    card = EmbedderCard(
+        encoder_source="/models/small",
+        encoder_id="small-12345678",
+        encoder_dims=6,
+        projection_id=projection.projection_id,
+        dims=3,
+    )
+    return card, projection
+
+
+def register(registry: Registry, seed: int) -> int:
+    card, projection = embedder(seed)
+    return registry.register(card, projection, WINDOWS, Figure(), name=f"fit {seed}")
+
+
+def artefacts(client: MlflowClient, run_id: str, folder: Path) -> dict[str, bytes]:
+    root = Path(client.download_artifacts(run_id, "", str(folder)))
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+class TestRegister:
+    def test_what_was_registered_comes_back(self, registry: Registry) -> None:
+        version = register(registry, 1)
+        found = registry.get(str(version))
+        assert found == RegisteredEmbedder(version, embedder(1)[0])
+
+    def test_a_space_is_kept_once_and_is_the_candidate_again(self, registry: Registry, client: MlflowClient) -> None:
+        first, second = register(registry, 2), register(registry, 3)
+        assert first != second
+        assert registry.get(CANDIDATE).version == second
+        runs = len(client.search_runs([client.get_experiment_by_name("projection fits").experiment_id]))
+        assert register(registry, 2) == first
+        assert registry.get(CANDIDATE).version == first
+        assert len(client.search_runs([client.get_experiment_by_name("projection fits").experiment_id])) == runs
+
+    def test_the_artefacts_are_data_and_come_back_to_the_bit(
+        self, registry: Registry, client: MlflowClient, tmp_path: Path
+    ) -> None:
+        card, projection = embedder(4)
+        found = client.get_model_version(MODEL, str(register(registry, 4)))
+        files = artefacts(client, found.run_id, tmp_path)
+        assert set(files) == {
+            "embedder/card.json",
+            "embedder/projection.json",
+            "embedder/projection.safetensors",
+            "explained_variance.png",
+            "windows.json",
+        }
+        # The two ways in which a pickle begins: as such, and in the archive that torch and NumPy write.
+        assert not [name for name, data in files.items() if data[:1] == b"\x80" or data[:2] == b"PK"]
+        loaded = Projection.load(files["embedder/projection.safetensors"], files["embedder/projection.json"])
+        assert loaded.projection_id == projection.projection_id
+        assert EmbedderCard.model_validate_json(files["embedder/card.json"]) == card
+        assert json.loads(files["windows.json"]) == WINDOWS
+
+    def test_the_run_says_what_it_was_fitted_on(self, registry: Registry, client: MlflowClient) -> None:
+        card, projection = embedder(5)
+        run = client.get_run(client.get_model_version(MODEL, str(register(registry, 5))).run_id)
+        assert run.info.status == "FINISHED"
+        assert run.data.params["space"] == card.space
+        assert run.data.params["first_window"] == WINDOWS[0]
+        assert run.data.params["last_window"] == WINDOWS[-1]
+        assert run.data.metrics["rows"] == 60
+        assert run.data.metrics["explained_variance"] == pytest.approx(projection.explained_variance_ratio.sum())
+
+
+class TestPromote:
+    def test_leaves_a_record_of_what_it_replaced(self, registry: Registry, client: MlflowClient) -> None:
+        old, new = register(registry, 6), register(registry, 7)
+        now = datetime(2026, 1, 31, 12, tzinfo=UTC)
+        registry.promote(old, reason="the first", now=now)
+        registry.promote(new, reason="better nDCG", now=now)
+        assert registry.get(CHAMPION).version == new
+        assert registry.get(CHAMPION).card == embedder(7)[0]
+        assert (
+            client.get_model_version(MODEL, str(new)).tags
+            | {
+                "promoted_at": now.isoformat(),
+                "promoted_because": "better nDCG",
+                "promoted_over": str(old),
+            }
+            == client.get_model_version(MODEL, str(new)).tags
+        )
+
+    def test_the_candidate_stays_what_it_was(self, registry: Registry) -> None:
+        old, new = register(registry, 8), register(registry, 9)
+        registry.promote(old, reason="a person said so", now=datetime.now(UTC))
+        assert registry.get(CANDIDATE).version == new
+
+
+class TestGet:
+    @pytest.mark.parametrize(
+        "name", ["no-such-alias", "4294967", "", "²", "champion ", "../x"], ids=["alias", "version", *["odd"] * 4]
+    )
+    def test_an_unknown_name_is_one_sentence_with_the_remedy(self, registry: Registry, name: str) -> None:
+        register(registry, 1)
+        with pytest.raises(LensError, match="no version or alias") as refusal:
+            registry.get(name)
+        assert repr(name) in str(refusal.value)
+        assert "lens projection fit" in str(refusal.value)
+        assert "\n" not in str(refusal.value)
+
+    def test_has_says_whether_an_alias_is_set(self, registry: Registry) -> None:
+        register(registry, 1)
+        assert registry.has(CANDIDATE)
+        assert not registry.has("nobody-set-this")
+
+
+def test_an_evaluation_can_be_read_back(registry: Registry, client: MlflowClient, tmp_path: Path) -> None:
+    version = register(registry, 10)
+    run_id = registry.log_evaluation(
+        RegisteredEmbedder(version, embedder(10)[0]),
+        window=WINDOWS[0],
+        counts={"read": 12, "evaluated": 10},
+        means={"projected/ndcg@5": 0.75, "embedding/recall@1": 0.5},
+        figure=Figure(),
+        page="<!doctype html><title>é</title>",
+    )
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics == {"projected/ndcg_at_5": 0.75, "embedding/recall_at_1": 0.5}
+    assert run.data.params["model_version"] == str(version)
+    assert (run.data.params["window"], run.data.params["evaluated"]) == (WINDOWS[0], "10")
+    assert run.data.params["space"] == embedder(10)[0].space
+    files = artefacts(client, run_id, tmp_path)
+    assert set(files) == {"metrics_by_k.png", "report.html"}
+    assert files["report.html"].decode() == "<!doctype html><title>é</title>"
+    assert files["metrics_by_k.png"].startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:9", "http://no-such-host.invalid:5000", "127.0.0.1:5000"], ids=["port", "host", "scheme"]
+)
+def test_a_server_that_is_not_there_is_reported_at_once(url: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(LensError, match=f"MLflow at {url} cannot be reached: start it with `lens up`"):
+        Registry.connect(url)
+    assert time.monotonic() - began < 15

@@ -1,0 +1,82 @@
+"""A tiny marketplace, made in a second, for tests that need listings, photos, sessions and an encoder."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+from PIL import Image
+
+from listing_lens.lake import LISTINGS, SESSIONS, Lake
+from listing_lens.records import LISTING_SCHEMA, SESSION_SCHEMA, Listing, Session, Status, to_table
+from listing_lens.search_index import Index, SearchIndex
+from listing_lens.window import Window
+
+FIRST = Window(datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 11, 2, tzinfo=UTC))
+SECOND = Window(FIRST.end, FIRST.end + timedelta(days=1))
+NOW = datetime(2026, 11, 5, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """A lake with embeddings, and an index that awaits them."""
+
+    lake: Lake
+    search_index: SearchIndex
+    index: Index
+
+
+def photo(seed: int) -> bytes:
+    """A JPEG of coarse random tiles: another seed looks quite different."""
+    tiles = np.random.default_rng(seed).integers(0, 255, (6, 6, 3), dtype=np.uint8)
+    data = io.BytesIO()
+    Image.fromarray(np.kron(tiles, np.ones((30, 30, 1), np.uint8))).save(data, "JPEG", quality=90)
+    return data.getvalue()
+
+
+def listing(item_id: str, window: Window = FIRST, *, minute: int = 0, **changes: object) -> Listing:
+    """A listing on sale, updated so many minutes into the window, whose photo is named like it."""
+    moment = window.start + timedelta(minutes=minute)
+    made = Listing(item_id, f"title of {item_id}", ("A", "B"), 1200, f"{item_id}.jpg", Status.ON_SALE, moment, moment)
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def land(lake: Lake, window: Window, listings: Sequence[Listing]) -> None:
+    """Write a window of listings, as an import would."""
+    table = to_table(listings, LISTING_SCHEMA)
+    lake.write_table(LISTINGS, window, table, NOW, image_root=image_root(lake))
+
+
+def land_sessions(lake: Lake, window: Window, sessions: Sequence[Session]) -> None:
+    """Write a window of sessions."""
+    table = to_table(sessions, SESSION_SCHEMA)
+    lake.write_table(SESSIONS, window, table, NOW, image_root=image_root(lake))
+
+
+def take_photo(lake: Lake, name: str, seed: int) -> None:
+    """Write a photo where listings and sessions look for it."""
+    lake.write_bytes(f"{image_root(lake)}/{name}", photo(seed))
+
+
+def image_root(lake: Lake) -> str:
+    return f"{lake.root}/images"
+
+
+def land_marketplace(lake: Lake, *, items: int = 40) -> list[Listing]:
+    """Two windows: items on sale, one that is sold in the second, one sold from the start, and one broken photo.
+
+    Returns the listings of both windows.
+    """
+    first = [listing(f"m{n:03d}", minute=n) for n in range(items // 2)]
+    first[3] = replace(first[3], status=Status.SOLD)
+    second = [listing(f"m{n:03d}", SECOND, minute=n) for n in range(items // 2, items)]
+    second.append(listing("m001", SECOND, minute=90, status=Status.SOLD))
+    for n in range(items):
+        take_photo(lake, f"m{n:03d}.jpg", seed=n)
+    lake.write_bytes(f"{image_root(lake)}/m002.jpg", b"<html>not found</html>")
+    land(lake, FIRST, first)
+    land(lake, SECOND, second)
+    return first + second
