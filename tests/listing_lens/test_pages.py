@@ -51,12 +51,12 @@ def searched(*hits: ShownHit, name: str = "query.jpg") -> str:
     return search_page(query=photo, query_name=name, hits=hits, index="listings-x-1", space="x-pca3-1")
 
 
-def evaluated(means: Mapping[str, float]) -> str:
+def evaluated(means: Mapping[str, float], counts: Mapping[str, int] = COUNTS) -> str:
     card = EmbedderCard(encoder_source="/m", encoder_id=HOSTILE, encoder_dims=768, projection_id="12345678", dims=128)
     window = Window.parse("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z")
     figure = Figure()
     return evaluation_page(
-        window=window, embedder=RegisteredEmbedder(3, card), counts=COUNTS, means=means, figure=figure
+        window=window, embedder=RegisteredEmbedder(3, card), counts=counts, means=means, figure=figure
     )
 
 
@@ -103,6 +103,8 @@ def test_an_evaluation_shows_means_and_what_was_left_out() -> None:
 def test_a_figure_that_is_missing_is_an_error_and_not_a_blank() -> None:
     with pytest.raises(UndefinedError, match="recall@3"):
         evaluated({name: mean for name, mean in MEANS.items() if name != "projected/recall@3"})
+    with pytest.raises(UndefinedError, match="nothing_tapped"):
+        evaluated(MEANS, {name: count for name, count in COUNTS.items() if name != "nothing_tapped"})
 
 
 @pytest.mark.parametrize(

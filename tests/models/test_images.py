@@ -90,8 +90,8 @@ class TestOrientation:
         assert difference(decode_image(data, LIMITS), picture()) == 0
 
     def test_odd_metadata_do_not_spoil_a_good_picture(self) -> None:
-        # A tag that stands for another type than it has: Pillow reads it, and cannot write it again.
-        entries = struct.pack(">HHII", _ORIENTATION, 3, 1, 6 << 16) + struct.pack(">HHI4s", 0x8769, 2, 4, b"abc\0")
+        # The picture's height as a text: Pillow reads it, and cannot write it again.
+        entries = struct.pack(">HHI4s", 0x0101, 2, 4, b"abc\0") + struct.pack(">HHII", _ORIENTATION, 3, 1, 6 << 16)
         exif = b"Exif\0\0MM\0\x2a" + struct.pack(">IH", 8, 2) + entries + struct.pack(">I", 0)
         data = encoded(stored(6, picture()), "JPEG", quality=95, exif=exif)
         assert difference(decode_image(data, LIMITS), picture()) < 4

@@ -1,0 +1,92 @@
+"""The direction of imports: what is computed knows nothing of what schedules it, so each room can be used without the next.
+
+Read from the syntax of every file, imports within functions and for type checkers included; and, for the terminal, from
+what a process has really loaded, because a command that drags in torch takes seconds to say what its options are.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Each room, and the rooms that it may import.
+MAY_IMPORT = {
+    "models": {"models"},
+    "listing_lens": {"listing_lens", "models"},
+    "beam_jobs": {"beam_jobs", "listing_lens", "models"},
+    "plugins": {"plugins", "listing_lens", "models"},
+    "dags": {"dags", "plugins", "listing_lens", "models"},
+}
+# Others' packages that a room does without.
+DOES_WITHOUT = {
+    "models": {"airflow", "apache_beam", "elasticsearch", "elastic_transport"},
+    "listing_lens": {"airflow", "apache_beam"},
+    "beam_jobs": {"airflow"},
+    "plugins": {"apache_beam", "torch", "transformers"},
+    "dags": {"apache_beam", "torch", "transformers"},
+}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The full names of the modules that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), path.name)):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            yield str(node.module)
+
+
+def files_of(room: str) -> list[Path]:
+    return sorted((ROOT / room).rglob("*.py"))
+
+
+def tops(path: Path) -> set[str]:
+    """The rooms and packages that a file imports from."""
+    return {name.partition(".")[0] for name in imports(path)}
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_a_room_imports_only_rooms_below_it(room: str) -> None:
+    files = files_of(room)
+    assert files
+    wrong = {str(path.relative_to(ROOT)): tops(path) & MAY_IMPORT.keys() - MAY_IMPORT[room] for path in files}
+    assert not {path: rooms for path, rooms in wrong.items() if rooms}
+
+
+@pytest.mark.parametrize("room", DOES_WITHOUT)
+def test_a_room_does_without_what_is_not_its_business(room: str) -> None:
+    wrong = {str(path.relative_to(ROOT)): tops(path) & DOES_WITHOUT[room] for path in files_of(room)}
+    assert not {path: packages for path, packages in wrong.items() if packages}
+
+
+def test_no_room_imports_the_tests() -> None:
+    assert not [path for room in MAY_IMPORT for path in files_of(room) if "tests" in tops(path)]
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        (
+            "listing_lens.cli.main",
+            {"torch", "transformers", "mlflow", "apache_beam", "airflow", "sklearn", "matplotlib"},
+        ),
+        ("listing_lens.lake", {"torch", "mlflow", "apache_beam", "airflow", "elasticsearch", "gcsfs"}),
+        ("listing_lens.search_index", {"torch", "mlflow", "apache_beam", "airflow"}),
+        ("models.encoder_files", {"torch", "transformers", "mlflow"}),
+        ("models.projection", {"torch", "mlflow", "sklearn", "matplotlib"}),
+    ],
+)
+def test_importing_it_loads_nothing_heavy(module: str, heavy: set[str], tmp_path: Path) -> None:
+    code = f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path)
+    loaded = set(json.loads(found.stdout))
+    assert not loaded & heavy
