@@ -24,7 +24,7 @@ from listing_lens.records import embedding_matrix
 from listing_lens.settings import load_settings
 from listing_lens.window import Window
 from models.embedder import EmbedderCard
-from models.encoder_files import encoder_folder, encoder_id
+from models.encoder_files import encoder_folder, encoder_id, lasting_source
 from models.projection import Moments, fit_projection
 
 logger = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ def configure(name: str, encoder_source: str | None, dims: int | None, within: W
     settings = load_settings()
     lake = Lake(settings.lake)
     lake.check()
-    source = encoder_source or settings.encoder
+    source = lasting_source(encoder_source or settings.encoder)
     known_as = encoder_id(source, encoder_folder(source))
     windows = lake.windows(embeddings(known_as), within)
     if not windows:

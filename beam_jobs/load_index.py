@@ -103,7 +103,9 @@ class ProjectAndWrite(beam.DoFn):
     def _vectors(self, batch: pa.RecordBatch) -> Sequence[NDArray[np.float32] | None]:
         if "embedding" not in batch.schema.names:
             return [None] * len(batch)
-        return list(self._projection.apply(embedding_matrix(batch)))
+        vectors = self._projection.apply(embedding_matrix(batch))
+        # An embedding at the very mean points nowhere: its listing is kept, but no search can find it.
+        return [vector if vector.any() else None for vector in vectors]
 
     def teardown(self) -> None:
         self._search_index.client.close()

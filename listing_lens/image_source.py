@@ -86,6 +86,8 @@ class ImageSource:
         raise AssertionError("unreachable: a retry either returns or raises")
 
     def _read_file(self, uri: str) -> bytes:
+        if not uri.startswith(("/", "file://")):
+            raise ImageError("a relative address, but its window names no image root")
         # Links are resolved first: one that points out of an allowed folder is outside.
         path = Path(os.path.realpath(uri.removeprefix("file://")))
         roots = [Path(root.removeprefix("file://")).resolve() for root in self.allowed if _is_local(root)]
@@ -159,15 +161,10 @@ class ImageSource:
 def resolve_uri(image_uri: str, image_root: str | None) -> str:
     """The absolute address of an image; relative ones start from the root that their window's manifest names.
 
-    Raises:
-        ImageError: a relative address without a root, or one that climbs out of it.
+    Whether it may be read is decided when it is: one that climbs out of its root, or has none, is refused there, alone.
     """
-    if "://" in image_uri or image_uri.startswith("/"):
+    if image_root is None or "://" in image_uri or image_uri.startswith("/"):
         return image_uri
-    if image_root is None:
-        raise ImageError("a relative address, but its window names no image root")
-    if ".." in image_uri.split("/"):
-        raise ImageError("a relative address that climbs out of its image root")
     return f"{image_root.rstrip('/')}/{image_uri}"
 
 

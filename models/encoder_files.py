@@ -16,6 +16,12 @@ _CONFIGS = ("config.json", "preprocessor_config.json", "processor_config.json")
 _MODEL_FILES = ["*.json", "*.safetensors"]
 
 
+def lasting_source(source: str) -> str:
+    """How an encoder can be asked for again from anywhere: a folder by its absolute path, a hub's model by its id."""
+    folder = Path(source).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else source
+
+
 def encoder_folder(source: str) -> Path:
     """The local folder of a model, fetched from the hub into its cache when `source` is no folder.
 

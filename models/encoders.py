@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModel
 from transformers.utils import logging as transformers_logging
 
-from models.encoder_files import encoder_folder, encoder_id
+from models.encoder_files import encoder_folder, encoder_id, lasting_source
 from models.errors import LensError
 
 # A job's log is no place for bars, nor for remarks on the text tower's special tokens, which images never meet.
@@ -31,7 +31,7 @@ class Encoder:
     """A model in evaluation mode with its own preprocessing.
 
     Attributes:
-        source: the hub id (with @revision) or folder that it was asked for by.
+        source: the hub id (with @revision) or absolute folder that it came from.
         encoder_id: its name and a hash of its weights and preprocessing; the same content has the same id anywhere.
         dims: length of an embedding.
         image_side: side in pixels that images are scaled to.
@@ -69,7 +69,7 @@ class Encoder:
         side = _side(processor)
         if not side:
             raise LensError(f"encoder {source!r} scales images to no fixed size: choose a model that does")
-        encoder = cls(source, encoder_id(source, folder), 0, side, model.eval(), processor)
+        encoder = cls(lasting_source(source), encoder_id(source, folder), 0, side, model.eval(), processor)
         return replace(encoder, dims=encoder.embed([Image.new("RGB", (side, side))]).shape[1])
 
     def embed(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:

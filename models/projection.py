@@ -137,7 +137,7 @@ class Projection:
                 f"not an array of shape {embeddings.shape}: it belongs to another encoder"
             )
         vectors = embeddings @ self.components + self.bias
-        # An embedding at the very mean has no direction: it keeps the zero vector, which no search returns.
+        # An embedding at the very mean has no direction: it keeps the zero vector.
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         unit: NDArray[np.float32] = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
         return unit

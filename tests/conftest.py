@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -39,10 +40,19 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def stack_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+def stack_settings(tmp_path_factory: pytest.TempPathFactory, untrained_siglip: Path) -> Iterator[Settings]:
     """The settings of the stack that all tests of a run share. It is empty until one of the servers is asked for."""
     home = tmp_path_factory.mktemp("stack")
-    settings = load_settings(home=home, lake=str(home / "lake"))
+    settings = load_settings(
+        home=home,
+        lake=str(home / "lake"),
+        encoder=str(untrained_siglip),
+        projection_dims=8,
+        max_dead_letter_ratio=0.1,
+        embed_schedule="@daily",
+        # So that catching up means the two windows of the tests' marketplace, and no more.
+        embed_start=datetime.now(UTC).date() - timedelta(days=2),
+    )
     yield settings
     down(settings)
     assert not [process for name in NAMES for process in family(name, home, None)]

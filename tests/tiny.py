@@ -65,18 +65,19 @@ def image_root(lake: Lake) -> str:
     return f"{lake.root}/images"
 
 
-def land_marketplace(lake: Lake, *, items: int = 40) -> list[Listing]:
+def land_marketplace(lake: Lake, *, items: int = 40, windows: tuple[Window, Window] = (FIRST, SECOND)) -> list[Listing]:
     """Two windows: items on sale, one that is sold in the second, one sold from the start, and one broken photo.
 
     Returns the listings of both windows.
     """
-    first = [listing(f"m{n:03d}", minute=n) for n in range(items // 2)]
+    one, two = windows
+    first = [listing(f"m{n:03d}", one, minute=n) for n in range(items // 2)]
     first[3] = replace(first[3], status=Status.SOLD)
-    second = [listing(f"m{n:03d}", SECOND, minute=n) for n in range(items // 2, items)]
-    second.append(listing("m001", SECOND, minute=90, status=Status.SOLD))
+    second = [listing(f"m{n:03d}", two, minute=n) for n in range(items // 2, items)]
+    second.append(listing("m001", two, minute=90, status=Status.SOLD))
     for n in range(items):
         take_photo(lake, f"m{n:03d}.jpg", seed=n)
     lake.write_bytes(f"{image_root(lake)}/m002.jpg", b"<html>not found</html>")
-    land(lake, FIRST, first)
-    land(lake, SECOND, second)
+    land(lake, one, first)
+    land(lake, two, second)
     return first + second

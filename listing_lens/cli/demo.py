@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -51,28 +50,36 @@ def demo(
     search(result.query, k=12, as_json=False, page=None)
     settings = result.settings
     reports = sorted((settings.home / "pages").glob("evaluation-*.html"))
-    console.print(
-        Panel.fit(
-            "\n".join(
-                [
-                    f"evaluation  {reports[-1] if reports else 'in MLflow'}",
-                    f"Airflow     {settings.airflow_url}  (user {USER}, password in {password_file(settings.home)})",
-                    f"MLflow      {settings.mlflow_url}",
-                    "",
-                    "search with any photo:  .venv/bin/lens search PHOTO",
-                    "stop the servers:       make down",
-                ]
-            ),
-            title="what to look at",
-        ),
-        soft_wrap=True,
+    _print_places(
+        {
+            "evaluation": str(reports[-1]),
+            "Airflow": f"{settings.airflow_url}  (user {USER}, password in {password_file(settings.home)})",
+            "MLflow": settings.mlflow_url,
+            "search": "lens search PHOTO",
+            "stop": "make down",
+        }
     )
 
 
+def _print_places(places: dict[str, str]) -> None:
+    console.print("\n[bold]What to look at, and what to do next[/bold]")
+    for name, place in places.items():
+        # Unwrapped, so that an address can be copied.
+        console.print(f"  {name:<12}{place}", soft_wrap=True, highlight=False)
+
+
 def _print_metrics(means: dict[str, float], sessions: int) -> None:
-    names = ("ndcg@5", "precision@1", "precision@3", "precision@5", "recall@1", "recall@3", "recall@5", "recall@10")
-    labels = {"embedding": "encoder alone (untrained)", "projected": "with projection, as indexed"}
-    table = Table("ranked by", *names, title=f"{sessions:,} sessions")
-    for variant, label in labels.items():
-        table.add_row(label, *(f"{means[f'{variant}/{name}']:.3f}" for name in names))
+    """A row a metric: it fits a narrow terminal."""
+    table = Table("metric", "encoder alone", "with projection, as indexed", title=f"means over {sessions:,} sessions")
+    for name in (
+        "ndcg@5",
+        "precision@1",
+        "precision@3",
+        "precision@5",
+        "recall@1",
+        "recall@3",
+        "recall@5",
+        "recall@10",
+    ):
+        table.add_row(name, *(f"{means[f'{variant}/{name}']:.3f}" for variant in ("embedding", "projected")))
     console.print(table)

@@ -144,6 +144,15 @@ def test_an_image_outside_the_allowed_places_is_set_aside_unread(lake: Lake, dat
     assert "outside the folders" in dead["reason"]
 
 
+def test_an_address_that_climbs_out_of_its_root_is_set_aside_alone(lake: Lake, dataset: str) -> None:
+    take_photo(lake, "ok.jpg", 1)
+    rows = [listing("a", image_uri="../secret.jpg"), *(listing(f"b{n}", image_uri="ok.jpg") for n in range(30))]
+    land(lake, FIRST, rows)
+    main(_arguments(FIRST))
+    counts = lake.manifest(dataset, FIRST).counts
+    assert (counts["embedded"], counts["dead_lettered"]) == (30, 1)
+
+
 def test_each_landed_embeds_what_is_missing_window_by_window(lake: Lake, dataset: str) -> None:
     land_marketplace(lake)
     main(_arguments(FIRST))

@@ -16,6 +16,7 @@ from listing_lens.lake import embeddings
 from listing_lens.projections import load_projection
 from listing_lens.records import Status, embedding_matrix
 from listing_lens.window import Window
+from models.projection import Projection
 
 _THIRD = Window(SECOND.end, SECOND.end + timedelta(days=1))
 
@@ -68,6 +69,13 @@ def test_without_an_index_every_one_of_the_encoder_is_fed(indexed: Indexed) -> N
     load_index.main(_bounds(_THIRD))
     for index in (indexed.index, other):
         assert list(indexed.search_index.versions(index.name, ["late", "m000"])) == ["late"]
+
+
+def test_an_embedding_at_the_mean_points_nowhere_but_is_kept(indexed: Indexed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Projection, "apply", lambda self, rows: np.zeros((len(rows), self.dims), np.float32))
+    load_index.main(["--index", indexed.index.name])
+    assert _counts(indexed) == {"searchable": 0, "removed": 39}
+    verify_index.main(["--index", indexed.index.name])
 
 
 def test_a_window_that_is_not_embedded_is_no_empty_load(indexed: Indexed) -> None:
