@@ -1,0 +1,96 @@
+"""The commands as a person gives them: in this process, where that is cheap, on real servers and a tiny marketplace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from click.testing import Result
+from tiny import FIRST, land_marketplace, land_sessions
+from typer.testing import CliRunner
+
+from listing_lens.cli import app
+from listing_lens.lake import Lake
+from listing_lens.records import Session
+from listing_lens.search_index import SearchIndex
+from listing_lens.settings import Settings, load_settings
+
+Lens = Callable[..., Result]
+
+
+@dataclass(frozen=True)
+class Marketplace:
+    """Landed listings and sessions, the settings that name them, and what `lens run` said of them."""
+
+    settings: Settings
+    lake: Lake
+    search_index: SearchIndex
+    ran: Result
+
+    def photo(self, item_id: str) -> Path:
+        return Path(self.lake.root, "images", f"{item_id}.jpg")
+
+
+@pytest.fixture
+def lens(monkeypatch: pytest.MonkeyPatch) -> Lens:
+    """Give a command in this process. What it raises, other than to exit, fails the test."""
+    monkeypatch.setenv("COLUMNS", "80")
+    return _lens
+
+
+@pytest.fixture(scope="session")
+def was_run(
+    tmp_path_factory: pytest.TempPathFactory, elasticsearch_url: str, mlflow_url: str, untrained_siglip: Path
+) -> Iterator[Marketplace]:
+    """A tiny marketplace that `lens run` was given, behind an alias of its own."""
+    folder = tmp_path_factory.mktemp("marketplace")
+    settings = load_settings(
+        home=folder / "home",
+        lake=str(folder / "lake"),
+        elasticsearch_url=elasticsearch_url,
+        mlflow_url=mlflow_url,
+        alias=f"test-{uuid4().hex[:8]}",
+        encoder_batch_size=8,
+        max_dead_letter_ratio=0.1,
+    )
+    lake = Lake(settings.lake)
+    land_marketplace(lake)
+    shown = tuple(f"m{n:03d}" for n in range(4, 12))
+    land_sessions(
+        lake,
+        FIRST,
+        [
+            Session(f"s{n}", FIRST.start + timedelta(hours=n), f"{shown[n]}.jpg", shown, tuple(i == n for i in range(8)))
+            for n in range(4)
+        ],
+    )
+    with pytest.MonkeyPatch.context() as environment:
+        _use(settings, environment)
+        ran = _lens("run", "--encoder", str(untrained_siglip), "--dims", "8")
+    search_index = SearchIndex.connect(settings)
+    yield Marketplace(settings, lake, search_index, ran)
+    for index in search_index.all():
+        search_index.client.indices.delete(index=index.name)
+
+
+@pytest.fixture
+def marketplace(was_run: Marketplace, monkeypatch: pytest.MonkeyPatch) -> Marketplace:
+    """The marketplace after `lens run`, which commands see until the test ends."""
+    _use(was_run.settings, monkeypatch)
+    return was_run
+
+
+def _lens(*arguments: str) -> Result:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def _use(settings: Settings, environment: pytest.MonkeyPatch) -> None:
+    for name, value in settings.environment.items():
+        environment.setenv(name, value)
