@@ -12,13 +12,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.pvalue import AsDict, AsList, AsSingleton, TaggedOutput
 
-from beam_jobs.image_loader import ImageLoader
+from beam_jobs.image_loader import ImageLoader, Unusable
 from beam_jobs.lake_io import WindowTarget, WriteFiles, commit
 from beam_jobs.launcher import add_window, launch, parser, pipeline_options
 from listing_lens import progress
@@ -36,12 +35,13 @@ from listing_lens.records import (
     to_table,
 )
 from listing_lens.settings import load_settings
-from listing_lens.window import Window
+from listing_lens.window import Window, gaps
 from models.encoders import shared_encoder
-from models.images import ImageError
 
 logger = logging.getLogger(__name__)
 
+# What a manifest counts: `read` listing versions, of which the `newest` of each item; those are the other three.
+COUNTS = ("read", "newest", "embedded", "removed", "dead_lettered")
 # Reasons for dead letters that a refusal names.
 _NAMED_REASONS = 3
 
@@ -60,14 +60,14 @@ class Config:
     max_dead_letter_ratio: float
     expected: int
 
-    @property
-    def target(self) -> WindowTarget:
+    def new_target(self) -> WindowTarget:
+        """The window to write, as a new attempt."""
         return WindowTarget(self.lake, embeddings(self.encoder_id), self.window)
 
 
 def run(landed: beam.PCollection, config: Config) -> beam.PCollection:
     """Windows of listings that have landed → the manifest of the window that was embedded."""
-    target = config.target
+    target = config.new_target()
     listings = landed | "Spread windows" >> beam.Reshuffle() | "Read listings" >> beam.FlatMap(_read, config=config)
     newest = (
         listings
@@ -88,17 +88,17 @@ def run(landed: beam.PCollection, config: Config) -> beam.PCollection:
         _write(removed, target, REMOVED, LISTING_SCHEMA),
         _write(embedded.dead, target, DEAD_LETTERS, DEAD_LETTER_SCHEMA),
     ) | "All files" >> beam.Flatten()
-    counts = {
-        "read": listings,
-        "newest": newest,
-        "removed": removed,
-        "dead_lettered": embedded.dead,
-        "embedded": embedded.tables | "Rows" >> beam.FlatMap(lambda table: range(len(table))),
-    }
-    counted = [
-        elements | f"Count {name}" >> beam.combiners.Count.Globally() | f"Name {name}" >> beam.Map(partial(_pair, name))
-        for name, elements in counts.items()
-    ] | "All counts" >> beam.Flatten()
+    counts = (
+        (
+            listings | "Count read" >> beam.Map(lambda _: ("read", 1)),
+            newest | "Count newest" >> beam.Map(lambda _: ("newest", 1)),
+            removed | "Count removed" >> beam.Map(lambda _: ("removed", 1)),
+            embedded.dead | "Count dead" >> beam.Map(lambda _: ("dead_lettered", 1)),
+            embedded.tables | "Count embedded" >> beam.Map(lambda table: ("embedded", len(table))),
+        )
+        | "All counts" >> beam.Flatten()
+        | "Sum" >> beam.CombinePerKey(sum)
+    )
     reasons = (
         embedded.dead
         | "Reasons" >> beam.Map(lambda letter: letter.reason)
@@ -110,7 +110,7 @@ def run(landed: beam.PCollection, config: Config) -> beam.PCollection:
         | "Finish" >> beam.Create([None])
         | "Check and commit"
         >> beam.Map(
-            _check_and_commit, AsList(files), AsDict(counted), AsSingleton(reasons), config=config, target=target
+            _check_and_commit, AsList(files), AsDict(counts), AsSingleton(reasons), config=config, target=target
         )
     )
 
@@ -128,8 +128,8 @@ class Embed(beam.DoFn):
     def process(self, listings: Sequence[Listing]) -> Iterator[pa.Table | TaggedOutput]:
         usable, images = [], []
         for listing, decoded in zip(listings, self._loader.load([x.image_uri for x in listings]), strict=True):
-            if isinstance(decoded, ImageError):
-                yield TaggedOutput("dead", DeadLetter(listing.item_id, "decode", str(decoded)))
+            if isinstance(decoded, Unusable):
+                yield TaggedOutput("dead", DeadLetter(listing.item_id, decoded.stage, decoded.reason))
             else:
                 usable.append(listing)
                 images.append(decoded)
@@ -165,10 +165,6 @@ def _newest(versions: Iterable[Listing]) -> Listing:
     return max(versions, key=lambda listing: (listing.updated_at, repr(listing)))
 
 
-def _pair(name: str, count: int) -> tuple[str, int]:
-    return name, count
-
-
 def _check_and_commit(
     _: None,
     files: list[tuple[str, str]],
@@ -179,11 +175,13 @@ def _check_and_commit(
     target: WindowTarget,
 ) -> Manifest:
     """Commit the window unless listings went missing or too many were set aside."""
+    counts = dict.fromkeys(COUNTS, 0) | counts
     accounted = counts["embedded"] + counts["removed"] + counts["dead_lettered"]
     if accounted != counts["newest"]:
         raise LensError(f"window {config.window}: {counts['newest']} listings went in, {accounted} came out: {counts}")
     tried = counts["embedded"] + counts["dead_lettered"]
-    if counts["dead_lettered"] > config.max_dead_letter_ratio * tried:
+    # One bad image is one bad image, also in a window of few.
+    if counts["dead_lettered"] > max(1, config.max_dead_letter_ratio * tried):
         mostly = ", ".join(f"{reason} ({count})" for reason, count in reasons)
         raise LensError(
             f"window {config.window}: {counts['dead_lettered']} of {tried} images are unusable, more than "
@@ -243,8 +241,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _not_embedded(window: Window, encoder_source: str) -> list[Window]:
     lake = Lake(load_settings().lake)
     lake.check()
-    done = set(lake.windows(embeddings(shared_encoder(encoder_source).encoder_id), window))
-    return [landed for landed in lake.windows(LISTINGS, window) if landed not in done]
+    # Listings may land in other windows than they are embedded in.
+    done = lake.windows(embeddings(shared_encoder(encoder_source).encoder_id), window)
+    return [landed for landed in lake.windows(LISTINGS, window) if gaps(landed, done)]
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -22,7 +23,7 @@ from apache_beam.pvalue import AsDict, AsList, TaggedOutput
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from beam_jobs.image_loader import ImageLoader
+from beam_jobs.image_loader import ImageLoader, Unusable
 from beam_jobs.lake_io import ReadWindows, WindowTarget, WriteFiles, commit
 from beam_jobs.launcher import add_window, launch, parser, pipeline_options
 from listing_lens import progress
@@ -36,13 +37,12 @@ from listing_lens.settings import load_settings
 from listing_lens.window import Window
 from models.embedder import EmbedderCard
 from models.encoders import shared_encoder
-from models.images import ImageError
 from models.metrics import METRICS, relevance_by_rank, session_metrics
 
 logger = logging.getLogger(__name__)
 
 VARIANTS = ("embedding", "projected")
-LEFT_OUT = ("nothing_tapped", "query_unreadable", "item_not_embedded")
+LEFT_OUT = ("malformed", "nothing_tapped", "query_unreadable", "item_not_embedded")
 
 RESULT_SCHEMA = pa.schema(
     [pa.field("session_id", pa.string(), nullable=False), pa.field("variant", pa.string(), nullable=False)]
@@ -61,8 +61,8 @@ class Config:
     batch_size: int
     expected: int
 
-    @property
-    def target(self) -> WindowTarget:
+    def new_target(self) -> WindowTarget:
+        """The evaluation to write, as a new attempt."""
         return WindowTarget(self.lake, evaluations(self.card.space), self.window)
 
 
@@ -80,30 +80,42 @@ Dated = tuple[datetime, NDArray[np.float32]]
 
 def run(landed: beam.PCollection, config: Config) -> beam.PCollection:
     """Windows of sessions that have landed → the manifest of the evaluation."""
-    target = config.target
+    target = config.new_target()
     sessions = landed | "Spread windows" >> beam.Reshuffle() | "Read sessions" >> beam.FlatMap(_read, config=config)
     queries = (
         sessions
         | "Batch" >> beam.BatchElements(min_batch_size=config.batch_size, max_batch_size=config.batch_size)
         | "Embed queries" >> beam.ParDo(EmbedQueries(config)).with_outputs("left_out", main="queries")
     )
+    catalog = config.lake.windows(embeddings(config.card.encoder_id))
+    # Only ids go to every worker, so that embeddings of what nobody was shown need not be shuffled.
     wanted = (
         queries.queries
         | "Shown items" >> beam.FlatMap(lambda query: query.session.shown)
         | "Once each" >> beam.Distinct()
         | "As keys" >> beam.Map(lambda item_id: (item_id, None))
     )
-    catalog = config.lake.windows(embeddings(config.card.encoder_id))
-    items = (
+    versions = (
         landed.pipeline
         | "Catalog windows" >> beam.Create(catalog)
         | "Catalog"
         >> ReadWindows(config.lake, embeddings(config.card.encoder_id), ["item_id", "updated_at", "embedding"])
-        | "Shown ones" >> beam.FlatMap(_shown, AsDict(wanted))
+        | "Shown ones" >> beam.FlatMap(_by_item, AsDict(wanted))
         | "Newest" >> beam.CombinePerKey(lambda versions: max(versions, key=lambda version: version[0]))
     )
-    judged = queries.queries | "Judge" >> beam.ParDo(Judge(config), AsDict(items)).with_outputs(
-        "left_out", main="results"
+    showings = queries.queries | "Showings" >> beam.FlatMap(
+        lambda query: [(item_id, query.session.session_id) for item_id in query.session.shown]
+    )
+    shown = (
+        {"sessions": showings, "versions": versions}
+        | "Find what was shown" >> beam.CoGroupByKey()
+        | "By session" >> beam.FlatMap(_by_session)
+    )
+    by_session = queries.queries | "Key by session" >> beam.WithKeys(lambda query: query.session.session_id)
+    judged = (
+        {"queries": by_session, "items": shown}
+        | "Bring together" >> beam.CoGroupByKey()
+        | "Judge" >> beam.ParDo(Judge(config)).with_outputs("left_out", main="results")
     )
     files = (
         judged.results
@@ -144,12 +156,14 @@ class EmbedQueries(beam.DoFn):
         self._loader = ImageLoader(self._config.images, self._encoder.image_side)
 
     def process(self, sessions: Sequence[Session]) -> Iterator[Query | TaggedOutput]:
-        tapped = [session for session in sessions if any(session.tapped)]
-        yield from [TaggedOutput("left_out", "nothing_tapped")] * (len(sessions) - len(tapped))
+        sound = [session for session in sessions if _is_sound(session)]
+        tapped = [session for session in sound if any(session.tapped)]
+        yield from [TaggedOutput("left_out", "malformed")] * (len(sessions) - len(sound))
+        yield from [TaggedOutput("left_out", "nothing_tapped")] * (len(sound) - len(tapped))
         usable, images = [], []
         for session, decoded in zip(tapped, self._loader.load([x.query_image_uri for x in tapped]), strict=True):
-            if isinstance(decoded, ImageError):
-                logger.warning("session %s: query photo: %s", session.session_id, decoded)
+            if isinstance(decoded, Unusable):
+                logger.warning("session %s: query photo: %s", session.session_id, decoded.reason)
                 yield TaggedOutput("left_out", "query_unreadable")
             else:
                 usable.append(session)
@@ -163,7 +177,7 @@ class EmbedQueries(beam.DoFn):
 
 
 class Judge(beam.DoFn):
-    """A query and the shown items' embeddings → one row of metrics a variant; or the reason why not."""
+    """A session's query and the embeddings of what it showed → one row of metrics a variant; or the reason why not."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -171,15 +185,18 @@ class Judge(beam.DoFn):
     def setup(self) -> None:
         self._projection = load_projection(self._config.lake, self._config.card.projection_id)
 
-    def process(self, query: Query, items: dict[str, Dated]) -> Iterator[dict[str, object] | TaggedOutput]:
-        session = query.session
-        if not all(item_id in items for item_id in session.shown):
-            yield TaggedOutput("left_out", "item_not_embedded")
-            return
-        vectors = np.vstack([query.embedding, *(items[item_id][1] for item_id in session.shown)])
-        for variant, rows in zip(VARIANTS, (vectors, self._projection.apply(vectors)), strict=True):
-            ranked = relevance_by_rank(rows[1:] @ rows[0], session.tapped, session.shown)
-            yield {"session_id": session.session_id, "variant": variant, **session_metrics(ranked)}
+    def process(self, grouped: tuple[str, dict[str, Any]]) -> Iterator[dict[str, object] | TaggedOutput]:
+        session_id, group = grouped
+        items: dict[str, NDArray[np.float32]] = dict(group["items"])
+        for query in group["queries"]:
+            session = query.session
+            if not all(item_id in items for item_id in session.shown):
+                yield TaggedOutput("left_out", "item_not_embedded")
+                continue
+            vectors = np.vstack([query.embedding, *(items[item_id] for item_id in session.shown)])
+            for variant, rows in zip(VARIANTS, (vectors, self._projection.apply(vectors)), strict=True):
+                ranked = relevance_by_rank(rows[1:] @ rows[0], session.tapped, session.shown)
+                yield {"session_id": session_id, "variant": variant, **session_metrics(ranked)}
 
 
 def _read(landed: Window, config: Config) -> Iterator[Session]:
@@ -191,12 +208,23 @@ def _read(landed: Window, config: Config) -> Iterator[Session]:
                 yield replace(session, query_image_uri=resolve_uri(session.query_image_uri, image_root))
 
 
-def _shown(batch: pa.RecordBatch, wanted: dict[str, None]) -> Iterable[tuple[str, Dated]]:
-    rows = [row for row, item_id in enumerate(batch.column("item_id").to_pylist()) if item_id in wanted]
-    shown = batch.take(pa.array(rows, pa.int64()))
-    item_ids, times = (shown.column(name).to_pylist() for name in ("item_id", "updated_at"))
-    for item_id, updated_at, embedding in zip(item_ids, times, embedding_matrix(shown) if rows else [], strict=True):
-        yield item_id, (updated_at, embedding)
+def _is_sound(session: Session) -> bool:
+    """Whether each item was shown once, and said to be tapped or not."""
+    return len(session.shown) == len(session.tapped) == len(set(session.shown)) > 0
+
+
+def _by_item(batch: pa.RecordBatch, wanted: dict[str, None]) -> Iterable[tuple[str, Dated]]:
+    item_ids, times = (batch.column(name).to_pylist() for name in ("item_id", "updated_at"))
+    for item_id, updated_at, embedding in zip(item_ids, times, embedding_matrix(batch), strict=True):
+        if item_id in wanted:
+            yield item_id, (updated_at, embedding)
+
+
+def _by_session(grouped: tuple[str, dict[str, Any]]) -> Iterable[tuple[str, tuple[str, NDArray[np.float32]]]]:
+    item_id, group = grouped
+    for _, embedding in group["versions"]:
+        for session_id in group["sessions"]:
+            yield session_id, (item_id, embedding)
 
 
 def _check_and_commit(

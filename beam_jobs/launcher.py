@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions
 
@@ -45,12 +46,32 @@ def optional_window(arguments: argparse.Namespace) -> Window | None:
 
 
 def pipeline_options(settings: Settings, beam_arguments: Sequence[str]) -> PipelineOptions:
-    """Beam's options: the settings' runner and options, then what the command line says."""
-    configured = PipelineOptions.from_dictionary({"runner": settings.beam_runner, **settings.beam_options})
-    options = PipelineOptions(list(beam_arguments), **configured.get_all_options(drop_default=True))
+    """Beam's options: the settings' runner and options, then what the command line says, which wins.
+
+    Raises:
+        LensError: an option that neither the job nor Beam has.
+    """
+    known = argparse.ArgumentParser(allow_abbrev=False)
+    for options_class in PipelineOptions.__subclasses__():
+        options_class._add_argparse_args(known)
+    if unknown := known.parse_known_args(list(beam_arguments))[1]:
+        raise LensError(f"{unknown[0]} is an option of neither the job nor Beam: --help lists the job's")
+    configured = {"runner": settings.beam_runner, **settings.beam_options}
+    options = PipelineOptions([*_as_arguments(configured), *beam_arguments])
     # Jobs are modules, imported by name on the workers: nothing of __main__ has to travel.
     options.view_as(SetupOptions).save_main_session = False
     return options
+
+
+def _as_arguments(options: Mapping[str, object]) -> Iterator[str]:
+    """Options by name as a command line spells them."""
+    for name, value in options.items():
+        if value is True:
+            yield f"--{name}"
+        elif isinstance(value, list):
+            yield from (f"--{name}={item}" for item in value)
+        elif value is not None and value is not False:
+            yield f"--{name}={json.dumps(value) if isinstance(value, dict) else value}"
 
 
 def launch(main: Callable[[Sequence[str] | None], object]) -> None:
@@ -58,6 +79,8 @@ def launch(main: Callable[[Sequence[str] | None], object]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for chatty in ("apache_beam", "httpx", "elastic_transport"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    # Its line about the job's id is what the Airflow operator finds the job on Dataflow by.
+    logging.getLogger("apache_beam.runners.dataflow").setLevel(logging.INFO)
     try:
         main(None)
     except Exception as err:

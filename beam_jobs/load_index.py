@@ -22,13 +22,13 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.pvalue import AsDict
 from numpy.typing import NDArray
-from pydantic import BaseModel
 
 from beam_jobs.lake_io import ReadWindows
 from beam_jobs.launcher import add_window, launch, optional_window, parser, pipeline_options
 from listing_lens import progress
 from listing_lens.errors import LensError
 from listing_lens.lake import REMOVED, ROWS, Lake, embeddings
+from listing_lens.loads import Load, loaded_windows, record_load
 from listing_lens.projections import load_projection
 from listing_lens.records import embedding_matrix, listings_of
 from listing_lens.search_index import Index, SearchIndex
@@ -42,15 +42,6 @@ logger = logging.getLogger(__name__)
 _BATCH_ROWS = 2000
 
 
-class Load(BaseModel):
-    """What a load did, kept in the lake under loads/<index>/: `read` = `written` + `superseded`."""
-
-    index: str
-    windows: list[str]
-    counts: dict[str, int]
-    finished_at: datetime
-
-
 @dataclass(frozen=True)
 class Config:
     """One load: of which windows of an encoder's embeddings, into which indexes."""
@@ -60,6 +51,13 @@ class Config:
     indexes: tuple[Index, ...]
     windows: tuple[Window, ...]
     expected: int
+    started_at: datetime
+    elasticsearch_url: str
+    alias: str
+
+    def connect(self) -> SearchIndex:
+        """The cluster, from wherever the worker is. Its key comes from the worker's environment, not with the job."""
+        return SearchIndex.connect(load_settings(elasticsearch_url=self.elasticsearch_url, alias=self.alias))
 
 
 def run(windows: beam.PCollection, config: Config) -> beam.PCollection:
@@ -91,7 +89,7 @@ class ProjectAndWrite(beam.DoFn):
 
     def setup(self) -> None:
         self._projection = load_projection(self._config.lake, self._index.card.projection_id)
-        self._search_index = SearchIndex.connect(load_settings())
+        self._search_index = self._config.connect()
 
     def process(self, batch: pa.RecordBatch) -> Iterator[tuple[tuple[str, str], int]]:
         listings = list(listings_of(batch))
@@ -103,9 +101,7 @@ class ProjectAndWrite(beam.DoFn):
     def _vectors(self, batch: pa.RecordBatch) -> Sequence[NDArray[np.float32] | None]:
         if "embedding" not in batch.schema.names:
             return [None] * len(batch)
-        vectors = self._projection.apply(embedding_matrix(batch))
-        # An embedding at the very mean points nowhere: its listing is kept, but no search can find it.
-        return [vector if vector.any() else None for vector in vectors]
+        return list(self._projection.apply(embedding_matrix(batch)))
 
     def teardown(self) -> None:
         self._search_index.client.close()
@@ -117,37 +113,64 @@ def _report(index: Index, outcomes: dict[tuple[str, str], int], config: Config) 
         raise LensError(
             f"index {index.name}: {counts['read']} rows went in, but the outcome is {counts}: load it again"
         )
-    now = datetime.now(UTC)
-    load = Load(index=index.name, windows=[window.name for window in config.windows], counts=counts, finished_at=now)
-    path = f"{config.lake.root}/loads/{index.name}/{Lake.new_attempt(now)}.json"
-    config.lake.write_bytes(path, load.model_dump_json(indent=2).encode())
+    load = Load(
+        index=index.name,
+        windows=[window.name for window in config.windows],
+        counts=counts,
+        started_at=config.started_at,
+        finished_at=datetime.now(UTC),
+    )
+    record_load(config.lake, load)
     logger.info("loaded into %s: %s", index.name, counts)
     return load
 
 
-def configure(index_name: str | None, within: Window | None) -> Config:
+def configure(index_name: str | None, within: Window | None, *, catch_up: bool = False) -> Config:
     """Find the indexes and the windows to load.
 
     Raises:
-        LensError: an index, its projection, the lake or the cluster cannot be found, or the window has not landed.
+        LensError: an index, its projection, the lake or the cluster cannot be found; the window has not landed; or the
+            live index would be left out, since it is of another encoder.
     """
     settings = load_settings()
     lake = Lake(settings.lake)
     lake.check()
     search_index = SearchIndex.connect(settings)
+    # Before the windows are listed: what lands from here on counts as not loaded.
+    started_at = datetime.now(UTC)
     if index_name is not None:
         indexes = [search_index.get(index_name)]
         of = indexes[0].card.encoder_id
     else:
         of = encoder_id(settings.encoder, encoder_folder(settings.encoder))
+        _require_same_encoder(search_index.live(), of)
         indexes = [index for index in search_index.all() if index.card.encoder_id == of]
     for index in indexes:
         load_projection(lake, index.card.projection_id)
     dataset = embeddings(of)
     windows = lake.windows(dataset) if within is None else lake.covering(dataset, within)
+    if catch_up:
+        loaded = {window for index in indexes for window in loaded_windows(lake, index)}
+        windows = [window for window in windows if window not in loaded]
     counts = [lake.manifest(dataset, window).counts for window in windows]
-    expected = sum(count["embedded"] + count["removed"] for count in counts) * len(indexes)
-    return Config(lake, of, tuple(indexes), tuple(windows), expected)
+    return Config(
+        lake=lake,
+        encoder_id=of,
+        indexes=tuple(indexes),
+        windows=tuple(windows),
+        expected=sum(count["embedded"] + count["removed"] for count in counts) * len(indexes),
+        started_at=started_at,
+        elasticsearch_url=settings.elasticsearch_url,
+        alias=settings.alias,
+    )
+
+
+def _require_same_encoder(live: Index | None, of: str) -> None:
+    if live is not None and live.card.encoder_id != of:
+        raise LensError(
+            f"the live index {live.name} holds vectors of {live.card.encoder_id}, but LENS_ENCODER is {of}: new listings "
+            f"would not reach it; set LENS_ENCODER={live.card.encoder_source} until an index of the other is live"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -155,8 +178,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--index", help="the index to load, by its full name (default: all of LENS_ENCODER's)")
     add_window(arguments, required=False)
+    arguments.add_argument(
+        "--catch_up",
+        action="store_true",
+        help="load only windows that have landed, or changed, since --index was loaded",
+    )
     known, beam_arguments = arguments.parse_known_args(argv)
-    config = configure(known.index, optional_window(known))
+    if known.catch_up and known.index is None:
+        raise LensError("--catch_up goes with --index: it is about what one index lacks")
+    config = configure(known.index, optional_window(known), catch_up=known.catch_up)
     if not config.indexes:
         logger.info("no index holds embeddings of %s yet: there is nothing to load into", config.encoder_id)
         return

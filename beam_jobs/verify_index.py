@@ -1,7 +1,10 @@
-"""Verify an index: every listing that the lake holds an embedding row of is in the index, as new as in the lake.
+"""Verify an index: every listing that was loaded is in the index, as new as in the lake, and can be found if it should.
 
-Reads the newest version of each item from the lake and looks it up in the index by id. Anything missing, older, or
-searchable where it should not be fails the job, by name, before an alias is moved.
+Reads the newest version of each item from the lake and looks it up in the index by id. Anything missing, older, without
+its vector, or searchable where it should not be fails the job, by name, before an alias is moved.
+
+A window that landed since the last load of this index is not judged: its own run of `embed_new_listings` brings it into
+every index, this one included.
 
     python -m beam_jobs.verify_index --index listings-…
 """
@@ -14,13 +17,14 @@ from dataclasses import dataclass
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam.pvalue import AsDict, AsList
+from apache_beam.pvalue import AsDict, AsSingleton
 
 from beam_jobs.lake_io import ReadWindows
 from beam_jobs.launcher import launch, parser, pipeline_options
 from listing_lens import progress
 from listing_lens.errors import LensError
 from listing_lens.lake import REMOVED, ROWS, Lake, embeddings
+from listing_lens.loads import loaded_windows
 from listing_lens.records import SEARCHABLE
 from listing_lens.search_index import Index, SearchIndex, version_of
 from listing_lens.settings import load_settings
@@ -40,6 +44,12 @@ class Config:
     lake: Lake
     index: Index
     windows: tuple[Window, ...]
+    elasticsearch_url: str
+    alias: str
+
+    def connect(self) -> SearchIndex:
+        """The cluster, from wherever the worker is. Its key comes from the worker's environment, not with the job."""
+        return SearchIndex.connect(load_settings(elasticsearch_url=self.elasticsearch_url, alias=self.alias))
 
 
 STATE_COLUMNS = ["item_id", "updated_at", "status"]
@@ -65,10 +75,17 @@ def run(windows: beam.PCollection, config: Config) -> beam.PCollection:
     searchable = (
         newest | "Kind" >> beam.Map(lambda item: (_kind(item[1]), 1)) | "Count kinds" >> beam.CombinePerKey(sum)
     )
+    examples = discrepancies | "Examples" >> beam.combiners.Top.Smallest(_EXAMPLES)
     return (
         windows.pipeline
         | "Finish" >> beam.Create([config])
-        | "Judge" >> beam.Map(_judge, AsList(discrepancies), AsDict(searchable))
+        | "Judge"
+        >> beam.Map(
+            _judge,
+            AsSingleton(discrepancies | "Count" >> beam.combiners.Count.Globally()),
+            AsSingleton(examples),
+            AsDict(searchable),
+        )
     )
 
 
@@ -79,12 +96,14 @@ class LookUp(beam.DoFn):
         self._config = config
 
     def setup(self) -> None:
-        self._search_index = SearchIndex.connect(load_settings())
+        self._search_index = self._config.connect()
 
     def process(self, items: Sequence[tuple[str, State]]) -> Iterator[str]:
-        held = self._search_index.versions(self._config.index.name, [item_id for item_id, _ in items])
+        name = self._config.index.name
+        held = self._search_index.versions(name, [item_id for item_id, _ in items])
+        findable = self._search_index.with_vector(name, list(held))
         for item_id, wanted in items:
-            if problem := _problem(wanted, held.get(item_id)):
+            if problem := _problem(wanted, held.get(item_id), findable=item_id in findable):
                 yield f"{item_id} {problem}"
         progress.advance("verified", len(items))
 
@@ -101,29 +120,26 @@ def _kind(state: State) -> str:
     return "searchable" if state[1] in SEARCHABLE else "removed"
 
 
-def _problem(wanted: State, held: State | None) -> str | None:
+def _problem(wanted: State, held: State | None, *, findable: bool) -> str | None:
     if held is None:
         return "is missing"
     if held[0] < wanted[0]:
         return "is older than in the lake"
     if held[0] == wanted[0] and _kind(held) != _kind(wanted):
         return f"is {held[1]} instead of {wanted[1]}"
+    if findable != (_kind(held) == "searchable"):
+        return f"is {held[1]}, but a search {'finds it' if findable else 'cannot find it'}"
     return None
 
 
-def _judge(config: Config, discrepancies: list[str], kinds: dict[str, int]) -> dict[str, int]:
+def _judge(config: Config, differing: int, examples: list[str], kinds: dict[str, int]) -> dict[str, int]:
     expected = {"searchable": 0, "removed": 0} | kinds
-    if discrepancies:
+    if differing:
         raise LensError(
-            f"index {config.index.name} is not what the lake holds: {len(discrepancies)} of {sum(expected.values())} items "
-            f"differ, e.g. {'; '.join(sorted(discrepancies)[:_EXAMPLES])}: load it again"
+            f"index {config.index.name} is not what the lake holds: {differing} of {sum(expected.values())} items differ, "
+            f"e.g. {'; '.join(examples)}: load it again"
         )
-    search_index = SearchIndex.connect(load_settings())
-    search_index.finish_load(config.index.name)
-    held = search_index.counts(config.index.name)
-    # A window that landed since the windows were listed may have added documents; none may be fewer.
-    if sum(held.values()) < sum(expected.values()):
-        raise LensError(f"index {config.index.name} holds {held}, but the lake {expected}: load it again")
+    held = config.connect().counts(config.index.name)
     logger.info("verified %s: the lake holds %s, the index %s", config.index.name, expected, held)
     return expected
 
@@ -132,18 +148,20 @@ def configure(index_name: str) -> Config:
     """Find the index and every window that it must hold.
 
     Raises:
-        LensError: the index, the lake or the cluster cannot be found, or the lake holds nothing to verify against.
+        LensError: the index, the lake or the cluster cannot be found, or nothing was loaded into the index.
     """
     settings = load_settings()
     lake = Lake(settings.lake)
     lake.check()
-    index = SearchIndex.connect(settings).get(index_name)
-    windows = lake.windows(embeddings(index.card.encoder_id))
+    search_index = SearchIndex.connect(settings)
+    index = search_index.get(index_name)
+    windows = loaded_windows(lake, index)
     if not windows:
         raise LensError(
-            f"the lake {lake.root} holds no embeddings of {index.card.encoder_id}: an empty index is not swapped in"
+            f"nothing was loaded into index {index_name} yet: an empty index is not swapped in; load it first"
         )
-    return Config(lake, index, tuple(windows))
+    search_index.finish_load(index_name)
+    return Config(lake, index, tuple(windows), settings.elasticsearch_url, settings.alias)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

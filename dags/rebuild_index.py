@@ -3,15 +3,17 @@
 
 Builds a new index for an embedder and, once it is verified, moves the alias to it.
 
-**When.** By hand with its parameter, or triggered when a version of `listing-embedder` became the champion.
+**When.** By hand with its parameter, e.g. after the alias `champion` was moved in MLflow; `refit_projection` triggers it
+when its version became the champion.
 
 **What.** `resolve_embedder` looks the version up in MLflow. `create_index` makes an empty index that names its space.
-`load` projects every embedding in the lake and writes it. `verify` looks every item of the lake up in the index, and
-fails when one is missing or older. `swap` moves the alias in one request: searches see the index before or the new one,
-never both or none. The index before is kept for rollback, and goes on receiving new listings.
+`load` projects every embedding in the lake and writes it, and `catch_up` the windows that landed, or were replaced,
+meanwhile. `verify` looks every item up in the index, and fails when one is missing or older, or when a search could not
+find it. `swap` moves the alias in one request: searches see the index before or the new one, never both or none. The
+index before is kept for rollback, and goes on receiving new listings.
 
 **When it fails.** The alias has not moved, and readers noticed nothing. Clear the failed task to go on: the load may be
-repeated. An index of a failed build stays until it is deleted.
+repeated. An index of a failed build, or one no longer needed for rollback, stays until `lens index delete`.
 
 **Must not race with** another rebuild: one run at a time. `embed_new_listings` may go on: it feeds the new index too.
 """
@@ -53,8 +55,11 @@ with DAG(
     embedder = resolve_embedder("{{ params.model }}")
     index = CreateIndexOperator(task_id="create_index", card=embedder["card"], build=RUN_NAME)
     load = BeamJobOperator(task_id="load", job="load_index", arguments={"index": index.output})
+    catch_up = BeamJobOperator(
+        task_id="catch_up", job="load_index", arguments={"index": index.output, "catch_up": True}
+    )
     verify = BeamJobOperator(task_id="verify", job="verify_index", arguments={"index": index.output})
     swap = SwapAliasOperator(task_id="swap", index=index.output)
 
     # The alias moves only to an index that holds all that the lake holds.
-    load >> verify >> swap
+    load >> catch_up >> verify >> swap

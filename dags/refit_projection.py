@@ -11,8 +11,8 @@ the fit to MLflow with its figure, and makes it the candidate. `promote` makes i
 or if there is no champion yet; then `rebuild_index` is triggered, since vectors of two projections are never compared.
 Otherwise it stays the candidate, and the index stays as it is.
 
-**When it fails.** *Too few embeddings*: embed more windows, or keep fewer dimensions. A repeated run fits anew; equal data
-give an equal projection, which is registered once.
+**When it fails.** *Too few embeddings*: embed more windows, or keep fewer dimensions. A repeated run fits anew; an equal
+projection is registered once.
 
 **Must not race with** nothing: the projection gets a new id, and nothing that exists changes.
 """

@@ -16,8 +16,8 @@ from listing_lens.catalog.write import make_catalog
 from listing_lens.errors import LensError
 from listing_lens.lake import LISTINGS, SESSIONS, Lake, evaluations
 from listing_lens.search_index import SearchIndex
-from listing_lens.settings import Settings, load_settings
-from listing_lens.stack import Event, up
+from listing_lens.settings import Settings, home_file, load_settings, running_stack
+from listing_lens.stack import Event, down, up
 from listing_lens.stack.airflow_api import AirflowApi, BackfillState, RunState
 from listing_lens.window import Window
 
@@ -45,13 +45,23 @@ class DemoResult:
     query: Path
 
 
-def demo_settings(spec: DemoSpec, home: Path) -> Settings:
-    """The demo's own settings over those of the environment: daily windows, and an encoder that needs no hub."""
-    return load_settings(
-        encoder=str(home / "encoders" / "untrained-siglip"),
-        embed_schedule="@daily",
-        embed_start=spec.start.date(),
+def keep_demo_settings(spec: DemoSpec, home: Path) -> bool:
+    """Keep the demo's own settings with its home: daily windows, and an encoder that needs no hub.
+
+    So `lens` and a later `lens up` see them too. Returns whether they are new.
+    """
+    text = (
+        "# Written by `lens demo`, for whatever has this home.\n"
+        f'encoder = "{home / "encoders" / "untrained-siglip"}"\n'
+        'embed_schedule = "@daily"\n'
+        f"embed_start = {spec.start.date().isoformat()}\n"
     )
+    file = home_file(home)
+    if file.exists() and file.read_text() == text:
+        return False
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return True
 
 
 def run_demo(listings: int, sessions: int, narrator: Narrator, *, now: datetime) -> DemoResult:
@@ -60,7 +70,10 @@ def run_demo(listings: int, sessions: int, narrator: Narrator, *, now: datetime)
     lake = Lake(base.lake)
     lake.check()
     spec = _spec(lake, listings, sessions, now)
-    settings = demo_settings(spec, base.home)
+    if keep_demo_settings(spec, base.home) and running_stack(base.home):
+        narrator.say("the local stack runs with other settings: it is started anew")
+        down(base)
+    settings = load_settings()
 
     narrator.step("A catalog of sellers' photos")
     _make_catalog(lake, spec, narrator, now)
@@ -69,7 +82,7 @@ def run_demo(listings: int, sessions: int, narrator: Narrator, *, now: datetime)
     narrator.step("Elasticsearch, MLflow and Airflow")
     up(settings, on_event=lambda event: _say_event(event, narrator))
     # Addresses are known only now.
-    settings = demo_settings(spec, base.home)
+    settings = load_settings()
     search_index = SearchIndex.connect(settings)
     with AirflowApi.of_stack(settings) as airflow:
         narrator.step("Airflow embeds the listings, a window a run")

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 
 from listing_lens.errors import LensError
+from listing_lens.process_group import end_group
 from listing_lens.progress import Progress
 from listing_lens.settings import Settings
 
 _LAST_LINES = 15
-# What a job gets to end by itself after it was asked to.
-_GRACE_S = 10
 
 
 def run_job(
@@ -53,20 +50,10 @@ def run_job(
         process.wait()
     except BaseException:
         # An interrupted command leaves no job behind.
-        _end(process)
+        end_group(process)
         raise
     if process.returncode:
         refusal = next((line.removeprefix("error: ") for line in reversed(last) if line.startswith("error: ")), None)
         raise LensError(
             refusal or f"job {name} failed (exit {process.returncode}); its log is {log}:\n" + "\n".join(last)
         )
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """End the job's whole process group: asked first, then forced."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(_GRACE_S)
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()

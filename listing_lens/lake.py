@@ -169,15 +169,18 @@ class Lake:
         )
 
     def commit(self, manifest: Manifest) -> Manifest:
-        """Make the files that a manifest names the window, in one atomic step, and remove what it replaces."""
+        """Make the files that a manifest names the window, in one atomic step.
+
+        The files that it replaces stay for readers that are in the middle of them. What neither manifest names is
+        removed once no run can still be writing it.
+        """
         window = Window.from_name(manifest.window)
         folder = self.folder(manifest.dataset, window)
         before = self._names(folder)
         replaced = self._previous_files(manifest.dataset, window)
         self.write_bytes(f"{folder}/{_MANIFEST}", manifest.model_dump_json(indent=2).encode())
-        named = _names_in(manifest)
-        for name in before - named:
-            if name in replaced or _is_abandoned(name, manifest.created_at):
+        for name in before - _names_in(manifest) - replaced:
+            if _is_abandoned(name, manifest.created_at):
                 # Another run of this window may remove it at the same time.
                 with suppress(FileNotFoundError):
                     self._fs.rm_file(f"{folder}/{name}")
@@ -218,6 +221,13 @@ class Lake:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
+
+    def list(self, folder: str, suffix: str) -> list[str]:
+        """The files of a folder whose names end so, sorted; none when there is no such folder."""
+        self._fs.invalidate_cache(folder)
+        if not self._fs.exists(folder):
+            return []
+        return sorted(path for path in self._fs.find(folder, maxdepth=1) if path.endswith(suffix))
 
     def exists(self, path: str) -> bool:
         return bool(self._fs.exists(path))

@@ -2,18 +2,22 @@
 
 An index is named `<alias>-<space>-<build>`, and its mapping's `_meta` carries the embedder's card. Documents are written
 under the listing's id with `updated_at` as an external version, so that writes commute: whatever the order of loads,
-upserts and replays, the newest version of a listing is what remains. A sold or deleted listing stays as a document
-without a vector, which no vector search returns: a late replay finds it newer, and cannot bring the listing back.
+upserts and replays, the newest version of a listing is what remains. (Two writes of one version: the later one stays.)
+A sold or deleted listing stays as a document without a vector, which no vector search returns: a late replay finds it
+newer, and cannot bring the listing back.
+
+Documents are written through an alias of the index's own, `<alias>.<space>-<build>`. It goes when the index is deleted,
+so that a load that is still running fails, rather than have Elasticsearch make the index anew, without its mapping.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 from elastic_transport import ConnectionError as NoConnection
@@ -26,10 +30,39 @@ from listing_lens.records import Listing
 from listing_lens.settings import Settings, missing
 from models.embedder import EmbedderCard
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 _BULK_DOCUMENTS = 500
 # Candidates that each shard looks at for every result: recall against work.
 _CANDIDATES_PER_RESULT = 10
 _LEAST_CANDIDATES = 100
+
+
+Method = Callable[Concatenate["SearchIndex", P], T]
+
+
+def _said_plainly(method: Method[P, T]) -> Method[P, T]:
+    """Turn the client's errors into a sentence."""
+
+    @wraps(method)
+    def plainly(self: SearchIndex, *args: P.args, **kwargs: P.kwargs) -> T:
+        node = next(iter(self.client.transport.node_pool.all()))
+        try:
+            return method(self, *args, **kwargs)
+        except NoConnection as err:
+            raise LensError(
+                f"Elasticsearch at {node.base_url} cannot be reached: start it with `lens up`, or check LENS_ELASTICSEARCH_URL"
+            ) from err
+        except ApiError as err:
+            raise LensError(
+                f"Elasticsearch at {node.base_url} answered {err.status_code} to {method.__name__}: {err.message}; "
+                "check LENS_ELASTICSEARCH_API_KEY and the index"
+            ) from err
+        except TransportError as err:
+            raise LensError(f"Elasticsearch at {node.base_url} failed to {method.__name__}: {err.message}") from err
+
+    return plainly
 
 
 @dataclass(frozen=True)
@@ -81,24 +114,32 @@ class SearchIndex:
             retry_on_status=(429, 502, 503, 504),
         )
         index = cls(client, settings.alias)
-        with _said_plainly(f"Elasticsearch at {url}"):
-            client.cluster.health(timeout="10s")
+        index.check()
         return index
+
+    @_said_plainly
+    def check(self) -> None:
+        """Raise LensError unless the cluster answers."""
+        self.client.cluster.health(timeout="10s")
 
     # ---- indexes ----------------------------------------------------------------------------------------------------
 
+    @_said_plainly
     def create(self, card: EmbedderCard, build: str) -> Index:
         """Create an empty index for an embedder's vectors; one of the same space and build is taken as it is."""
         name = f"{self.alias}-{card.space}-{build}"
-        meta = {"card": card.model_dump(), "space": card.space, "build": build}
+        meta = {"alias": self.alias, "card": card.model_dump(), "space": card.space, "build": build}
         if not self.client.indices.exists(index=name):
             self.client.indices.create(
                 index=name,
-                settings={"number_of_shards": 1, "number_of_replicas": 0, "refresh_interval": "5s"},
+                aliases={_write_alias(self.alias, name): {}},
+                # A copy of every shard, where there is a second node to hold it.
+                settings={"number_of_shards": 1, "auto_expand_replicas": "0-1", "refresh_interval": "5s"},
                 mappings={"dynamic": "strict", "_meta": meta, "properties": _properties(card.dims)},
             )
         return self.get(name)
 
+    @_said_plainly
     def get(self, name: str) -> Index:
         """An index by its name.
 
@@ -111,30 +152,30 @@ class SearchIndex:
             raise LensError(f"there is no index {name!r}: list them with `lens index list`") from None
         return _index_of(name, mapping)
 
+    @_said_plainly
     def all(self) -> list[Index]:
-        """Every index of the alias' family that names its space, by name: live, being built, kept for rollback."""
+        """Every index that was made for this alias, by name: live, being built, kept for rollback."""
         mappings = self.client.indices.get_mapping(index=f"{self.alias}-*")
         return [
             _index_of(name, body["mappings"])
             for name, body in sorted(mappings.items())
-            if "card" in body["mappings"].get("_meta", {})
+            # The names of another alias may begin like this one's.
+            if body["mappings"].get("_meta", {}).get("alias") == self.alias
         ]
 
+    @_said_plainly
     def live(self) -> Index | None:
         """The index that readers are sent to; None before the first swap.
 
         Raises:
             LensError: the alias points to several indexes.
         """
-        try:
-            names = sorted(self.client.indices.get_alias(name=self.alias))
-        except NotFoundError:
-            return None
+        names = self._behind_alias()
         if len(names) > 1:
             raise LensError(
-                f"alias {self.alias!r} points to {len(names)} indexes ({', '.join(names)}): remove all but one"
+                f"alias {self.alias!r} points to {len(names)} indexes ({', '.join(names)}): rebuild, or swap to one of them"
             )
-        return self.get(names[0])
+        return self.get(names[0]) if names else None
 
     def require_live(self) -> Index:
         """The live index. Raises LensError when there is none."""
@@ -143,18 +184,16 @@ class SearchIndex:
             raise LensError(f"alias {self.alias!r} points to no index yet: build one with `lens index rebuild`")
         return live
 
+    @_said_plainly
     def swap(self, name: str) -> str | None:
         """Point the alias to an index, and away from any other, in one request. Returns the one it pointed to."""
         self.get(name)
-        before = self.live()
-        self.client.indices.update_aliases(
-            actions=[
-                {"remove": {"index": f"{self.alias}-*", "alias": self.alias, "must_exist": False}},
-                {"add": {"index": name, "alias": self.alias}},
-            ]
-        )
-        return before.name if before else None
+        others = [other for other in self._behind_alias() if other != name]
+        removals = [{"remove": {"index": other, "alias": self.alias}} for other in others]
+        self.client.indices.update_aliases(actions=[*removals, {"add": {"index": name, "alias": self.alias}}])
+        return others[0] if others else None
 
+    @_said_plainly
     def delete(self, name: str) -> None:
         """Delete an index that is not live. Raises LensError for the live one."""
         live = self.live()
@@ -162,10 +201,12 @@ class SearchIndex:
             raise LensError(f"index {name!r} is live: swap the alias to another first")
         self.client.indices.delete(index=name, ignore_unavailable=True)
 
+    @_said_plainly
     def finish_load(self, name: str) -> None:
         """Make all that was written visible to searches."""
         self.client.indices.refresh(index=name)
 
+    @_said_plainly
     def counts(self, name: str) -> dict[str, int]:
         """Documents in an index: `searchable` with a vector, `removed` without."""
         searchable = self.client.count(index=name, query={"exists": {"field": "vector"}})["count"]
@@ -173,6 +214,7 @@ class SearchIndex:
 
     # ---- documents --------------------------------------------------------------------------------------------------
 
+    @_said_plainly
     def write(
         self, name: str, listings: Sequence[Listing], vectors: Sequence[NDArray[np.float32] | None]
     ) -> Counter[str]:
@@ -184,60 +226,82 @@ class SearchIndex:
         Raises:
             LensError: the index refused a document for any other reason, or could not be reached.
         """
-        actions = (_action(name, listing, vector) for listing, vector in zip(listings, vectors, strict=True))
+        into = _write_alias(self.alias, name)
+        actions = (_action(into, listing, vector) for listing, vector in zip(listings, vectors, strict=True))
         outcome: Counter[str] = Counter()
-        with _said_plainly(f"index {name}"):
-            for ok, result in helpers.streaming_bulk(
-                self.client,
-                actions,
-                chunk_size=_BULK_DOCUMENTS,
-                raise_on_error=False,
-                max_retries=5,
-                initial_backoff=1,
-            ):
-                answer = result["index"]
-                if ok:
-                    outcome["written"] += 1
-                elif answer["status"] == 409:
-                    outcome["superseded"] += 1
-                else:
-                    reason = answer.get("error", {})
-                    raise LensError(f"index {name} refused item {answer['_id']!r}: {reason.get('reason', reason)}")
+        for ok, result in helpers.streaming_bulk(
+            self.client,
+            actions,
+            chunk_size=_BULK_DOCUMENTS,
+            raise_on_error=False,
+            max_retries=5,
+            initial_backoff=1,
+            require_alias=True,
+        ):
+            answer = result["index"]
+            if ok:
+                outcome["written"] += 1
+            elif answer["status"] == 409:
+                outcome["superseded"] += 1
+            else:
+                reason = answer.get("error", {})
+                raise LensError(f"index {name} refused item {answer['_id']!r}: {reason.get('reason', reason)}")
         return outcome
 
+    @_said_plainly
     def versions(self, name: str, item_ids: Sequence[str]) -> dict[str, tuple[int, str]]:
         """The version and status that an index holds of each of some items; absent ones are left out."""
-        with _said_plainly(f"index {name}"):
-            answer = self.client.mget(index=name, ids=list(item_ids), source_includes=["status"])
+        answer = self.client.mget(index=name, ids=list(item_ids), source_includes=["status"])
         return {
             document["_id"]: (document["_version"], document["_source"]["status"])
             for document in answer["docs"]
             if document.get("found")
         }
 
+    @_said_plainly
+    def with_vector(self, name: str, item_ids: Sequence[str]) -> set[str]:
+        """Those of some items, at most 10,000, that a search can find, as of the last `finish_load`."""
+        answer = self.client.search(
+            index=name,
+            query={"bool": {"filter": [{"ids": {"values": list(item_ids)}}, {"exists": {"field": "vector"}}]}},
+            size=len(item_ids),
+            source=False,
+        )
+        return {hit["_id"] for hit in answer["hits"]["hits"]}
+
+    @_said_plainly
     def search(self, index: Index, vector: NDArray[np.float32], k: int) -> list[Hit]:
         """The k listings nearest to a unit vector (dims,) of the index's own space, by falling similarity."""
         if vector.shape != (index.card.dims,):
             raise LensError(
                 f"index {index.name} holds vectors of {index.card.dims} dimensions, the query has shape {vector.shape}"
             )
-        with _said_plainly(f"index {index.name}"):
-            answer = self.client.search(
-                index=index.name,
-                knn={
-                    "field": "vector",
-                    "query_vector": vector.tolist(),
-                    "k": k,
-                    "num_candidates": min(10_000, max(_LEAST_CANDIDATES, k * _CANDIDATES_PER_RESULT)),
-                },
-                size=k,
-            )
+        answer = self.client.search(
+            index=index.name,
+            knn={
+                "field": "vector",
+                "query_vector": vector.tolist(),
+                "k": k,
+                "num_candidates": min(10_000, max(_LEAST_CANDIDATES, k * _CANDIDATES_PER_RESULT)),
+            },
+            size=k,
+        )
         return [_hit(hit) for hit in answer["hits"]["hits"]]
+
+    def _behind_alias(self) -> list[str]:
+        try:
+            return sorted(self.client.indices.get_alias(name=self.alias))
+        except NotFoundError:
+            return []
 
 
 def version_of(listing_updated_at: datetime) -> int:
     """The external version of a listing: microseconds since 1970."""
     return round(listing_updated_at.timestamp() * 1_000_000)
+
+
+def _write_alias(alias: str, index_name: str) -> str:
+    return f"{alias}.{index_name.removeprefix(f'{alias}-')}"
 
 
 def _properties(dims: int) -> dict[str, Any]:
@@ -310,18 +374,3 @@ def _hit(hit: dict[str, Any]) -> Hit:
         status=source["status"],
         image_uri=source["image_uri"],
     )
-
-
-@contextmanager
-def _said_plainly(what: str) -> Iterator[None]:
-    """Turn the client's errors into a sentence."""
-    try:
-        yield
-    except NoConnection as err:
-        raise LensError(f"{what} cannot be reached: start it with `lens up`, or check LENS_ELASTICSEARCH_URL") from err
-    except ApiError as err:
-        raise LensError(
-            f"{what} answered {err.status_code}: {err.message}; check LENS_ELASTICSEARCH_API_KEY and the index"
-        ) from err
-    except TransportError as err:
-        raise LensError(f"{what}: {err.message}") from err

@@ -1,4 +1,4 @@
-"""Settings: the environment (``LENS_…``) over the running local stack's addresses over ``defaults.toml``."""
+"""Settings: the environment (``LENS_…``) over the local stack's addresses, the home's settings and the defaults."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import platformdirs
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -63,9 +63,10 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         defaults = TomlConfigSettingsSource(settings_cls)
-        home = init_settings().get("home") or os.environ.get("LENS_HOME") or defaults()["home"]
-        stack = InitSettingsSource(settings_cls, running_stack(Path(home)))
-        return init_settings, env_settings, stack, defaults
+        home = Path(init_settings().get("home") or os.environ.get("LENS_HOME") or defaults()["home"])
+        of_home = TomlConfigSettingsSource(settings_cls, home_file(home))
+        stack = InitSettingsSource(settings_cls, running_stack(home))
+        return init_settings, env_settings, stack, of_home, defaults
 
     def model_post_init(self, _context: object) -> None:
         # Jobs and servers run in other working folders: every local path is made absolute once, here.
@@ -76,6 +77,16 @@ class Settings(BaseSettings):
             object.__setattr__(self, "lake", str(Path(self.lake).absolute()))
         sources = (source if "://" in source else str(Path(source).absolute()) for source in self.image_sources)
         object.__setattr__(self, "image_sources", tuple(sources))
+
+    @field_validator("elasticsearch_url", "mlflow_url", "airflow_url")
+    @classmethod
+    def _without_password(cls, url: str) -> str:
+        # Addresses are printed and logged.
+        if "@" in url:
+            raise ValueError(
+                "an address must not hold a user or password; Elasticsearch's key is LENS_ELASTICSEARCH_API_KEY"
+            )
+        return url
 
     @cached_property
     def environment(self) -> dict[str, str]:
@@ -88,19 +99,25 @@ class Settings(BaseSettings):
         }
 
 
+def home_file(home: Path) -> Path:
+    """Settings that hold for whatever has this home, below the environment's; the demo keeps its own there."""
+    return home / "settings.toml"
+
+
 def stack_file(home: Path) -> Path:
     """Where ``lens up`` writes the addresses of what it started."""
     return home / "stack.json"
 
 
 def running_stack(home: Path) -> dict[str, str]:
-    """Addresses of the local stack, by setting name; empty when none is up."""
+    """Addresses of the local stack, by setting name; empty when none is up, or none that can be told."""
     try:
         return dict(json.loads(stack_file(home).read_text())["addresses"])
-    except FileNotFoundError:
+    except NotADirectoryError:
+        raise LensError(f"LENS_HOME={home} is a file: name a folder, which is made when there is none") from None
+    except (OSError, ValueError, KeyError, TypeError):
+        # `lens up` and `lens down` heal a damaged file, and must not be kept from it here.
         return {}
-    except (OSError, ValueError, KeyError, TypeError) as err:
-        raise LensError(f"{stack_file(home)} cannot be read ({err}): run `lens down`, then `lens up`") from err
 
 
 def load_settings(**overrides: Any) -> Settings:
@@ -121,7 +138,9 @@ def load_settings(**overrides: Any) -> Settings:
     except ValidationError as err:
         first = err.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise LensError(f"setting LENS_{name.upper()}: {first['msg']} (given: {first['input']!r})") from None
+        # What may hold a password is not repeated.
+        given = "" if name.endswith(("_url", "_key")) else f" (given: {first['input']!r})"
+        raise LensError(f"setting LENS_{name.upper()}: {first['msg']}{given}") from None
 
 
 def missing(setting: str, remedy: str) -> NoReturn:

@@ -37,10 +37,12 @@ def search_by_photo(photo: Path, k: int, settings: Settings) -> SearchResult:
         LensError: the photo cannot be read, no index is live, or its embedder cannot be loaded.
     """
     query = _read_photo(photo, ImageLimits(settings.image_max_bytes, settings.image_max_pixels))
+    lake = Lake(settings.lake)
+    lake.check()
     search_index = SearchIndex.connect(settings)
     # The alias is resolved once: a swap between here and the search cannot mix two spaces.
     index = search_index.require_live()
-    vector = Embedder.load(index.card, Lake(settings.lake)).embed([query])[0]
+    vector = Embedder.load(index.card, lake).embed([query])[0]
     return SearchResult(query, photo.name, index, search_index.search(index, vector, k))
 
 

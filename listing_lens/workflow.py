@@ -8,6 +8,7 @@ from pathlib import Path
 from listing_lens.lake import Lake, evaluations
 from listing_lens.pages import evaluation_page
 from listing_lens.projections import load_fit, load_projection
+from listing_lens.search_index import SearchIndex
 from listing_lens.settings import Settings, missing
 from listing_lens.window import Window
 from models import figures
@@ -33,13 +34,20 @@ def register_fit(name: str, settings: Settings) -> int:
 
 
 def promote(version: int, *, asked: bool, settings: Settings) -> bool:
-    """Make a version the champion when that was asked for, or when there is none yet. Returns whether it was."""
+    """Make a version the champion when that was asked for, or when there is none yet. Returns whether it is now."""
     registry = connect_registry(settings)
-    if not asked and registry.has(CHAMPION):
-        return False
-    reason = "asked for by the run that fitted it" if asked else "there was no champion"
-    registry.promote(version, reason=reason, now=datetime.now(UTC))
-    return True
+    champion = registry.get(CHAMPION).version if registry.has(CHAMPION) else None
+    if champion != version and (asked or champion is None):
+        reason = "asked for by the run that fitted it" if asked else "there was no champion"
+        registry.promote(version, reason=reason, now=datetime.now(UTC))
+        champion = version
+    return champion == version
+
+
+def is_live(version: int, settings: Settings) -> bool:
+    """Whether the live index holds vectors of a version's space."""
+    live = SearchIndex.connect(settings).live()
+    return live is not None and live.card.space == connect_registry(settings).get(str(version)).card.space
 
 
 def log_evaluation(window: Window, embedder: RegisteredEmbedder, settings: Settings) -> Path:

@@ -137,9 +137,9 @@ class Projection:
                 f"not an array of shape {embeddings.shape}: it belongs to another encoder"
             )
         vectors = embeddings @ self.components + self.bias
-        # An embedding at the very mean has no direction: it keeps the zero vector.
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        unit: NDArray[np.float32] = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+        # An embedding at the very mean has no direction. It is given one: an index takes unit vectors only.
+        vectors[~vectors.any(axis=1), 0] = 1.0
+        unit: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return unit
 
     def save(self) -> tuple[bytes, bytes]:

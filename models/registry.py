@@ -98,6 +98,9 @@ class Registry:
     def promote(self, version: int, *, reason: str, now: datetime) -> None:
         """Make a version the champion, and leave on it a record of when, why, and what it replaced."""
         before = self.get(CHAMPION).version if self.has(CHAMPION) else None
+        if before == version:
+            # Its record says what it replaced when it became the champion.
+            return
         tags = {"promoted_at": now.isoformat(), "promoted_because": reason, "promoted_over": str(before or "none")}
         for key, value in tags.items():
             self.client.set_model_version_tag(MODEL, str(version), key, value)

@@ -49,10 +49,15 @@ def register_fit(name: str) -> int:
 
 @task.short_circuit
 def promote(version: int, asked: bool) -> bool:
-    """Make a version the champion if that was asked for, or if there is none yet; otherwise skip what follows."""
+    """Make a version the champion if that was asked for, or if there is none yet. Skips what follows if nothing does.
+
+    A rebuild follows while the champion is not what the live index serves, also when a try before this one was killed
+    after it had promoted.
+    """
     from listing_lens import workflow
 
-    return workflow.promote(version, asked=asked, settings=load_settings())
+    settings = load_settings()
+    return workflow.promote(version, asked=asked, settings=settings) and not workflow.is_live(version, settings)
 
 
 @task

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from typer.core import TyperGroup
 
 from listing_lens.cli import catalog, demo, pipeline, search, stack
@@ -52,9 +52,9 @@ def settings(
 ) -> None:
     """Show every setting as it is in force here."""
     loaded = load_settings()
-    table = Table("setting", "environment", "value")
+    table = Table("setting", Column("environment", no_wrap=True), Column("value", overflow="fold"))
     for name, value in loaded.model_dump().items():
         if name == "elasticsearch_api_key" and secrets:
             value = value.get_secret_value()
         table.add_row(name, f"LENS_{name.upper()}", str(value))
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)

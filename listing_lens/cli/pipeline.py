@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from listing_lens.cli.progress import run_with_bars
 from listing_lens.errors import LensError
@@ -27,7 +28,8 @@ End = Annotated[str | None, typer.Option(help="End of the window, not included; 
 Encoder = Annotated[str | None, typer.Option(help="A hub id or a folder; default: LENS_ENCODER.")]
 Model = Annotated[str, typer.Option(help="A version or an alias of listing-embedder in MLflow.")]
 
-console = Console()
+# Names and paths come out as they are: unwrapped, to be copied, and with their brackets, which are no markup.
+console = Console(soft_wrap=True, markup=False, emoji=False)
 
 
 def embed(start: Start = None, end: End = None, encoder: Encoder = None) -> None:
@@ -56,12 +58,21 @@ def list_indexes() -> None:
     """List the indexes behind the alias, and which one is live."""
     search_index = SearchIndex.connect(load_settings())
     live = search_index.live()
-    table = Table("index", "space", "searchable", "removed", "")
+    table = Table(Column("index", overflow="fold"), "searchable", "removed", "")
     for found in search_index.all():
         counts = search_index.counts(found.name)
         here = "live" if live and live.name == found.name else ""
-        table.add_row(found.name, found.card.space, f"{counts['searchable']:,}", f"{counts['removed']:,}", here)
+        table.add_row(found.name, f"{counts['searchable']:,}", f"{counts['removed']:,}", here)
     console.print(table)
+
+
+@index.command("delete")
+def delete(name: Annotated[str, typer.Argument(help="The index's full name.")]) -> None:
+    """Delete an index that is not live: of a failed build, or one that is no longer needed for rollback."""
+    search_index = SearchIndex.connect(load_settings())
+    search_index.get(name)
+    search_index.delete(name)
+    console.print(f"index {name} is deleted")
 
 
 def evaluate(start: Start = None, end: End = None, model: Model = CHAMPION) -> None:
@@ -75,8 +86,12 @@ def run(
     dims: Annotated[int | None, typer.Option(help="Dimensions to keep; default: LENS_PROJECTION_DIMS.")] = None,
 ) -> None:
     """Take the lake's listings to a searchable index: embed, fit, rebuild, swap."""
+    from listing_lens import workflow
+
     settings = load_settings()
+    # Embedding may take hours: what the steps after it need is asked for first.
     SearchIndex.connect(settings)
+    workflow.connect_registry(settings)
     _embed(_span(LISTINGS, None, None, settings), settings, encoder)
     _rebuild(str(_fit(settings, encoder=encoder, dims=dims, promote=True)), settings)
     console.print("search it with `lens search PHOTO`")
@@ -106,8 +121,15 @@ def _rebuild(model: str, settings: Settings) -> None:
     search_index = SearchIndex.connect(settings)
     embedder = workflow.connect_registry(settings).get(model)
     built = search_index.create(embedder.card, _build_name())
-    run_with_bars("load index", "load_index", ["--index", built.name], settings)
-    run_with_bars("verify index", "verify_index", ["--index", built.name], settings)
+    try:
+        run_with_bars("load index", "load_index", ["--index", built.name], settings)
+        run_with_bars("catch up", "load_index", ["--index", built.name, "--catch_up"], settings)
+        run_with_bars("verify index", "verify_index", ["--index", built.name], settings)
+    except BaseException:
+        # The next run builds another. A cluster that is out of reach keeps this one.
+        with suppress(LensError):
+            search_index.delete(built.name)
+        raise
     before = search_index.swap(built.name)
     console.print(f"alias {settings.alias} points to {built.name}" + (f", no longer to {before}" if before else ""))
 
@@ -129,26 +151,26 @@ def print_metrics(window: Window, space: str, settings: Settings) -> None:
 
     manifest = Lake(settings.lake).manifest(evaluations(space), window)
     means = manifest.parameters["metrics"]
-    columns = ("ndcg@5", "precision@1", "precision@3", "precision@5", "recall@1", "recall@3", "recall@5")
-    table = Table("ranked by", *columns, title=f"{manifest.counts['evaluated']:,} sessions of {window}")
-    for variant, label in VARIANTS.items():
-        table.add_row(label, *(f"{means[f'{variant}/{column}']:.3f}" for column in columns))
+    table = Table("metric", *VARIANTS.values(), title=f"{manifest.counts['evaluated']:,} sessions of {window}")
+    for name in ("ndcg@5", "precision@1", "precision@3", "precision@5", "recall@1", "recall@3", "recall@5"):
+        table.add_row(name, *(f"{means[f'{variant}/{name}']:.3f}" for variant in VARIANTS))
     console.print(table)
 
 
 def _span(dataset: str, start: str | None, end: str | None, settings: Settings) -> Window:
-    """The window of two options; what is left out is taken from what has landed."""
+    """The window of two options; what is left out is taken from what has landed, and what is asked for must have."""
     lake = Lake(settings.lake)
     lake.check()
-    if start and end:
-        return Window.parse(start, end)
     landed = lake.windows(dataset)
     if not landed:
         raise LensError(
             f"the lake {settings.lake} holds no {dataset}: run `lens catalog make` or `lens catalog import`"
         )
     first, last = landed[0].start.isoformat(), max(window.end for window in landed).isoformat()
-    return Window.parse(start or first, end or last)
+    window = Window.parse(start or first, end or last)
+    if start or end:
+        lake.covering(dataset, window)
+    return window
 
 
 def _bounds(window: Window) -> list[str]:

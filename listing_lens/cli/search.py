@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from listing_lens.errors import LensError
 from listing_lens.settings import load_settings
@@ -40,12 +40,14 @@ def search(
             )
         )
         return
-    table = Table("", "score", "price", "title", "category", "item")
+    wrapped = (Column(name, overflow="fold") for name in ("title", "category", "item"))
+    table = Table("", "score", "price", *wrapped)
     for rank, hit in enumerate(result.hits, start=1):
         table.add_row(
             str(rank), f"{hit.score:.3f}", f"¥{hit.price:,}", hit.title, " › ".join(hit.category), hit.item_id
         )
-    console = Console()
+    # What sellers wrote is no markup.
+    console = Console(soft_wrap=True, markup=False, emoji=False)
     console.print(table)
     path = page or settings.home / "pages" / f"search-{photo.stem}.html"
     try:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shlex
-import signal
 import subprocess
 from collections.abc import Callable
 from typing import Any
@@ -13,8 +10,8 @@ from typing import Any
 from airflow.providers.apache.beam.hooks.beam import BeamHook, beam_options_to_args
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-# What a job gets to end by itself after it was asked to.
-_GRACE_S = 10
+from listing_lens.process_group import end_group
+
 # How argparse ends a program whose arguments are wrong: another try would end the same.
 _USAGE_ERROR = 2
 
@@ -64,14 +61,8 @@ class BeamJobHook(BeamHook):
     def kill(self) -> None:
         """End the job's whole process group: asked first, then forced."""
         process, self._process = self._process, None
-        if process is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_GRACE_S)
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        if process is not None:
+            end_group(process)
 
     def _follow(
         self,

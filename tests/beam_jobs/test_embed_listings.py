@@ -59,16 +59,15 @@ def test_embeddings_are_the_encoder_s_own(lake: Lake, dataset: str, untrained_si
             assert np.linalg.norm(embedding) == pytest.approx(1, abs=1e-5)
 
 
-def test_a_window_run_again_is_the_same_and_replaces_the_old_files(lake: Lake, dataset: str) -> None:
+def test_a_window_run_again_is_the_same(lake: Lake, dataset: str) -> None:
     land_marketplace(lake)
     main(_arguments(FIRST))
-    before = lake.manifest(dataset, FIRST)
+    before, items = lake.manifest(dataset, FIRST), _items(lake, dataset, FIRST)
     main(_arguments(FIRST))
     after = lake.manifest(dataset, FIRST)
     assert after.counts == before.counts
     assert after.files != before.files
-    present = {path.name for path in Path(lake.folder(dataset, FIRST)).glob("*.parquet")}
-    assert present == {name for names in after.files.values() for name in names}
+    assert _items(lake, dataset, FIRST) == items
 
 
 def test_the_newest_version_in_a_window_is_kept(lake: Lake, dataset: str) -> None:
@@ -106,13 +105,14 @@ def test_listings_that_have_not_landed_are_no_empty_window(lake: Lake, dataset: 
 
 def test_too_many_bad_images_fail_the_window_and_leave_nothing(lake: Lake, dataset: str) -> None:
     take_photo(lake, "a.jpg", 1)
-    lake.write_bytes(f"{image_root(lake)}/b.jpg", b"")
-    land(lake, FIRST, [listing("a"), listing("b")])
+    for broken in ("b", "c"):
+        lake.write_bytes(f"{image_root(lake)}/{broken}.jpg", b"")
+    land(lake, FIRST, [listing(name) for name in "abc"])
     with pytest.raises(Exception, match="LENS_MAX_DEAD_LETTER_RATIO=0.1") as failure:
         main(_arguments(FIRST))
     sentence = refusal(failure.value) or ""
-    assert sentence.startswith("window [2026-11-01 00:00:00Z, 2026-11-02 00:00:00Z): 1 of 2 images")
-    assert sentence.endswith("mostly: empty file (1)")
+    assert sentence.startswith("window [2026-11-01 00:00:00Z, 2026-11-02 00:00:00Z): 2 of 3 images")
+    assert sentence.endswith("mostly: empty file (2)")
     assert lake.windows(dataset) == []
 
 
@@ -131,6 +131,24 @@ def test_a_run_that_fails_leaves_the_window_as_it_was(
         main(_arguments(FIRST))
     assert lake.manifest(dataset, FIRST) == before
     assert _items(lake, dataset, FIRST) == items
+
+
+def test_one_bad_image_does_not_fail_a_window_of_few(lake: Lake, dataset: str) -> None:
+    take_photo(lake, "a.jpg", 1)
+    land(lake, FIRST, [listing("a"), listing("gone")])
+    main(_arguments(FIRST))
+    [dead] = [row for batch in lake.read(dataset, [FIRST], kind=DEAD_LETTERS) for row in batch.to_pylist()]
+    assert dead == {"item_id": "gone", "stage": "fetch", "reason": "cannot be read: no such file"}
+
+
+def test_a_window_embedded_in_parts_is_not_embedded_again(lake: Lake, dataset: str) -> None:
+    take_photo(lake, "a.jpg", 1)
+    land(lake, FIRST, [listing("a", minute=30)])
+    halves = list(FIRST.split(timedelta(hours=12)))
+    for half in halves:
+        main(_arguments(half))
+    main([*_arguments(FIRST), "--each_landed"])
+    assert lake.windows(dataset) == halves
 
 
 def test_an_image_outside_the_allowed_places_is_set_aside_unread(lake: Lake, dataset: str, tmp_path: Path) -> None:

@@ -81,12 +81,21 @@ def test_sessions_are_left_out_by_reason_and_counted(indexed: Indexed) -> None:
             _session("good", "m007.jpg", {"m007"}),
             _session("no tap", "m007.jpg", set()),
             _session("unreadable", "broken.jpg", {"m007"}),
+            Session("malformed", FIRST.start, "m007.jpg", ("m007", "m008"), (True,)),
+            _session("shown twice", "m007.jpg", {"m007"}, ("m007", "m007")),
             _session("shown but set aside", "m007.jpg", {"m007"}, ("m007", "m002")),
         ],
     )
     _evaluate(indexed)
     counts = lake.manifest(evaluations(indexed.index.card.space), FIRST).counts
-    assert counts == {"read": 4, "evaluated": 1, "nothing_tapped": 1, "query_unreadable": 1, "item_not_embedded": 1}
+    assert counts == {
+        "read": 6,
+        "evaluated": 1,
+        "malformed": 2,
+        "nothing_tapped": 1,
+        "query_unreadable": 1,
+        "item_not_embedded": 1,
+    }
 
 
 def test_an_item_counts_as_it_looked_last(indexed: Indexed) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +14,13 @@ from beam_jobs import embed_listings, load_index, verify_index
 from beam_jobs.launcher import refusal
 from listing_lens.errors import LensError
 from listing_lens.lake import embeddings
+from listing_lens.loads import loads_of
 from listing_lens.projections import load_projection
 from listing_lens.records import Status, embedding_matrix
+from listing_lens.search_index import SearchIndex
+from listing_lens.settings import load_settings
 from listing_lens.window import Window
-from models.projection import Projection
+from models.demo_encoder import save_untrained_siglip
 
 _THIRD = Window(SECOND.end, SECOND.end + timedelta(days=1))
 
@@ -71,11 +75,41 @@ def test_without_an_index_every_one_of_the_encoder_is_fed(indexed: Indexed) -> N
         assert list(indexed.search_index.versions(index.name, ["late", "m000"])) == ["late"]
 
 
-def test_an_embedding_at_the_mean_points_nowhere_but_is_kept(indexed: Indexed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Projection, "apply", lambda self, rows: np.zeros((len(rows), self.dims), np.float32))
+def test_a_rebuild_catches_up_with_what_landed_or_was_replaced_meanwhile(indexed: Indexed) -> None:
     load_index.main(["--index", indexed.index.name])
-    assert _counts(indexed) == {"searchable": 0, "removed": 39}
+    take_photo(indexed.lake, "late.jpg", 99)
+    land(indexed.lake, _THIRD, [listing("late", _THIRD)])
+    embed_listings.main(_bounds(_THIRD))
+    embed_listings.main(_bounds(SECOND))
+    load_index.main(["--index", indexed.index.name, "--catch_up"])
+    last = max(loads_of(indexed.lake, indexed.index.name), key=lambda load: load.started_at)
+    assert last.windows == [SECOND.name, _THIRD.name]
+    load_index.main(["--index", indexed.index.name, "--catch_up"])
+    last = max(loads_of(indexed.lake, indexed.index.name), key=lambda load: load.started_at)
+    assert last.windows == []
     verify_index.main(["--index", indexed.index.name])
+
+
+def test_new_listings_that_would_not_reach_the_live_index_are_an_error(
+    indexed: Indexed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    indexed.search_index.swap(indexed.index.name)
+    monkeypatch.setenv("LENS_ENCODER", str(save_untrained_siglip(tmp_path / "other", seed=1)))
+    with pytest.raises(LensError, match="would not reach it; set LENS_ENCODER="):
+        load_index.main(_bounds(FIRST))
+
+
+def test_another_alias_whose_name_begins_alike_is_left_alone(indexed: Indexed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LENS_ALIAS", f"{indexed.search_index.alias}-staging")
+    staging = SearchIndex.connect(load_settings())
+    other = staging.create(indexed.index.card, "one")
+    try:
+        monkeypatch.setenv("LENS_ALIAS", indexed.search_index.alias)
+        load_index.main(_bounds(FIRST))
+        assert indexed.search_index.versions(indexed.index.name, ["m000"])
+        assert not staging.versions(other.name, ["m000"])
+    finally:
+        staging.delete(other.name)
 
 
 def test_a_window_that_is_not_embedded_is_no_empty_load(indexed: Indexed) -> None:
@@ -114,11 +148,21 @@ def test_verification_names_what_is_missing(indexed: Indexed) -> None:
 
 
 def test_verification_names_what_is_older(indexed: Indexed) -> None:
+    land(indexed.lake, _THIRD, [listing("m010", _THIRD, status=Status.SOLD)])
+    embed_listings.main(_bounds(_THIRD))
+    load_index.main(["--index", indexed.index.name])
+    client = indexed.search_index.client
+    client.delete(index=indexed.index.name, id="m010")
+    indexed.search_index.write(indexed.index.name, [listing("m010", minute=10)], [None])
+    with pytest.raises(Exception, match="m010 is missing|m010 is older than in the lake"):
+        verify_index.main(["--index", indexed.index.name])
+
+
+def test_a_window_that_landed_since_is_left_to_its_own_run(indexed: Indexed) -> None:
     load_index.main(["--index", indexed.index.name])
     land(indexed.lake, _THIRD, [listing("m010", _THIRD, status=Status.SOLD)])
     embed_listings.main(_bounds(_THIRD))
-    with pytest.raises(Exception, match="m010 is older than in the lake"):
-        verify_index.main(["--index", indexed.index.name])
+    verify_index.main(["--index", indexed.index.name])
 
 
 def test_verification_names_what_should_not_be_searchable(indexed: Indexed) -> None:
@@ -127,4 +171,16 @@ def test_verification_names_what_should_not_be_searchable(indexed: Indexed) -> N
     vector = np.eye(1, indexed.index.card.dims, dtype=np.float32)[0]
     indexed.search_index.write(indexed.index.name, [replace(sold)], [vector])
     with pytest.raises(Exception, match="m001 is on_sale instead of sold"):
+        verify_index.main(["--index", indexed.index.name])
+
+
+def test_verification_names_what_no_search_can_find(indexed: Indexed) -> None:
+    load_index.main(["--index", indexed.index.name])
+    indexed.search_index.write(indexed.index.name, [listing("m012", minute=12)], [None])
+    with pytest.raises(Exception, match="m012 is on_sale, but a search cannot find it"):
+        verify_index.main(["--index", indexed.index.name])
+
+
+def test_an_index_that_nothing_was_loaded_into_is_not_verified(indexed: Indexed) -> None:
+    with pytest.raises(LensError, match="nothing was loaded into index"):
         verify_index.main(["--index", indexed.index.name])

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from listing_lens import jobs
+from listing_lens import process_group
 from listing_lens.errors import LensError
 from listing_lens.jobs import run_job
 from listing_lens.progress import Progress
@@ -129,7 +129,7 @@ class TestInterruption:
     def test_leaves_no_process_of_the_job(
         self, settings: Settings, write_job: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, stubborn: bool
     ) -> None:
-        monkeypatch.setattr(jobs, "_GRACE_S", 1)
+        monkeypatch.setattr(process_group, "GRACE_S", 1)
         name = write_job(
             "import os, signal, subprocess, sys, time\n"
             + ("signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" if stubborn else "")

@@ -113,13 +113,21 @@ class TestWindows:
 
 
 class TestReplacing:
-    def test_leaves_the_new_rows_and_removes_the_old_files(
+    def test_leaves_the_new_rows_and_keeps_the_files_before_for_their_readers(
         self, lake: Lake, files: Callable[[Window], set[str]]
     ) -> None:
-        lake.write_table(DATASET, hours(0, 1), table(1, 2), NOW)
+        lake.write_table(DATASET, hours(0, 1), table(1, 2), NOW - timedelta(days=9))
+        middle = lake.write_table(DATASET, hours(0, 1), table(4), NOW - timedelta(days=5))
         new = lake.write_table(DATASET, hours(0, 1), table(3), NOW)
         assert numbers(lake, hours(0, 1)) == [3]
-        assert files(hours(0, 1)) == {*new.files[ROWS], "manifest.json"}
+        assert files(hours(0, 1)) == {*new.files[ROWS], *middle.files[ROWS], "manifest.json"}
+
+    def test_does_not_disturb_a_reader_that_is_in_the_middle(self, lake: Lake) -> None:
+        lake.write_table(DATASET, hours(0, 1), table(1, 2), NOW - timedelta(days=9))
+        reader = lake.read(DATASET, [hours(0, 1)], batch_rows=1)
+        next(reader)
+        lake.write_table(DATASET, hours(0, 1), table(3), NOW)
+        assert len(list(reader)) == 1
 
     def test_again_with_the_same_files_keeps_them(self, lake: Lake) -> None:
         written = lake.write_table(DATASET, hours(0, 1), table(1), NOW)
@@ -156,7 +164,8 @@ class TestReplacing:
         assert numbers(lake, hours(0, 1)) == [4]
 
     def test_a_writer_killed_after_its_manifest_has_written_the_window(self, lake: Lake) -> None:
-        lake.write_table(DATASET, hours(0, 1), table(1), NOW)
+        abandoned = lake.new_attempt(NOW - timedelta(days=9))
+        write_file(lake, hours(0, 1), f"{abandoned}-0.parquet", table(7))
         with (
             mock.patch.object(lake._fs, "rm_file", side_effect=KeyboardInterrupt),
             pytest.raises(KeyboardInterrupt),
@@ -165,7 +174,8 @@ class TestReplacing:
         assert numbers(lake, hours(0, 1)) == [3]
 
     def test_what_another_run_removed_meanwhile_is_no_error(self, lake: Lake) -> None:
-        lake.write_table(DATASET, hours(0, 1), table(1), NOW)
+        abandoned = lake.new_attempt(NOW - timedelta(days=9))
+        write_file(lake, hours(0, 1), f"{abandoned}-0.parquet", table(7))
         with mock.patch.object(lake._fs, "rm_file", side_effect=FileNotFoundError):
             lake.write_table(DATASET, hours(0, 1), table(2), NOW)
         assert numbers(lake, hours(0, 1)) == [2]

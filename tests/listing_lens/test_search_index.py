@@ -126,6 +126,23 @@ def test_an_alias_on_several_indexes_is_refused(search_index: SearchIndex, index
         search_index.live()
 
 
+def test_swapping_repairs_an_alias_on_several_indexes(search_index: SearchIndex, index: Index) -> None:
+    second = search_index.create(_CARD, "b2")
+    for name in (index.name, second.name):
+        search_index.client.indices.put_alias(index=name, name=search_index.alias)
+    assert search_index.swap(second.name) == index.name
+    assert search_index.live() == second
+
+
+def test_a_load_into_an_index_that_was_deleted_fails_and_does_not_make_it_anew(
+    search_index: SearchIndex, index: Index
+) -> None:
+    search_index.delete(index.name)
+    with pytest.raises(LensError, match="refused item 'a'"):
+        search_index.write(index.name, [listing("a")], [_unit(1, 0, 0, 0)])
+    assert search_index.all() == []
+
+
 def test_a_query_of_another_dimension_is_refused(search_index: SearchIndex, index: Index) -> None:
     with pytest.raises(LensError, match=r"holds vectors of 4 dimensions, the query has shape \(5,\)"):
         search_index.search(index, np.ones(5, np.float32), 1)

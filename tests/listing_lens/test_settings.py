@@ -125,15 +125,19 @@ class TestRefused:
             load_settings()
 
     @pytest.mark.parametrize("text", ["", "{", "[]", '{"addresses": 3}'])
-    def test_a_damaged_stack_file_with_the_remedy(self, tmp_path: Path, text: str) -> None:
+    def test_not_for_a_damaged_stack_file_which_the_stack_s_commands_heal(self, tmp_path: Path, text: str) -> None:
         start_stack(tmp_path / ".lens")
         stack_file(tmp_path / ".lens").write_text(text)
-        with pytest.raises(LensError, match=r"stack\.json cannot be read .*run `lens down`"):
+        assert load_settings().mlflow_url == ""
+
+    def test_an_address_with_a_password(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("LENS_ELASTICSEARCH_URL", "https://user:hush@search.example.com")
+        with pytest.raises(LensError, match="LENS_ELASTICSEARCH_URL: .*must not hold a user or password"):
             load_settings()
 
     def test_a_home_that_is_a_file(self, tmp_path: Path) -> None:
         (tmp_path / "home").write_text("")
-        with pytest.raises(LensError, match=r"stack\.json cannot be read"):
+        with pytest.raises(LensError, match=r"home is a file: name a folder"):
             load_settings(home=tmp_path / "home")
 
     def test_going_on_without_a_setting(self) -> None:

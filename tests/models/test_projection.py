@@ -180,10 +180,10 @@ class TestApply:
     def test_no_rows_give_no_vectors(self, projection: Projection) -> None:
         assert projection.apply(np.empty((0, 12), np.float32)).shape == (0, 5)
 
-    def test_what_has_no_direction_stays_zero(self) -> None:
+    def test_what_has_no_direction_is_given_one(self) -> None:
         eye = np.eye(2, dtype=np.float32)
         projection = Projection(eye, np.array([-1, -1], np.float32), np.ones(2), 9)
-        np.testing.assert_array_equal(projection.apply(np.ones((1, 2), np.float32)), [[0, 0]])
+        np.testing.assert_array_equal(projection.apply(np.ones((1, 2), np.float32)), [[1, 0]])
 
     @pytest.mark.parametrize("shape", [(3, 11), (3, 13), (12,), (1, 1, 12)], ids=str)
     def test_another_encoders_embeddings_are_refused(self, projection: Projection, shape: tuple[int, ...]) -> None:

@@ -101,7 +101,7 @@ while not os.path.exists({str(tmp_path / "go")!r}):
 def test_a_job_that_runs_out_of_time_leaves_no_process(
     hook: BeamJobHook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("plugins.hooks.beam_job._GRACE_S", 0.2)
+    monkeypatch.setattr("listing_lens.process_group.GRACE_S", 0.2)
     pids = tmp_path / "pids"
     processes: list[psutil.Process] = []
 
@@ -125,7 +125,7 @@ def test_a_job_that_runs_out_of_time_leaves_no_process(
 def test_a_task_that_is_killed_takes_its_job_along(
     hook: BeamJobHook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("plugins.hooks.beam_job._GRACE_S", 0.2)
+    monkeypatch.setattr("listing_lens.process_group.GRACE_S", 0.2)
     pids = tmp_path / "pids"
     failures: list[BaseException] = []
 

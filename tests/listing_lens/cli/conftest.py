@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,8 +19,10 @@ from listing_lens.lake import Lake
 from listing_lens.records import Session
 from listing_lens.search_index import SearchIndex
 from listing_lens.settings import Settings, load_settings
+from models.embedder import EmbedderCard
 
 Lens = Callable[..., Result]
+Refusal = Callable[..., str]
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,17 @@ class Marketplace:
     search_index: SearchIndex
     ran: Result
 
+    @property
+    def card(self) -> EmbedderCard:
+        return self.search_index.require_live().card
+
+    @property
+    def version(self) -> int:
+        """The version that `lens run` registered."""
+        said = re.search(r"listing-embedder version (\d+) is the champion", self.ran.stdout)
+        assert said, self.ran.output
+        return int(said.group(1))
+
     def photo(self, item_id: str) -> Path:
         return Path(self.lake.root, "images", f"{item_id}.jpg")
 
@@ -40,6 +54,32 @@ def lens(monkeypatch: pytest.MonkeyPatch) -> Lens:
     """Give a command in this process. What it raises, other than to exit, fails the test."""
     monkeypatch.setenv("COLUMNS", "80")
     return _lens
+
+
+@pytest.fixture
+def refusal(lens: Lens) -> Refusal:
+    """Give a command that must refuse: nothing on standard output, one sentence on standard error, exit 1."""
+
+    def refused(*arguments: object) -> str:
+        result = lens(*arguments)
+        assert (result.exit_code, result.stdout) == (1, "")
+        # Above it may be a job's bars.
+        said = result.stderr.splitlines()[-1]
+        assert said.startswith("error: ")
+        assert "Traceback" not in result.stderr
+        return said.removeprefix("error: ")
+
+    return refused
+
+
+@pytest.fixture
+def own_index(marketplace: Marketplace, monkeypatch: pytest.MonkeyPatch) -> Iterator[SearchIndex]:
+    """No index yet, behind an alias of this test's own."""
+    monkeypatch.setenv("LENS_ALIAS", f"test-{uuid4().hex[:8]}")
+    search_index = SearchIndex.connect(load_settings())
+    yield search_index
+    for index in search_index.all():
+        search_index.client.indices.delete(index=index.name)
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +104,9 @@ def was_run(
         lake,
         FIRST,
         [
-            Session(f"s{n}", FIRST.start + timedelta(hours=n), f"{shown[n]}.jpg", shown, tuple(i == n for i in range(8)))
+            Session(
+                f"s{n}", FIRST.start + timedelta(hours=n), f"{shown[n]}.jpg", shown, tuple(i == n for i in range(8))
+            )
             for n in range(4)
         ],
     )
@@ -84,7 +126,7 @@ def marketplace(was_run: Marketplace, monkeypatch: pytest.MonkeyPatch) -> Market
     return was_run
 
 
-def _lens(*arguments: str) -> Result:
+def _lens(*arguments: object) -> Result:
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception

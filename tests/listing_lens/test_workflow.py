@@ -1,0 +1,154 @@
+"""The steps between jobs, on a real MLflow server: what a job left in the lake becomes a record, and no more is promoted
+than should be.
+
+They run after hours of computing, at the terminal and in Airflow, and may run twice. The fits and evaluations are
+written by hand here. The champion is the whole server's, so it is set aside and put back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from mlflow import MlflowClient
+from tiny import FIRST, NOW
+
+from listing_lens.errors import LensError
+from listing_lens.lake import Lake, evaluations
+from listing_lens.projections import Fit, fit_path, save_projection
+from listing_lens.settings import Settings, load_settings
+from listing_lens.workflow import VARIANTS, connect_registry, log_evaluation, promote, register_fit
+from models.embedder import CANDIDATE, CHAMPION, MODEL, EmbedderCard
+from models.metrics import METRICS
+from models.projection import Moments, fit_projection
+from models.registry import Registry
+
+
+@pytest.fixture
+def settings(tmp_path: Path, mlflow_url: str) -> Settings:
+    return load_settings(home=tmp_path / "home", lake=str(tmp_path / "lake"), mlflow_url=mlflow_url)
+
+
+@pytest.fixture
+def registry(settings: Settings) -> Registry:
+    return connect_registry(settings)
+
+
+@pytest.fixture
+def no_champion(registry: Registry) -> Iterator[None]:
+    before = registry.get(CHAMPION).version if registry.has(CHAMPION) else None
+    if before is not None:
+        registry.client.delete_registered_model_alias(MODEL, CHAMPION)
+    yield
+    if before is None:
+        registry.client.delete_registered_model_alias(MODEL, CHAMPION)
+    else:
+        registry.client.set_registered_model_alias(MODEL, CHAMPION, str(before))
+
+
+def fitted(settings: Settings, name: str, seed: int) -> EmbedderCard:
+    """What the job fit_projection leaves in the lake."""
+    lake = Lake(settings.lake)
+    rows = np.random.default_rng([2026, seed]).standard_normal((60, 6)).astype(np.float32)
+    projection = fit_projection(Moments.of(rows), 3)
+    save_projection(lake, projection)
+    card = EmbedderCard(
+        encoder_source="/models/small",
+        encoder_id="small-12345678",
+        encoder_dims=6,
+        projection_id=projection.projection_id,
+        dims=3,
+    )
+    fit = Fit(card=card, rows=60, windows=[FIRST.name], explained_variance=0.5)
+    lake.write_bytes(fit_path(lake, name), fit.model_dump_json().encode())
+    return card
+
+
+class TestRegister:
+    def test_makes_the_fit_a_candidate(self, settings: Settings, registry: Registry) -> None:
+        card = fitted(settings, "weekly", 1)
+        version = register_fit("weekly", settings)
+        assert registry.get(str(version)).card == card
+        assert registry.get(CANDIDATE).version == version
+
+    def test_run_again_registers_nothing_new(self, settings: Settings) -> None:
+        fitted(settings, "weekly", 2)
+        assert register_fit("weekly", settings) == register_fit("weekly", settings)
+
+    def test_of_no_fit_says_how_to_make_one(self, settings: Settings) -> None:
+        with pytest.raises(LensError, match="no fit 'weekly' in the lake .*: run `lens projection fit`"):
+            register_fit("weekly", settings)
+
+    def test_of_a_fit_without_its_projection_registers_nothing(self, settings: Settings, registry: Registry) -> None:
+        card = fitted(settings, "weekly", 3)
+        Path(settings.lake, "projections", card.projection_id, "projection.safetensors").unlink()
+        with pytest.raises(LensError, match=f"projection {card.projection_id} is not in the lake"):
+            register_fit("weekly", settings)
+        assert not registry.client.search_model_versions(f"name = '{MODEL}' and tags.space = '{card.space}'")
+
+
+@pytest.mark.usefixtures("no_champion")
+def test_only_the_first_is_promoted_unasked(settings: Settings, registry: Registry) -> None:
+    versions = []
+    for seed in (4, 5):
+        fitted(settings, f"fit-{seed}", seed)
+        versions.append(register_fit(f"fit-{seed}", settings))
+    first, second = versions
+    assert promote(first, asked=False, settings=settings)
+    assert not promote(second, asked=False, settings=settings)
+    assert registry.get(CHAMPION).version == first
+    assert promote(second, asked=True, settings=settings)
+    assert registry.get(CHAMPION).version == second
+
+    client: MlflowClient = registry.client
+    tags = [client.get_model_version(MODEL, str(version)).tags for version in versions]
+    assert [tag["promoted_because"] for tag in tags] == ["there was no champion", "asked for by the run that fitted it"]
+    assert [tag["promoted_over"] for tag in tags] == ["none", str(first)]
+
+
+class TestEvaluation:
+    def test_is_logged_and_its_page_written(self, settings: Settings, registry: Registry) -> None:
+        card = fitted(settings, "weekly", 6)
+        embedder = registry.get(str(register_fit("weekly", settings)))
+        means = {f"{variant}/{name}": 0.25 for variant in VARIANTS for name in METRICS}
+        counts = {"read": 5, "evaluated": 3, "nothing_tapped": 2, "query_unreadable": 0, "item_not_embedded": 0}
+        Lake(settings.lake).write_table(
+            evaluations(card.space),
+            FIRST,
+            pa.table({"session_id": ["s"]}),
+            NOW,
+            counts=counts,
+            parameters={"metrics": means},
+        )
+        page = log_evaluation(FIRST, embedder, settings)
+        assert page == settings.home / "pages" / f"evaluation-{FIRST.name}-v{embedder.version}.html"
+        html = page.read_text(encoding="utf-8")
+        assert card.space in html
+        assert "0.250" in html
+        experiment = registry.client.get_experiment_by_name("offline evaluation")
+        [run] = registry.client.search_runs([experiment.experiment_id], f"params.space = '{card.space}'")
+        assert run.info.status == "FINISHED"
+        assert run.data.params["nothing_tapped"] == "2"
+        assert run.data.metrics["embedding/ndcg_at_5"] == 0.25
+        logged = registry.client.download_artifacts(run.info.run_id, "report.html", str(settings.home))
+        assert Path(logged).read_text(encoding="utf-8") == html
+
+    def test_that_the_lake_does_not_hold_is_named(self, settings: Settings, registry: Registry) -> None:
+        card = fitted(settings, "weekly", 7)
+        embedder = registry.get(str(register_fit("weekly", settings)))
+        with pytest.raises(LensError, match=f"evaluations/{card.space} of .* are not in the lake"):
+            log_evaluation(FIRST, embedder, settings)
+
+
+class TestServer:
+    def test_that_is_not_set_says_what_to_do(self) -> None:
+        with pytest.raises(LensError, match="LENS_MLFLOW_URL is not set and no local stack is up: set it, or start"):
+            connect_registry(load_settings(mlflow_url=""))
+
+    @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "127.0.0.1:1", "http://"])
+    def test_that_does_not_answer_is_named(self, url: str) -> None:
+        with pytest.raises(LensError, match=f"MLflow at {url} cannot be reached"):
+            connect_registry(load_settings(mlflow_url=url))
