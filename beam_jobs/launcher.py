@@ -9,7 +9,8 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions
+from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, StandardOptions
+from apache_beam.runners.runner import create_runner
 
 from listing_lens.errors import LensError
 from listing_lens.settings import Settings
@@ -49,7 +50,7 @@ def pipeline_options(settings: Settings, beam_arguments: Sequence[str]) -> Pipel
     """Beam's options: the settings' runner and options, then what the command line says, which wins.
 
     Raises:
-        LensError: an option that neither the job nor Beam has.
+        LensError: an option that neither the job nor Beam has, or an unknown runner.
     """
     known = argparse.ArgumentParser(allow_abbrev=False)
     for options_class in PipelineOptions.__subclasses__():
@@ -58,6 +59,13 @@ def pipeline_options(settings: Settings, beam_arguments: Sequence[str]) -> Pipel
         raise LensError(f"{unknown[0]} is an option of neither the job nor Beam: --help lists the job's")
     configured = {"runner": settings.beam_runner, **settings.beam_options}
     options = PipelineOptions([*_as_arguments(configured), *beam_arguments])
+    runner = options.view_as(StandardOptions).runner
+    try:
+        create_runner(runner)
+    except (ValueError, ImportError, AttributeError) as err:
+        raise LensError(
+            f"Beam has no runner {runner!r}: set LENS_BEAM_RUNNER to FnApiRunner, or to one that it knows"
+        ) from err
     # Jobs are modules, imported by name on the workers: nothing of __main__ has to travel.
     options.view_as(SetupOptions).save_main_session = False
     return options

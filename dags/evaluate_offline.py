@@ -24,11 +24,11 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pendulum
-from airflow.sdk import DAG, Param
+from airflow.sdk import DAG
 from airflow.timetables.interval import CronDataIntervalTimetable
 
 from plugins.operators.beam_job import BeamJobOperator
-from plugins.tasks import WINDOW_ARGUMENTS, log_evaluation, require_window, resolve_embedder
+from plugins.tasks import WINDOW_ARGUMENTS, embedder_param, log_evaluation, require_window, resolve_embedder
 
 with DAG(
     dag_id="evaluate_offline",
@@ -44,12 +44,7 @@ with DAG(
         "execution_timeout": timedelta(hours=4),
     },
     params={
-        "model": Param(
-            "champion",
-            type="string",
-            pattern=r"^([0-9]+|[a-z][a-z0-9_-]*)$",
-            description="The version or alias of listing-embedder in MLflow that is evaluated.",
-        ),
+        "model": embedder_param("that is evaluated"),
     },
     tags=["evaluation"],
 ):

@@ -23,11 +23,11 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pendulum
-from airflow.sdk import DAG, Param
+from airflow.sdk import DAG
 
 from plugins.operators.beam_job import BeamJobOperator
 from plugins.operators.search_index import CreateIndexOperator, SwapAliasOperator
-from plugins.tasks import RUN_NAME, resolve_embedder
+from plugins.tasks import RUN_NAME, embedder_param, resolve_embedder
 
 with DAG(
     dag_id="rebuild_index",
@@ -43,12 +43,7 @@ with DAG(
         "execution_timeout": timedelta(hours=12),
     },
     params={
-        "model": Param(
-            "champion",
-            type="string",
-            pattern=r"^([0-9]+|[a-z][a-z0-9_-]*)$",
-            description="The version or alias of listing-embedder in MLflow whose index is built.",
-        ),
+        "model": embedder_param("whose index is built"),
     },
     tags=["index"],
 ):

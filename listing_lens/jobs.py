@@ -26,7 +26,12 @@ def run_job(
         LensError: the job failed; with the sentence that it ended with, or the last lines of its log.
     """
     logs = settings.home / "logs" / "jobs"
-    logs.mkdir(parents=True, exist_ok=True)
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise LensError(
+            f"logs cannot be kept in {logs} ({err.strerror}): set LENS_HOME to a folder that can be written"
+        ) from err
     log = logs / f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}.log"
     command = [sys.executable, "-m", f"beam_jobs.{name}", *arguments]
     last: deque[str] = deque(maxlen=_LAST_LINES)

@@ -80,7 +80,9 @@ class Settings(BaseSettings):
 
     @field_validator("elasticsearch_url", "mlflow_url", "airflow_url")
     @classmethod
-    def _without_password(cls, url: str) -> str:
+    def _is_address(cls, url: str) -> str:
+        if url and not url.startswith(("http://", "https://")):
+            raise ValueError("an address must begin with http:// or https://")
         # Addresses are printed and logged.
         if "@" in url:
             raise ValueError(

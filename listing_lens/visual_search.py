@@ -7,7 +7,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from listing_lens.embedders import Embedder
 from listing_lens.errors import LensError
 from listing_lens.image_source import ImageSource
 from listing_lens.lake import LISTINGS, Lake
@@ -42,6 +41,9 @@ def search_by_photo(photo: Path, k: int, settings: Settings) -> SearchResult:
     search_index = SearchIndex.connect(settings)
     # The alias is resolved once: a swap between here and the search cannot mix two spaces.
     index = search_index.require_live()
+    # torch takes seconds to import: what can be refused has been by now.
+    from listing_lens.embedders import Embedder
+
     vector = Embedder.load(index.card, lake).embed([query])[0]
     return SearchResult(query, photo.name, index, search_index.search(index, vector, k))
 

@@ -6,6 +6,7 @@ A version's artefacts are the card, and the projection as safetensors and JSON.
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,11 @@ from pathlib import Path
 
 import httpx
 from matplotlib.figure import Figure
+
+# Before MLflow is imported: its addresses and progress bars would stand between a command's own lines.
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import get_current_context, task
+from airflow.sdk import Param, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException
 
 from listing_lens.errors import LensError
@@ -18,6 +18,16 @@ WINDOW_ARGUMENTS = {"window_start": "{{ data_interval_start }}", "window_end": "
 
 # One name a run, the same in every try: it names a fit or a build.
 RUN_NAME = "{{ dag_run.run_after.strftime('%Y%m%dt%H%M%S') }}"
+
+
+def embedder_param(purpose: str) -> Param:
+    """The parameter of a DAG that works with one embedder; `purpose` ends its description."""
+    return Param(
+        "champion",
+        type="string",
+        pattern=r"^([0-9]+|[a-z][a-z0-9_-]*)$",
+        description=f"The version or alias of listing-embedder in MLflow {purpose}.",
+    )
 
 
 @task(retries=0)

@@ -22,7 +22,7 @@ def search(
     page: Annotated[Path | None, typer.Option(help="Where to write the page; default: below LENS_HOME.")] = None,
 ) -> None:
     """Find the listings that look most like a photo; prints a table and writes a page of their photos."""
-    # torch takes seconds to import: the other commands do without.
+    # Templates and images: the other commands do without.
     from listing_lens import visual_search
 
     settings = load_settings()

@@ -130,6 +130,11 @@ class TestRefused:
         stack_file(tmp_path / ".lens").write_text(text)
         assert load_settings().mlflow_url == ""
 
+    def test_an_address_without_a_scheme(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("LENS_MLFLOW_URL", "localhost:5000")
+        with pytest.raises(LensError, match="LENS_MLFLOW_URL: .*must begin with http:// or https://"):
+            load_settings()
+
     def test_an_address_with_a_password(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("LENS_ELASTICSEARCH_URL", "https://user:hush@search.example.com")
         with pytest.raises(LensError, match="LENS_ELASTICSEARCH_URL: .*must not hold a user or password"):

@@ -161,6 +161,21 @@ class TestIndex:
         counts = marketplace.search_index.counts
         assert counts(live.name) == counts(before.name) == {"searchable": 37, "removed": 2}
 
+    def test_is_deleted_unless_it_is_live(self, lens: Lens, marketplace: Marketplace) -> None:
+        search_index = marketplace.search_index
+        live, other = search_index.require_live(), search_index.create(marketplace.card, "to-be-deleted")
+        refused = lens("index", "delete", live.name)
+        assert refused.exit_code == 1
+        assert "is live: swap the alias" in refused.stderr
+        deleted = lens("index", "delete", other.name)
+        assert deleted.exit_code == 0, deleted.output
+        names = {index.name for index in search_index.all()}
+        assert live.name in names
+        assert other.name not in names
+        unknown = lens("index", "delete", other.name)
+        assert unknown.exit_code == 1
+        assert f"there is no index '{other.name}'" in unknown.stderr
+
 
 def test_embedding_again_does_only_what_is_missing(
     lens: Lens, marketplace: Marketplace, untrained_siglip: Path
