@@ -26,21 +26,18 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-import pendulum
 from airflow.sdk import DAG
 from airflow.timetables.interval import CronDataIntervalTimetable
 
 from listing_lens.settings import load_settings
 from plugins.operators.beam_job import BeamJobOperator
-from plugins.tasks import WINDOW_ARGUMENTS, require_window
-
-settings = load_settings()
+from plugins.tasks import WINDOW_ARGUMENTS, first_day, require_window
 
 with DAG(
     dag_id="embed_new_listings",
     doc_md=__doc__,
-    schedule=CronDataIntervalTimetable(settings.embed_schedule, timezone="UTC"),
-    start_date=pendulum.datetime(*settings.embed_start.timetuple()[:3], tz="UTC"),
+    schedule=CronDataIntervalTimetable(load_settings().embed_schedule, timezone="UTC"),
+    start_date=first_day(),
     catchup=True,
     max_active_runs=2,
     default_args={

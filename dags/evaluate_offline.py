@@ -23,18 +23,17 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-import pendulum
 from airflow.sdk import DAG
 from airflow.timetables.interval import CronDataIntervalTimetable
 
 from plugins.operators.beam_job import BeamJobOperator
-from plugins.tasks import WINDOW_ARGUMENTS, embedder_param, log_evaluation, require_window, resolve_embedder
+from plugins.tasks import WINDOW_ARGUMENTS, embedder_param, first_day, log_evaluation, require_window, resolve_embedder
 
 with DAG(
     dag_id="evaluate_offline",
     doc_md=__doc__,
     schedule=CronDataIntervalTimetable("@daily", timezone="UTC"),
-    start_date=pendulum.datetime(2026, 11, 1, tz="UTC"),
+    start_date=first_day(),
     catchup=False,
     max_active_runs=1,
     default_args={

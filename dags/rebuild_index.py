@@ -22,18 +22,17 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-import pendulum
 from airflow.sdk import DAG
 
 from plugins.operators.beam_job import BeamJobOperator
 from plugins.operators.search_index import CreateIndexOperator, SwapAliasOperator
-from plugins.tasks import RUN_NAME, embedder_param, resolve_embedder
+from plugins.tasks import RUN_NAME, embedder_param, first_day, resolve_embedder
 
 with DAG(
     dag_id="rebuild_index",
     doc_md=__doc__,
     schedule=None,
-    start_date=pendulum.datetime(2026, 11, 1, tz="UTC"),
+    start_date=first_day(),
     catchup=False,
     max_active_runs=1,
     default_args={

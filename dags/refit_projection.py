@@ -21,18 +21,17 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-import pendulum
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, Param
 
 from plugins.operators.beam_job import BeamJobOperator
-from plugins.tasks import RUN_NAME, promote, register_fit
+from plugins.tasks import RUN_NAME, first_day, promote, register_fit
 
 with DAG(
     dag_id="refit_projection",
     doc_md=__doc__,
     schedule="@weekly",
-    start_date=pendulum.datetime(2026, 11, 1, tz="UTC"),
+    start_date=first_day(),
     catchup=False,
     max_active_runs=1,
     default_args={

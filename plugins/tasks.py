@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime, time
+from typing import Any
 
 from airflow.sdk import Param, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException
@@ -11,13 +12,15 @@ from listing_lens.errors import LensError
 from listing_lens.settings import load_settings
 from listing_lens.window import Window
 
-if TYPE_CHECKING:
-    from datetime import datetime
-
 WINDOW_ARGUMENTS = {"window_start": "{{ data_interval_start }}", "window_end": "{{ data_interval_end }}"}
 
 # One name a run, the same in every try: it names a fit or a build.
 RUN_NAME = "{{ dag_run.run_after.strftime('%Y%m%dt%H%M%S') }}"
+
+
+def first_day() -> datetime:
+    """The day from which on there are listings (`LENS_EMBED_START`): no DAG has anything to do before it."""
+    return datetime.combine(load_settings().embed_start, time(), UTC)
 
 
 def embedder_param(purpose: str) -> Param:
