@@ -169,7 +169,7 @@ class Registry:
             if err.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         created = self.client.create_model_version(
-            MODEL, source=f"runs:/{run_id}/{_ARTIFACTS}", run_id=run_id, tags=_space_tags(card)
+            MODEL, source=f"runs:/{run_id}/{_ARTIFACTS}", run_id=run_id, tags=_space_tags(card), await_creation_for=0
         )
         return int(created.version)
 

@@ -89,7 +89,7 @@ def _progress() -> Progress:
 def _print_summary(lake: Lake, written: dict[Window, dict[str, int]], datasets: list[str]) -> None:
     """A row a window, up to a screenful, and the sum."""
     table = Table("window", title=f"written to {lake.root}", show_footer=True)
-    table.columns[0].footer = f"{len(written):,} windows"
+    table.columns[0].footer = f"windows: {len(written):,}"
     for dataset in datasets:
         total = sum(counts[dataset] for counts in written.values())
         table.add_column(dataset, justify="right", footer=f"{total:,}")
