@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 from apache_beam.options.pipeline_options import GoogleCloudOptions, StandardOptions
 
-from beam_jobs.launcher import pipeline_options, refusal
+from beam_jobs.launcher import launch, pipeline_options, refusal
 from listing_lens.errors import LensError
 from listing_lens.settings import load_settings
 
@@ -37,6 +39,12 @@ def test_an_option_that_nobody_has_is_refused(option: str) -> None:
 def test_what_airflow_adds_is_taken() -> None:
     options = pipeline_options(load_settings(), ["--runner=FnApiRunner", "--labels=airflow-version=v3-3-2"])
     assert options.view_as(GoogleCloudOptions).labels == ["airflow-version=v3-3-2"]
+
+
+def test_the_line_that_names_a_job_on_dataflow_is_logged() -> None:
+    launch(lambda _: None)
+    assert logging.getLogger("apache_beam.runners.dataflow.internal.apiclient").isEnabledFor(logging.INFO)
+    assert not logging.getLogger("apache_beam.io").isEnabledFor(logging.INFO)
 
 
 def test_an_unknown_runner_is_named() -> None:
