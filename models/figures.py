@@ -24,8 +24,10 @@ def explained_variance(projection: Projection) -> Figure:
     axes.annotate(
         f"{kept} dimensions keep {share[kept - 1]:.1%}",
         (kept, share[kept - 1]),
-        xytext=(12, -18),
+        # To the side with more room.
+        xytext=(12 if kept < len(share) / 2 else -12, -18),
         textcoords="offset points",
+        ha="left" if kept < len(share) / 2 else "right",
         color="#c0392b",
     )
     axes.set(
