@@ -58,6 +58,7 @@ class Config:
     batch_size: int
     images: ImageSource
     max_dead_letter_ratio: float
+    landed: tuple[Window, ...]
     expected: int
 
     def new_target(self) -> WindowTarget:
@@ -202,8 +203,7 @@ def configure(window: Window, encoder_source: str | None = None) -> Config:
     settings = load_settings()
     lake = Lake(settings.lake)
     lake.check()
-    manifests = [lake.manifest(LISTINGS, landed) for landed in lake.covering(LISTINGS, window)]
-    roots = {manifest.image_root for manifest in manifests if manifest.image_root is not None}
+    landed = lake.covering(LISTINGS, window)
     encoder = shared_encoder(encoder_source or settings.encoder)
     return Config(
         lake=lake,
@@ -212,9 +212,10 @@ def configure(window: Window, encoder_source: str | None = None) -> Config:
         encoder_id=encoder.encoder_id,
         dims=encoder.dims,
         batch_size=settings.encoder_batch_size,
-        images=ImageSource.of(settings).allowing(sorted(roots)),
+        images=ImageSource.of(settings).allowing(lake.image_roots(LISTINGS, landed)),
         max_dead_letter_ratio=settings.max_dead_letter_ratio,
-        expected=sum(manifest.counts["rows"] for manifest in manifests),
+        landed=tuple(landed),
+        expected=sum(lake.manifest(LISTINGS, part).counts["rows"] for part in landed),
     )
 
 
@@ -234,8 +235,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for part in _not_embedded(window, known.encoder or settings.encoder) if known.each_landed else [window]:
         config = configure(part, known.encoder)
         with beam.Pipeline(options=pipeline_options(settings, beam_arguments)) as pipeline:
-            landed = config.lake.covering(LISTINGS, part)
-            run(pipeline | "Landed windows" >> beam.Create(landed), config)
+            run(pipeline | "Landed windows" >> beam.Create(config.landed), config)
 
 
 def _not_embedded(window: Window, encoder_source: str) -> list[Window]:

@@ -59,6 +59,7 @@ class Config:
     card: EmbedderCard
     images: ImageSource
     batch_size: int
+    landed: tuple[Window, ...]
     expected: int
 
     def new_target(self) -> WindowTarget:
@@ -260,15 +261,15 @@ def configure(window: Window, card: EmbedderCard) -> Config:
     lake = Lake(settings.lake)
     lake.check()
     Embedder.load(card, lake)
-    manifests = [lake.manifest(SESSIONS, landed) for landed in lake.covering(SESSIONS, window)]
-    roots = {manifest.image_root for manifest in manifests if manifest.image_root is not None}
+    landed = lake.covering(SESSIONS, window)
     return Config(
         lake=lake,
         window=window,
         card=card,
-        images=ImageSource.of(settings).allowing(sorted(roots)),
+        images=ImageSource.of(settings).allowing(lake.image_roots(SESSIONS, landed)),
         batch_size=settings.encoder_batch_size,
-        expected=sum(manifest.counts["rows"] for manifest in manifests),
+        landed=tuple(landed),
+        expected=sum(lake.manifest(SESSIONS, part).counts["rows"] for part in landed),
     )
 
 
@@ -286,8 +287,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise LensError(f"--card is no embedder's card: {err.errors()[0]['msg']}") from err
     config = configure(Window.parse(known.window_start, known.window_end), card)
     with beam.Pipeline(options=pipeline_options(load_settings(), beam_arguments)) as pipeline:
-        landed = config.lake.covering(SESSIONS, config.window)
-        run(pipeline | "Landed windows" >> beam.Create(landed), config)
+        run(pipeline | "Landed windows" >> beam.Create(config.landed), config)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import pyarrow as pa
 from apache_beam.pvalue import AsDict
 from numpy.typing import NDArray
 
+from beam_jobs.cluster import Cluster
 from beam_jobs.lake_io import ReadWindows
 from beam_jobs.launcher import add_window, launch, optional_window, parser, pipeline_options
 from listing_lens import progress
@@ -52,12 +53,7 @@ class Config:
     windows: tuple[Window, ...]
     expected: int
     started_at: datetime
-    elasticsearch_url: str
-    alias: str
-
-    def connect(self) -> SearchIndex:
-        """The cluster, from wherever the worker is. Its key comes from the worker's environment, not with the job."""
-        return SearchIndex.connect(load_settings(elasticsearch_url=self.elasticsearch_url, alias=self.alias))
+    cluster: Cluster
 
 
 def run(windows: beam.PCollection, config: Config) -> beam.PCollection:
@@ -89,7 +85,7 @@ class ProjectAndWrite(beam.DoFn):
 
     def setup(self) -> None:
         self._projection = load_projection(self._config.lake, self._index.card.projection_id)
-        self._search_index = self._config.connect()
+        self._search_index = self._config.cluster.connect()
 
     def process(self, batch: pa.RecordBatch) -> Iterator[tuple[tuple[str, str], int]]:
         listings = list(listings_of(batch))
@@ -160,8 +156,7 @@ def configure(index_name: str | None, within: Window | None, *, catch_up: bool =
         windows=tuple(windows),
         expected=sum(count["embedded"] + count["removed"] for count in counts) * len(indexes),
         started_at=started_at,
-        elasticsearch_url=settings.elasticsearch_url,
-        alias=settings.alias,
+        cluster=Cluster.of(settings),
     )
 
 

@@ -19,6 +19,7 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.pvalue import AsDict, AsSingleton
 
+from beam_jobs.cluster import Cluster
 from beam_jobs.lake_io import ReadWindows
 from beam_jobs.launcher import launch, parser, pipeline_options
 from listing_lens import progress
@@ -44,12 +45,7 @@ class Config:
     lake: Lake
     index: Index
     windows: tuple[Window, ...]
-    elasticsearch_url: str
-    alias: str
-
-    def connect(self) -> SearchIndex:
-        """The cluster, from wherever the worker is. Its key comes from the worker's environment, not with the job."""
-        return SearchIndex.connect(load_settings(elasticsearch_url=self.elasticsearch_url, alias=self.alias))
+    cluster: Cluster
 
 
 STATE_COLUMNS = ["item_id", "updated_at", "status"]
@@ -59,7 +55,7 @@ State = tuple[int, str]
 
 
 def run(windows: beam.PCollection, config: Config) -> beam.PCollection:
-    """Windows of embeddings → how many items were `checked`; raises when any is not in the index as it should be."""
+    """Windows of embeddings → how many items of each kind they hold; raises when any is not in the index as it should be."""
     newest = (
         windows
         | "States"
@@ -72,9 +68,7 @@ def run(windows: beam.PCollection, config: Config) -> beam.PCollection:
         | "Batch" >> beam.BatchElements(min_batch_size=_BATCH_ITEMS, max_batch_size=_BATCH_ITEMS)
         | "Look up" >> beam.ParDo(LookUp(config))
     )
-    searchable = (
-        newest | "Kind" >> beam.Map(lambda item: (_kind(item[1]), 1)) | "Count kinds" >> beam.CombinePerKey(sum)
-    )
+    kinds = newest | "Kind" >> beam.Map(lambda item: (_kind(item[1]), 1)) | "Count kinds" >> beam.CombinePerKey(sum)
     examples = discrepancies | "Examples" >> beam.combiners.Top.Smallest(_EXAMPLES)
     return (
         windows.pipeline
@@ -84,7 +78,7 @@ def run(windows: beam.PCollection, config: Config) -> beam.PCollection:
             _judge,
             AsSingleton(discrepancies | "Count" >> beam.combiners.Count.Globally()),
             AsSingleton(examples),
-            AsDict(searchable),
+            AsDict(kinds),
         )
     )
 
@@ -96,7 +90,7 @@ class LookUp(beam.DoFn):
         self._config = config
 
     def setup(self) -> None:
-        self._search_index = self._config.connect()
+        self._search_index = self._config.cluster.connect()
 
     def process(self, items: Sequence[tuple[str, State]]) -> Iterator[str]:
         name = self._config.index.name
@@ -139,7 +133,7 @@ def _judge(config: Config, differing: int, examples: list[str], kinds: dict[str,
             f"index {config.index.name} is not what the lake holds: {differing} of {sum(expected.values())} items differ, "
             f"e.g. {'; '.join(examples)}: load it again"
         )
-    held = config.connect().counts(config.index.name)
+    held = config.cluster.connect().counts(config.index.name)
     logger.info("verified %s: the lake holds %s, the index %s", config.index.name, expected, held)
     return expected
 
@@ -161,7 +155,7 @@ def configure(index_name: str) -> Config:
             f"nothing was loaded into index {index_name} yet: an empty index is not swapped in; load it first"
         )
     search_index.finish_load(index_name)
-    return Config(lake, index, tuple(windows), settings.elasticsearch_url, settings.alias)
+    return Config(lake, index, tuple(windows), Cluster.of(settings))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

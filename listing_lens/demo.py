@@ -37,8 +37,6 @@ class DemoResult:
     """What there is to look at in the end."""
 
     settings: Settings
-    windows: tuple[Window, ...]
-    space: str
     # Mean over all evaluated sessions, by `variant/metric@k`.
     means: dict[str, float]
     sessions: int
@@ -178,7 +176,7 @@ def _result(lake: Lake, settings: Settings, spec: DemoSpec, space: str) -> DemoR
     means = {
         name: sum(m.parameters["metrics"][name] * m.counts["evaluated"] for m in manifests) / sessions for name in names
     }
-    return DemoResult(settings, tuple(spec.windows), space, means, sessions, _a_query(lake, spec.windows))
+    return DemoResult(settings, means, sessions, _a_query(lake, spec.windows))
 
 
 def _a_query(lake: Lake, windows: Sequence[Window]) -> Path:

@@ -136,6 +136,11 @@ class Lake:
         except ValidationError as err:
             raise LensError(f"{path} is not a manifest of this version: {err.errors()[0]['msg']}") from err
 
+    def image_roots(self, dataset: str, windows: Iterable[Window]) -> list[str]:
+        """What the relative image addresses of some windows start from: their images may be read."""
+        roots = {self.manifest(dataset, window).image_root for window in windows}
+        return sorted(root for root in roots if root is not None)
+
     def read(
         self,
         dataset: str,

@@ -51,9 +51,8 @@ def search_by_photo(photo: Path, k: int, settings: Settings) -> SearchResult:
 def as_page(result: SearchResult, settings: Settings) -> str:
     """The result as an HTML page with the listings' photos."""
     lake = Lake(settings.lake)
-    manifests = [lake.manifest(LISTINGS, window) for window in lake.windows(LISTINGS)[-_RECENT_WINDOWS:]]
-    roots = {manifest.image_root for manifest in manifests if manifest.image_root is not None}
-    images = ImageSource.of(settings).allowing(sorted(roots))
+    recent = lake.windows(LISTINGS)[-_RECENT_WINDOWS:]
+    images = ImageSource.of(settings).allowing(lake.image_roots(LISTINGS, recent))
     return search_page(
         query=result.query,
         query_name=result.query_name,
