@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
+
+from listing_lens.cli.pipeline import metrics_table
 
 console = Console()
 
@@ -42,7 +43,7 @@ def demo(
     columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bars:
         result: DemoResult = run_demo(listings, sessions, _Terminal(bars), now=datetime.now(UTC))
-    _print_metrics(result.means, result.sessions)
+    console.print(metrics_table(f"means over {result.sessions:,} sessions", result.means))
     from listing_lens.cli.search import search
     from listing_lens.stack.airflow_home import USER, password_file
 
@@ -66,20 +67,3 @@ def _print_places(places: dict[str, str]) -> None:
     for name, place in places.items():
         # Unwrapped, so that an address can be copied.
         console.print(f"  {name:<12}{place}", soft_wrap=True, highlight=False)
-
-
-def _print_metrics(means: dict[str, float], sessions: int) -> None:
-    """A row a metric: it fits a narrow terminal."""
-    table = Table("metric", "encoder alone", "with projection, as indexed", title=f"means over {sessions:,} sessions")
-    for name in (
-        "ndcg@5",
-        "precision@1",
-        "precision@3",
-        "precision@5",
-        "recall@1",
-        "recall@3",
-        "recall@5",
-        "recall@10",
-    ):
-        table.add_row(name, *(f"{means[f'{variant}/{name}']:.3f}" for variant in ("embedding", "projected")))
-    console.print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated
@@ -147,14 +148,28 @@ def _evaluate(window: Window, model: str, settings: Settings) -> None:
 
 def print_metrics(window: Window, space: str, settings: Settings) -> None:
     """Print the means of an evaluation that the lake holds."""
+    manifest = Lake(settings.lake).manifest(evaluations(space), window)
+    title = f"{manifest.counts['evaluated']:,} sessions of {window}"
+    console.print(metrics_table(title, manifest.parameters["metrics"]))
+
+
+def metrics_table(title: str, means: Mapping[str, float]) -> Table:
+    """Means by `variant/metric@k`, a row a metric, so that it fits a narrow terminal."""
     from listing_lens.workflow import VARIANTS
 
-    manifest = Lake(settings.lake).manifest(evaluations(space), window)
-    means = manifest.parameters["metrics"]
-    table = Table("metric", *VARIANTS.values(), title=f"{manifest.counts['evaluated']:,} sessions of {window}")
-    for name in ("ndcg@5", "precision@1", "precision@3", "precision@5", "recall@1", "recall@3", "recall@5"):
+    table = Table("metric", *VARIANTS.values(), title=title)
+    for name in (
+        "ndcg@5",
+        "precision@1",
+        "precision@3",
+        "precision@5",
+        "recall@1",
+        "recall@3",
+        "recall@5",
+        "recall@10",
+    ):
         table.add_row(name, *(f"{means[f'{variant}/{name}']:.3f}" for variant in VARIANTS))
-    console.print(table)
+    return table
 
 
 def _span(dataset: str, start: str | None, end: str | None, settings: Settings) -> Window:
