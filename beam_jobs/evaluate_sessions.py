@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -24,15 +24,15 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from beam_jobs.image_loader import ImageLoader, Unusable
-from beam_jobs.lake_io import ReadWindows, WindowTarget, WriteFiles, commit
+from beam_jobs.lake_io import ReadWindows, WindowTarget, WriteFiles, commit, sessions_in
 from beam_jobs.launcher import add_window, launch, parser, pipeline_options
 from listing_lens import progress
 from listing_lens.embedders import Embedder
 from listing_lens.errors import LensError
-from listing_lens.image_source import ImageSource, resolve_uri
+from listing_lens.image_source import ImageSource
 from listing_lens.lake import ROWS, SESSIONS, Lake, Manifest, embeddings, evaluations
 from listing_lens.projections import load_projection
-from listing_lens.records import Session, embedding_matrix, sessions_of
+from listing_lens.records import Session, embedding_matrix
 from listing_lens.settings import load_settings
 from listing_lens.window import Window
 from models.embedder import EmbedderCard
@@ -82,7 +82,11 @@ Dated = tuple[datetime, NDArray[np.float32]]
 def run(landed: beam.PCollection, config: Config) -> beam.PCollection:
     """Windows of sessions that have landed → the manifest of the evaluation."""
     target = config.new_target()
-    sessions = landed | "Spread windows" >> beam.Reshuffle() | "Read sessions" >> beam.FlatMap(_read, config=config)
+    sessions = (
+        landed
+        | "Spread windows" >> beam.Reshuffle()
+        | "Read sessions" >> beam.FlatMap(lambda part: sessions_in(config.lake, part, config.window))
+    )
     queries = (
         sessions
         | "Batch" >> beam.BatchElements(min_batch_size=config.batch_size, max_batch_size=config.batch_size)
@@ -157,7 +161,7 @@ class EmbedQueries(beam.DoFn):
         self._loader = ImageLoader(self._config.images, self._encoder.image_side)
 
     def process(self, sessions: Sequence[Session]) -> Iterator[Query | TaggedOutput]:
-        sound = [session for session in sessions if _is_sound(session)]
+        sound = [session for session in sessions if session.sound]
         tapped = [session for session in sound if any(session.tapped)]
         yield from [TaggedOutput("left_out", "malformed")] * (len(sessions) - len(sound))
         yield from [TaggedOutput("left_out", "nothing_tapped")] * (len(sound) - len(tapped))
@@ -198,20 +202,6 @@ class Judge(beam.DoFn):
             for variant, rows in zip(VARIANTS, (vectors, self._projection.apply(vectors)), strict=True):
                 ranked = relevance_by_rank(rows[1:] @ rows[0], session.tapped, session.shown)
                 yield {"session_id": session_id, "variant": variant, **session_metrics(ranked)}
-
-
-def _read(landed: Window, config: Config) -> Iterator[Session]:
-    """The sessions of the run's window that one landed window holds, with absolute image addresses."""
-    image_root = config.lake.manifest(SESSIONS, landed).image_root
-    for batch in config.lake.read(SESSIONS, [landed]):
-        for session in sessions_of(batch):
-            if session.searched_at in config.window:
-                yield replace(session, query_image_uri=resolve_uri(session.query_image_uri, image_root))
-
-
-def _is_sound(session: Session) -> bool:
-    """Whether each item was shown once, and said to be tapped or not."""
-    return len(session.shown) == len(session.tapped) == len(set(session.shown)) > 0
 
 
 def _by_item(batch: pa.RecordBatch, wanted: dict[str, None]) -> Iterable[tuple[str, Dated]]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import IO, Any
 
@@ -13,7 +13,10 @@ import pyarrow.parquet as pq
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from listing_lens.lake import ROWS, Lake, Manifest
+from listing_lens.errors import LensError
+from listing_lens.image_source import resolve_uri
+from listing_lens.lake import LISTINGS, ROWS, SESSIONS, Lake, Manifest
+from listing_lens.records import Listing, Session, listings_of, sessions_of, to_table
 from listing_lens.window import Window
 
 # About 12 MB of 768-d embeddings: large enough to compress and scan well, small enough to stream.
@@ -57,46 +60,115 @@ class WindowTarget:
     attempt: str = field(default_factory=lambda: Lake.new_attempt(datetime.now(UTC)))
 
 
+class WindowFile:
+    """A new Parquet file of a window, which a manifest has yet to name; rows are written group by group."""
+
+    def __init__(self, target: WindowTarget, label: str, schema: pa.Schema, rows_per_group: int) -> None:
+        unique = Lake.new_attempt(datetime.now(UTC)).rsplit("-", 1)[-1]
+        self.name = f"{target.attempt}-{label.replace('_', '-')}-{unique}.parquet"
+        self._file: IO[bytes] = target.lake.open_for_writing(target.dataset, target.window, self.name)
+        self._writer = pq.ParquetWriter(self._file, schema, compression="zstd")
+        self._schema = schema
+        self._rows_per_group = rows_per_group
+        self._buffer: list[pa.Table] = []
+
+    def write(self, table: pa.Table) -> None:
+        """Add rows."""
+        self._buffer.append(table)
+        if sum(len(part) for part in self._buffer) >= self._rows_per_group:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what is left, and the end of the file."""
+        self._flush()
+        self._writer.close()
+        self._file.close()
+
+    def _flush(self) -> None:
+        if self._buffer:
+            rows = pa.concat_tables(self._buffer).cast(self._schema)
+            self._writer.write_table(rows, row_group_size=self._rows_per_group)
+            self._buffer = []
+
+
 class WriteFiles(beam.DoFn):
     """`pa.Table`s → (kind, name) of the Parquet files that hold them, one file a bundle.
 
     A file of a bundle that is tried again stays behind unnamed; the lake removes such files later.
     """
 
-    def __init__(self, target: WindowTarget, kind: str, schema: pa.Schema) -> None:
+    def __init__(
+        self, target: WindowTarget, kind: str, schema: pa.Schema, rows_per_group: int = _ROWS_PER_GROUP
+    ) -> None:
         self._target = target
         self._kind = kind
         self._schema = schema
+        self._rows_per_group = rows_per_group
 
     def start_bundle(self) -> None:
-        self._file: IO[bytes] | None = None
-        self._buffer: list[pa.Table] = []
+        self._file: WindowFile | None = None
 
     def process(self, table: pa.Table) -> None:
         if self._file is None:
-            self._open()
-        self._buffer.append(table)
-        if sum(len(part) for part in self._buffer) >= _ROWS_PER_GROUP:
-            self._flush()
+            self._file = WindowFile(self._target, self._kind, self._schema, self._rows_per_group)
+        self._file.write(table)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         if self._file is None:
             return
-        self._flush()
-        self._writer.close()
         self._file.close()
-        yield WindowedValue((self._kind, self._name), GlobalWindow().max_timestamp(), [GlobalWindow()])
+        yield WindowedValue((self._kind, self._file.name), GlobalWindow().max_timestamp(), [GlobalWindow()])
 
-    def _open(self) -> None:
-        unique = Lake.new_attempt(datetime.now(UTC)).rsplit("-", 1)[-1]
-        self._name = f"{self._target.attempt}-{self._kind.replace('_', '-')}-{unique}.parquet"
-        self._file = self._target.lake.open_for_writing(self._target.dataset, self._target.window, self._name)
-        self._writer = pq.ParquetWriter(self._file, self._schema, compression="zstd")
 
-    def _flush(self) -> None:
-        if self._buffer:
-            self._writer.write_table(pa.concat_tables(self._buffer).cast(self._schema))
-            self._buffer = []
+class WriteRecords(beam.PTransform):
+    """Records, as dataclasses or by column → (kind, name) of the files that hold them."""
+
+    def __init__(
+        self, target: WindowTarget, kind: str, schema: pa.Schema, rows_per_group: int = _ROWS_PER_GROUP
+    ) -> None:
+        super().__init__(f"Write {kind}")
+        self._schema = schema
+        self._write = WriteFiles(target, kind, schema, rows_per_group)
+        self._batch = min(1024, rows_per_group)
+
+    def expand(self, records: beam.PCollection) -> beam.PCollection:
+        return (
+            records
+            | "Batch" >> beam.BatchElements(min_batch_size=self._batch // 4, max_batch_size=self._batch)
+            | "As table" >> beam.Map(to_table, self._schema)
+            | "Write files" >> beam.ParDo(self._write)
+        )
+
+
+def listings_in(lake: Lake, landed: Window, window: Window) -> Iterator[Listing]:
+    """The listing versions of a window that one landed window holds, with absolute image addresses."""
+    image_root = lake.manifest(LISTINGS, landed).image_root
+    for batch in lake.read(LISTINGS, [landed]):
+        for listing in listings_of(batch):
+            if listing.updated_at in window:
+                yield replace(listing, image_uri=resolve_uri(listing.image_uri, image_root))
+
+
+def sessions_in(lake: Lake, landed: Window, window: Window) -> Iterator[Session]:
+    """The sessions of a window that one landed window holds, with absolute image addresses."""
+    image_root = lake.manifest(SESSIONS, landed).image_root
+    for batch in lake.read(SESSIONS, [landed]):
+        for session in sessions_of(batch):
+            if session.searched_at in window:
+                yield replace(session, query_image_uri=resolve_uri(session.query_image_uri, image_root))
+
+
+def require_few_dead_letters(
+    window: Window, dead: int, tried: int, reasons: Sequence[tuple[str, int]], max_ratio: float
+) -> None:
+    """Raise LensError when too many of the images that were tried are unusable; the commonest reasons are named."""
+    # One bad image is one bad image, also among few.
+    if dead > max(1, max_ratio * tried):
+        mostly = ", ".join(f"{reason} ({count})" for reason, count in reasons)
+        raise LensError(
+            f"window {window}: {dead} of {tried} images are unusable, more than "
+            f"LENS_MAX_DEAD_LETTER_RATIO={max_ratio} allows; mostly: {mostly}"
+        )
 
 
 def commit(

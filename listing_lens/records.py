@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from enum import StrEnum
@@ -38,6 +38,10 @@ LISTING_SCHEMA = pa.schema(
         pa.field("status", pa.string(), nullable=False),
         pa.field("created_at", TIMESTAMP, nullable=False),
         pa.field("updated_at", TIMESTAMP, nullable=False),
+        # Windows that were written without these two are read as if they held nulls.
+        pa.field("seller_id", pa.string()),
+        # The marketplace's own code of the product, where it knows one: the same for every listing of it.
+        pa.field("product_id", pa.string()),
     ]
 )
 
@@ -78,6 +82,8 @@ class Listing:
     status: Status
     created_at: datetime
     updated_at: datetime
+    seller_id: str | None = None
+    product_id: str | None = None
 
     @property
     def searchable(self) -> bool:
@@ -94,6 +100,11 @@ class Session:
     shown: tuple[str, ...]
     tapped: tuple[bool, ...]
 
+    @property
+    def sound(self) -> bool:
+        """Whether each item was shown once, and said to be tapped or not."""
+        return len(self.shown) == len(self.tapped) == len(set(self.shown)) > 0
+
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
@@ -105,8 +116,13 @@ class DeadLetter:
 
 
 def to_table(rows: Sequence[Any], schema: pa.Schema) -> pa.Table:
-    """Records as an Arrow table of one of this module's schemas."""
-    return pa.Table.from_pylist([asdict(row) for row in rows], schema=schema)
+    """Records, as dataclasses or by column, as an Arrow table of the schema."""
+    return pa.Table.from_pylist([row if isinstance(row, dict) else asdict(row) for row in rows], schema=schema)
+
+
+def newest(versions: Iterable[Listing]) -> Listing:
+    """The newest version of an item. The whole record breaks a tie of times, so that a rerun keeps the same one."""
+    return max(versions, key=lambda listing: (listing.updated_at, repr(listing)))
 
 
 def embeddings_table(listings: Sequence[Listing], embeddings: NDArray[np.float32]) -> pa.Table:
@@ -126,8 +142,9 @@ def embedding_matrix(batch: pa.RecordBatch) -> NDArray[np.float32]:
 
 
 def listings_of(batch: pa.RecordBatch) -> Iterator[Listing]:
-    """The rows of a batch that has a listing's columns, and maybe others."""
-    for row in batch.select(LISTING_SCHEMA.names).to_pylist():
+    """The rows of a batch that has a listing's columns, maybe without those that may be null, and maybe others."""
+    names = [name for name in LISTING_SCHEMA.names if name in batch.schema.names]
+    for row in batch.select(names).to_pylist():
         yield Listing(**row | {"category": tuple(row["category"]), "status": Status(row["status"])})
 
 

@@ -37,6 +37,14 @@ def photo(seed: int) -> bytes:
     return data.getvalue()
 
 
+def scene(seed: int, *, side: int = 180, quality: int = 95) -> bytes:
+    """A JPEG of soft shades, which hashes nearly the same at another size and quality; another seed looks different."""
+    shades = Image.fromarray(np.random.default_rng(seed).integers(0, 255, (6, 6, 3), dtype=np.uint8))
+    data = io.BytesIO()
+    shades.resize((side, side), Image.Resampling.BICUBIC).save(data, "JPEG", quality=quality)
+    return data.getvalue()
+
+
 def listing(item_id: str, window: Window = FIRST, *, minute: int = 0, **changes: object) -> Listing:
     """A listing on sale, updated so many minutes into the window, whose photo is named like it."""
     moment = window.start + timedelta(minutes=minute)

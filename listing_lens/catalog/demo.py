@@ -142,6 +142,8 @@ def _list_item(spec: DemoSpec, product: Product, seller: int, worth: float, rng:
         created_at=created,
         # Whoever has sold or reserved it already did so some time after listing it, on the same day.
         updated_at=created if status == Status.ON_SALE else _later_that_day(created, rng),
+        seller_id=photo.photographer,
+        product_id=product.product_id,
     )
     return Version(listing, product, photo, english)
 

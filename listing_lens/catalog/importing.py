@@ -127,6 +127,8 @@ def _listing(row: Row) -> Listing:
         status=row.status,
         created_at=row.created_at,
         updated_at=row.updated_at,
+        seller_id=row.seller_id,
+        product_id=row.product_id,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from math import isnan
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -49,6 +50,13 @@ def _read_status(value: Any) -> Status:
         raise ValueError(f"is not one of {', '.join(Status)}") from None
 
 
+def _read_code(value: Any) -> Any:
+    """An empty cell says that there is none. A gap makes a column of whole numbers one of floats, with NaN in the gap."""
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None if isnan(value) else value
+    return None if isinstance(value, str) and not value.strip() else value
+
+
 Text = Annotated[str, Field(min_length=1)]
 Moment = Annotated[datetime, BeforeValidator(_read_moment)]
 
@@ -68,6 +76,8 @@ class Row(BaseModel):
     status: Annotated[Status, BeforeValidator(_read_status)]
     created_at: Moment
     updated_at: Moment
+    seller_id: Annotated[str | None, BeforeValidator(_read_code)] = None
+    product_id: Annotated[str | None, BeforeValidator(_read_code)] = None
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -77,6 +87,8 @@ class Row(BaseModel):
 
 
 COLUMNS = tuple(Row.model_fields)
+# A file may lack the others.
+REQUIRED = tuple(name for name, field in Row.model_fields.items() if field.is_required())
 
 
 def read_row(values: dict[str, Any]) -> Row:

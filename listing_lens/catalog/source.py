@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from listing_lens.catalog.row import COLUMNS
+from listing_lens.catalog.row import COLUMNS, REQUIRED
 from listing_lens.errors import LensError
 
 _BATCH_ROWS = 4096
@@ -48,12 +48,12 @@ def _read_csv(file: Path) -> Iterator[Numbered]:
         reader = csv.reader(text, strict=True)
         try:
             header = [name.strip() for name in next(reader, [])]
-            check_columns(file, header)
+            present = check_columns(file, header)
             start = reader.line_num + 1
             for cells in reader:
                 if cells:
                     values = dict(zip(header, cells, strict=True)) if len(cells) == len(header) else None
-                    yield Numbered(f"line {start}", values and {name: values[name] for name in COLUMNS})
+                    yield Numbered(f"line {start}", values and {name: values[name] for name in present})
                 start = reader.line_num + 1
         except UnicodeDecodeError as err:
             raise LensError(f"{file.name} is not UTF-8 text ({err.reason}): save it as CSV in UTF-8") from err
@@ -64,9 +64,9 @@ def _read_csv(file: Path) -> Iterator[Numbered]:
 def _read_parquet(file: Path) -> Iterator[Numbered]:
     try:
         with pq.ParquetFile(file) as parquet:
-            check_columns(file, parquet.schema_arrow.names)
+            present = check_columns(file, parquet.schema_arrow.names)
             number = 0
-            for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, columns=list(COLUMNS)):
+            for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, columns=present):
                 for values in _in_microseconds(batch).to_pylist():
                     number += 1
                     yield Numbered(f"row {number}", values)
@@ -83,13 +83,18 @@ def _in_microseconds(batch: pa.RecordBatch) -> pa.RecordBatch:
     return batch.cast(pa.schema(fields), safe=False)
 
 
-def check_columns(file: Path, names: Sequence[str]) -> None:
-    """Refuse a file that lacks a column or has one twice; further columns are left alone."""
+def check_columns(file: Path, names: Sequence[str]) -> list[str]:
+    """The columns of a row that a file has; further ones are left alone.
+
+    Raises:
+        LensError: a column is required and lacking, or there twice.
+    """
     for column in COLUMNS:
         if names.count(column) > 1:
             raise LensError(f"{file.name} has the column {column} {names.count(column)} times")
-        if column in names:
+        if column in names or column not in REQUIRED:
             continue
         near = difflib.get_close_matches(column, [name for name in names if name not in COLUMNS], n=1)
         hint = f"rename {near[0]!r} if that is it" if near else f"its columns are {', '.join(names) or 'none at all'}"
         raise LensError(f"{file.name} has no column {column}: {hint}")
+    return [column for column in COLUMNS if column in names]

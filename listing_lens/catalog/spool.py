@@ -17,7 +17,7 @@ _MICROSECOND = timedelta(microseconds=1)
 _TABLE = """
 CREATE TABLE listings (
     updated_at INTEGER, item_id TEXT, title TEXT, category TEXT, price INTEGER, image_uri TEXT, status TEXT,
-    created_at INTEGER, PRIMARY KEY (updated_at, item_id)
+    created_at INTEGER, seller_id TEXT, product_id TEXT, PRIMARY KEY (updated_at, item_id)
 ) WITHOUT ROWID
 """
 
@@ -41,7 +41,7 @@ class Spool:
     def add(self, listing: Listing) -> bool:
         """Keep a listing; False when this version of it, by ``updated_at``, is there already."""
         added = self._database.execute(
-            "INSERT OR IGNORE INTO listings VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO listings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 _micros(listing.updated_at),
                 listing.item_id,
@@ -51,6 +51,8 @@ class Spool:
                 listing.image_uri,
                 listing.status,
                 _micros(listing.created_at),
+                listing.seller_id,
+                listing.product_id,
             ),
         )
         return added.rowcount == 1
@@ -66,7 +68,7 @@ class Spool:
             "SELECT * FROM listings WHERE updated_at >= ? AND updated_at < ? ORDER BY updated_at, item_id",
             (_micros(window.start), _micros(window.end)),
         )
-        for updated_at, item_id, title, category, price, image_uri, status, created_at in found:
+        for updated_at, item_id, title, category, price, image_uri, status, created_at, seller_id, product_id in found:
             yield Listing(
                 item_id=item_id,
                 title=title,
@@ -76,6 +78,8 @@ class Spool:
                 status=Status(status),
                 created_at=_moment(created_at),
                 updated_at=_moment(updated_at),
+                seller_id=seller_id,
+                product_id=product_id,
             )
 
 

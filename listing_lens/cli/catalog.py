@@ -59,7 +59,8 @@ def import_(
 
     The columns are item_id, title, category ("A > B > C" or "A/B/C"), price (a whole number), image (a path below
     --images, or an address that begins with gs://, http:// or https://), status (on_sale, reserved, sold, deleted),
-    created_at and updated_at (ISO 8601; without a zone they are UTC). A listing goes to the window of its updated_at.
+    created_at and updated_at (ISO 8601; without a zone they are UTC). A file may also have seller_id and product_id (your
+    own code of the product), which may be empty. A listing goes to the window of its updated_at.
     """
     from listing_lens.catalog.importing import import_catalog, read_step
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
 import numpy as np
@@ -24,6 +25,7 @@ from listing_lens.records import (
     embedding_schema,
     embeddings_table,
     listings_of,
+    newest,
     sessions_of,
     to_table,
 )
@@ -40,6 +42,8 @@ listings = st.builds(
     status=st.sampled_from(Status),
     created_at=moments,
     updated_at=moments,
+    seller_id=st.none() | texts,
+    product_id=st.none() | texts,
 )
 sessions = st.builds(
     lambda pairs, **rest: Session(shown=tuple(p[0] for p in pairs), tapped=tuple(p[1] for p in pairs), **rest),
@@ -70,6 +74,34 @@ def test_listings_come_back(rows: list[Listing]) -> None:
     table = through_a_file(to_table(rows, LISTING_SCHEMA))
     assert table.schema.equals(LISTING_SCHEMA)
     assert [row for batch in table.to_batches() for row in listings_of(batch)] == rows
+
+
+def test_listings_of_a_window_written_without_codes_have_none() -> None:
+    batch = only_batch(to_table([listing(1)], LISTING_SCHEMA).drop_columns(["seller_id", "product_id"]))
+    assert list(listings_of(batch)) == [listing(1)]
+
+
+def test_the_newest_version_is_the_one_that_was_updated_last() -> None:
+    old, new = listing(1), replace(listing(1), updated_at=listing(1).updated_at + timedelta(microseconds=1))
+    assert newest([new, old]) == newest([old, new]) == new
+    # A tie is broken the same way in either order.
+    other = replace(new, price=1)
+    assert newest([new, other]) == newest([other, new])
+
+
+@pytest.mark.parametrize(
+    ("shown", "tapped", "sound"),
+    [
+        (("a", "b"), (True, False), True),
+        (("a", "b"), (True,), False),
+        (("a", "a"), (True, False), False),
+        ((), (), False),
+    ],
+)
+def test_a_session_is_sound_when_each_item_was_shown_once(
+    shown: tuple[str, ...], tapped: tuple[bool, ...], sound: bool
+) -> None:
+    assert Session("s", datetime(2026, 1, 1, tzinfo=UTC), "q.jpg", shown, tapped).sound is sound
 
 
 @given(st.lists(sessions, min_size=1, max_size=5))

@@ -64,6 +64,12 @@ def test_products_are_listed_by_several_sellers(histories):
     assert set(sellers.values()) == {1}
 
 
+def test_listings_name_their_seller_and_product(catalog):
+    for version in catalog.versions:
+        assert version.listing.product_id == version.product.product_id
+        assert version.listing.seller_id == version.photo.photographer
+
+
 def test_histories_are_plausible(histories):
     updated = [versions for versions in histories.values() if len(versions) > 1]
     assert len(updated) > 100

@@ -86,6 +86,8 @@ class TestGoodFiles:
             "status": "on_sale",
             "created_at": datetime(2026, 11, 1, 9, tzinfo=UTC),
             "updated_at": datetime(2026, 11, 1, 10, tzinfo=UTC),
+            "seller_id": None,
+            "product_id": None,
         }
         [window] = imported.windows
         assert imported.windows[window] == 1
@@ -142,6 +144,28 @@ class TestGoodFiles:
         rows = [GOOD, GOOD | {"updated_at": "2026-11-01T11:00:00Z", "status": "sold"}]
         import_catalog(lake, write_csv(tmp_path / "c.csv", rows), images, DAY, NOW)
         assert [row["status"] for row in rows_of(lake)] == ["on_sale", "sold"]
+
+    @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+    def test_codes_of_seller_and_product_where_they_are_known(self, lake, tmp_path, suffix):
+        base = GOOD | {"image": "gs://b/a.jpg", "price": 1980}
+        rows = [
+            base | {"item_id": "a", "seller_id": "s1", "product_id": "p1"},
+            base | {"item_id": "b", "seller_id": "s1", "product_id": " " if suffix == ".csv" else None},
+        ]
+        file = tmp_path / f"c{suffix}"
+        if suffix == ".csv":
+            write_csv(file, rows, columns=(*GOOD, "seller_id", "product_id"))
+        else:
+            pq.write_table(pa.Table.from_pylist(rows), file)
+        import_catalog(lake, file, None, DAY, NOW)
+        assert [(row["seller_id"], row["product_id"]) for row in rows_of(lake)] == [("s1", "p1"), ("s1", None)]
+
+    def test_codes_that_are_numbers_and_their_gaps(self, lake, tmp_path):
+        rows = [GOOD | {"item_id": item, "image": "gs://b/a.jpg", "price": 1980} for item in "ab"]
+        table = pa.Table.from_pylist(rows).append_column("product_id", pa.array([17.0, float("nan")]))
+        pq.write_table(table, tmp_path / "c.parquet")
+        import_catalog(lake, tmp_path / "c.parquet", None, DAY, NOW)
+        assert [row["product_id"] for row in rows_of(lake)] == ["17", None]
 
     def test_further_columns_and_empty_lines_are_left_alone(self, lake, images, tmp_path):
         file = write_csv(tmp_path / "c.csv", [GOOD | {"colour": "red"}], columns=(*GOOD, "colour"))

@@ -1,0 +1,102 @@
+"""Image–title pairs in the lake: what an encoder is fine-tuned on, validated by and compared on, under one name."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+
+import pyarrow as pa
+
+from listing_lens.errors import LensError
+from listing_lens.lake import Lake
+from listing_lens.window import Window
+
+# What the files of a sample hold, beside the dead letters: pairs of either part, and search sessions with the photos of
+# the items that they showed.
+TRAIN = "train"
+VALIDATION = "validation"
+PAIR_SESSIONS = "sessions"
+SESSION_ITEMS = "items"
+
+# Rows whose images a reader holds at a time: about 10 MB at 288 pixels.
+ROWS_PER_GROUP = 256
+
+PAIR_SCHEMA = pa.schema(
+    [
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("title", pa.string(), nullable=False),
+        pa.field("category", pa.list_(pa.string()), nullable=False),
+        pa.field("product_id", pa.string()),
+        # A JPEG: upright, RGB, the shorter side at most the sample's image side.
+        pa.field("image", pa.binary(), nullable=False),
+    ]
+)
+
+PAIR_SESSION_SCHEMA = pa.schema(
+    [
+        pa.field("session_id", pa.string(), nullable=False),
+        # The photo that was searched by.
+        pa.field("image", pa.binary(), nullable=False),
+        # The items shown, from the first position on, and whether each was tapped: equally long.
+        pa.field("shown", pa.list_(pa.string()), nullable=False),
+        pa.field("tapped", pa.list_(pa.bool_()), nullable=False),
+        # Whether no tapped item's product (or seller, as the sample was split) is among those trained on.
+        pa.field("unseen", pa.bool_(), nullable=False),
+    ]
+)
+
+SESSION_ITEM_SCHEMA = pa.schema(
+    [
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("image", pa.binary(), nullable=False),
+    ]
+)
+
+_CONTENT_BITS = 128
+
+
+@dataclass(frozen=True)
+class PairsInfo:
+    """A sample as its manifest describes it."""
+
+    name: str
+    window: Window
+    # A hash of the pairs' content, of 16 hexadecimal digits: the same for the same pairs, however they are filed.
+    fingerprint: str
+    counts: dict[str, int]
+
+    @property
+    def dataset(self) -> str:
+        return pairs(self.name)
+
+
+def pairs(name: str) -> str:
+    """The dataset of the sample with this name; it has one window. Raises LensError when it cannot be a folder's name."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise LensError(f"pairs cannot be named {name!r}: use letters, digits, '-', '_' and '.'")
+    return f"pairs/{name}"
+
+
+def pairs_info(lake: Lake, name: str) -> PairsInfo:
+    """Raises LensError when no sample of this name is in the lake, or more than one window of it."""
+    windows = lake.windows(pairs(name))
+    if len(windows) != 1:
+        remedy = "sample them with `python -m beam_jobs.sample_pairs`" if not windows else "remove all but one of them"
+        raise LensError(f"the lake {lake.root} has {len(windows)} windows of {pairs(name)}: {remedy}")
+    manifest = lake.manifest(pairs(name), windows[0])
+    return PairsInfo(name, windows[0], str(manifest.parameters["fingerprint"]), manifest.counts)
+
+
+def pair_content(kind: str, item_id: str, title: str, image: bytes) -> int:
+    """A pair's part of the fingerprint, as a number of 128 bits: its split, item, title and image."""
+    content = json.dumps([kind, item_id, title, sha256(image).hexdigest()])
+    return int.from_bytes(sha256(content.encode()).digest()[: _CONTENT_BITS // 8])
+
+
+def fingerprint(contents: Iterable[int]) -> str:
+    """The fingerprint of pairs by their `pair_content`s, or by sums of these: a sum knows no order."""
+    total = sum(contents) % 2**_CONTENT_BITS
+    return sha256(total.to_bytes(_CONTENT_BITS // 8)).hexdigest()[:16]
