@@ -5,6 +5,7 @@ by searching are embedded; those sold or deleted are kept without an embedding, 
 that cannot be used is set aside with its reason, alone. The window appears in the lake at the end, or not at all.
 
     python -m beam_jobs.embed_listings --window_start 2026-01-31T00:00:00Z --window_end 2026-02-01T00:00:00Z
+    python -m beam_jobs.embed_listings --each_landed --encoder models:/listing-encoder@candidate
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from apache_beam.pvalue import AsDict, AsList, AsSingleton, TaggedOutput
 
 from beam_jobs.image_loader import ImageLoader, Unusable
 from beam_jobs.lake_io import WindowTarget, WriteFiles, commit
-from beam_jobs.launcher import add_window, launch, parser, pipeline_options
+from beam_jobs.launcher import add_window, launch, optional_window, parser, pipeline_options
 from listing_lens import progress
+from listing_lens.encoders import resolve_encoder, windows_not_embedded
 from listing_lens.errors import LensError
 from listing_lens.image_source import ImageSource, resolve_uri
 from listing_lens.lake import DEAD_LETTERS, LISTINGS, REMOVED, ROWS, Lake, Manifest, embeddings
@@ -35,7 +37,8 @@ from listing_lens.records import (
     to_table,
 )
 from listing_lens.settings import load_settings
-from listing_lens.window import Window, gaps
+from listing_lens.window import Window
+from models.encoder_files import identify
 from models.encoders import shared_encoder
 
 logger = logging.getLogger(__name__)
@@ -204,7 +207,7 @@ def configure(window: Window, encoder_source: str | None = None) -> Config:
     lake = Lake(settings.lake)
     lake.check()
     landed = lake.covering(LISTINGS, window)
-    encoder = shared_encoder(encoder_source or settings.encoder)
+    encoder = shared_encoder(resolve_encoder(encoder_source, settings))
     return Config(
         lake=lake,
         window=window,
@@ -222,28 +225,38 @@ def configure(window: Window, encoder_source: str | None = None) -> Config:
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the arguments and run the pipeline to its end, once or once a window."""
     arguments = parser(__doc__)
-    add_window(arguments, required=True)
-    arguments.add_argument("--encoder", metavar="ID_OR_FOLDER", help="the encoder (default: LENS_ENCODER)")
+    add_window(arguments, required=False)
+    arguments.add_argument("--encoder", metavar="SOURCE", help="the encoder (default: LENS_ENCODER)")
     arguments.add_argument(
         "--each_landed",
         action="store_true",
-        help="embed every landed window of listings in between that is not embedded yet, one after the other",
+        help="embed every landed window of listings in between that is not embedded yet, one after the other; "
+        "all that have landed when no window is given",
     )
     known, beam_arguments = arguments.parse_known_args(argv)
     settings = load_settings()
-    window = Window.parse(known.window_start, known.window_end)
-    for part in _not_embedded(window, known.encoder or settings.encoder) if known.each_landed else [window]:
-        config = configure(part, known.encoder)
+    window = optional_window(known)
+    # An alias may move while the windows are embedded: they are all of the encoder that it names now.
+    source = resolve_encoder(known.encoder, settings)
+    if known.each_landed:
+        windows = _not_embedded(window, source)
+    elif window:
+        windows = [window]
+    else:
+        arguments.error("--window_start and --window_end are required without --each_landed")
+    for part in windows:
+        config = configure(part, source)
         with beam.Pipeline(options=pipeline_options(settings, beam_arguments)) as pipeline:
             run(pipeline | "Landed windows" >> beam.Create(config.landed), config)
 
 
-def _not_embedded(window: Window, encoder_source: str) -> list[Window]:
+def _not_embedded(window: Window | None, encoder_source: str) -> list[Window]:
     lake = Lake(load_settings().lake)
     lake.check()
-    # Listings may land in other windows than they are embedded in.
-    done = lake.windows(embeddings(shared_encoder(encoder_source).encoder_id), window)
-    return [landed for landed in lake.windows(LISTINGS, window) if gaps(landed, done)]
+    encoder = identify(encoder_source)
+    windows = windows_not_embedded(lake, encoder, window)
+    logger.info("%d landed windows of listings are not embedded by %s yet", len(windows), encoder)
+    return windows
 
 
 if __name__ == "__main__":

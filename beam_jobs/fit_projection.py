@@ -17,6 +17,7 @@ import pyarrow as pa
 from beam_jobs.lake_io import ReadWindows
 from beam_jobs.launcher import add_window, launch, optional_window, parser, pipeline_options
 from listing_lens import progress
+from listing_lens.encoders import resolve_encoder
 from listing_lens.errors import LensError
 from listing_lens.lake import Lake, embeddings
 from listing_lens.projections import Fit, fit_path, save_projection
@@ -24,7 +25,7 @@ from listing_lens.records import embedding_matrix
 from listing_lens.settings import load_settings
 from listing_lens.window import Window
 from models.embedder import EmbedderCard
-from models.encoder_files import encoder_folder, encoder_id, lasting_source
+from models.encoder_files import identify
 from models.projection import Moments, fit_projection
 
 logger = logging.getLogger(__name__)
@@ -115,8 +116,8 @@ def configure(name: str, encoder_source: str | None, dims: int | None, within: W
     settings = load_settings()
     lake = Lake(settings.lake)
     lake.check()
-    source = lasting_source(encoder_source or settings.encoder)
-    known_as = encoder_id(source, encoder_folder(source))
+    source = resolve_encoder(encoder_source, settings)
+    known_as = identify(source)
     windows = lake.windows(embeddings(known_as), within)
     if not windows:
         where = f"within {within} " if within else ""
@@ -129,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Parse the arguments and run the pipeline to its end."""
     arguments = parser(__doc__)
     arguments.add_argument("--name", required=True, help="what the fit is known by: fits/NAME.json in the lake")
-    arguments.add_argument("--encoder", metavar="ID_OR_FOLDER", help="the encoder (default: LENS_ENCODER)")
+    arguments.add_argument("--encoder", metavar="SOURCE", help="the encoder (default: LENS_ENCODER)")
     arguments.add_argument("--dims", type=int, help="dimensions to keep (default: LENS_PROJECTION_DIMS)")
     add_window(arguments, required=False)
     known, beam_arguments = arguments.parse_known_args(argv)

@@ -3,8 +3,10 @@
 An index names its space, and the job projects with that one: vectors of another space cannot get in. Documents carry
 the listing's `updated_at` as an external version, so windows load in any order and a load can be repeated.
 
-With --index, one index is loaded: how a rebuild fills it. Without, every index of the encoder's embeddings is: the live
-one, one being built, and those kept for rollback, so that whichever the alias points to next lacks nothing.
+With --index, one index is loaded: how a rebuild fills it. Without, every index there is, each from the embeddings of its
+own encoder: the live one, one being built, and those kept for rollback, so that whichever the alias points to next lacks
+nothing. The live index must get a window; another one whose encoder has not embedded it is passed over, with a word in
+the log: a rebuild that has just begun embeds it itself.
 
     python -m beam_jobs.load_index --index listings-…
     python -m beam_jobs.load_index --window_start 2026-01-31T00:00:00Z --window_end 2026-02-01T00:00:00Z
@@ -27,6 +29,7 @@ from beam_jobs.cluster import Cluster
 from beam_jobs.lake_io import ReadWindows
 from beam_jobs.launcher import add_window, launch, optional_window, parser, pipeline_options
 from listing_lens import progress
+from listing_lens.encoders import resolve_encoder
 from listing_lens.errors import LensError
 from listing_lens.lake import REMOVED, ROWS, Lake, embeddings
 from listing_lens.loads import Load, loaded_windows, record_load
@@ -34,8 +37,8 @@ from listing_lens.projections import load_projection
 from listing_lens.records import embedding_matrix, listings_of
 from listing_lens.search_index import Index, SearchIndex
 from listing_lens.settings import load_settings
-from listing_lens.window import Window
-from models.encoder_files import encoder_folder, encoder_id
+from listing_lens.window import Window, gaps
+from models.encoder_files import identify
 
 logger = logging.getLogger(__name__)
 
@@ -121,12 +124,20 @@ def _report(index: Index, outcomes: dict[tuple[str, str], int], config: Config) 
     return load
 
 
-def configure(index_name: str | None, within: Window | None, *, catch_up: bool = False) -> Config:
-    """Find the indexes and the windows to load.
+def configure(
+    index_name: str | None, within: Window | None, *, encoder_source: str | None = None, catch_up: bool = False
+) -> list[Config]:
+    """Find the indexes and the windows to load: one load an encoder, none where there is nothing to load into.
+
+    Args:
+        index_name: the index to load; None is every index there is, each from its own encoder's embeddings.
+        within: the window to load; None is all.
+        encoder_source: only indexes of this encoder.
+        catch_up: only windows that landed, or changed, since the index was loaded.
 
     Raises:
-        LensError: an index, its projection, the lake or the cluster cannot be found; the window has not landed; or the
-            live index would be left out, since it is of another encoder.
+        LensError: an index, its projection, the encoder, the lake or the cluster cannot be found; or the window is not
+            embedded by the encoder of the index that was asked for, or of the live one.
     """
     settings = load_settings()
     lake = Lake(settings.lake)
@@ -134,44 +145,61 @@ def configure(index_name: str | None, within: Window | None, *, catch_up: bool =
     search_index = SearchIndex.connect(settings)
     # Before the windows are listed: what lands from here on counts as not loaded.
     started_at = datetime.now(UTC)
-    if index_name is not None:
-        indexes = [search_index.get(index_name)]
-        of = indexes[0].card.encoder_id
-    else:
-        of = encoder_id(settings.encoder, encoder_folder(settings.encoder))
-        _require_same_encoder(search_index.live(), of)
-        indexes = [index for index in search_index.all() if index.card.encoder_id == of]
+    required = search_index.get(index_name) if index_name else search_index.live()
+    indexes = [required] if index_name and required else search_index.all()
+    if encoder_source:
+        only = identify(resolve_encoder(encoder_source, settings))
+        indexes = [index for index in indexes if index.card.encoder_id == only]
     for index in indexes:
         load_projection(lake, index.card.projection_id)
-    dataset = embeddings(of)
-    windows = lake.windows(dataset) if within is None else lake.covering(dataset, within)
-    if catch_up:
-        loaded = {window for index in indexes for window in loaded_windows(lake, index)}
-        windows = [window for window in windows if window not in loaded]
-    counts = [lake.manifest(dataset, window).counts for window in windows]
-    return Config(
-        lake=lake,
-        encoder_id=of,
-        indexes=tuple(indexes),
-        windows=tuple(windows),
-        expected=sum(count["embedded"] + count["removed"] for count in counts) * len(indexes),
-        started_at=started_at,
-        cluster=Cluster.of(settings),
-    )
-
-
-def _require_same_encoder(live: Index | None, of: str) -> None:
-    if live is not None and live.card.encoder_id != of:
-        raise LensError(
-            f"the live index {live.name} holds vectors of {live.card.encoder_id}, but LENS_ENCODER is {of}: new listings "
-            f"would not reach it; set LENS_ENCODER={live.card.encoder_source} until an index of the other is live"
+    configs = []
+    for encoder, of_encoder in _by_encoder(indexes).items():
+        dataset = embeddings(encoder)
+        windows = lake.windows(dataset, within)
+        if within and gaps(within, windows):
+            _pass_over(of_encoder, within, required)
+            continue
+        if catch_up:
+            loaded = {window for index in of_encoder for window in loaded_windows(lake, index)}
+            windows = [window for window in windows if window not in loaded]
+        counts = [lake.manifest(dataset, window).counts for window in windows]
+        configs.append(
+            Config(
+                lake=lake,
+                encoder_id=encoder,
+                indexes=tuple(of_encoder),
+                windows=tuple(windows),
+                expected=sum(count["embedded"] + count["removed"] for count in counts) * len(of_encoder),
+                started_at=started_at,
+                cluster=Cluster.of(settings),
+            )
         )
+    return configs
+
+
+def _by_encoder(indexes: Sequence[Index]) -> dict[str, list[Index]]:
+    found: dict[str, list[Index]] = {}
+    for index in indexes:
+        found.setdefault(index.card.encoder_id, []).append(index)
+    return found
+
+
+def _pass_over(indexes: Sequence[Index], window: Window, required: Index | None) -> None:
+    """Go on without indexes whose encoder has not embedded a window. Raises LensError when a required one is among them."""
+    for index in indexes:
+        if index == required:
+            raise LensError(
+                f"window {window} is not embedded by {index.card.encoder_id}, so index {index.name} would lack it: "
+                f"embed it first, with --encoder {index.card.encoder_source}"
+            )
+        logger.warning("index %s does not get window %s: its encoder has not embedded it", index.name, window)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the arguments and run the pipeline to its end."""
+    """Parse the arguments and run the pipeline to its end, once an encoder."""
     arguments = parser(__doc__)
-    arguments.add_argument("--index", help="the index to load, by its full name (default: all of LENS_ENCODER's)")
+    arguments.add_argument("--index", help="the index to load, by its full name (default: every index there is)")
+    arguments.add_argument("--encoder", metavar="SOURCE", help="only indexes of this encoder (default: of any)")
     add_window(arguments, required=False)
     arguments.add_argument(
         "--catch_up",
@@ -181,12 +209,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     known, beam_arguments = arguments.parse_known_args(argv)
     if known.catch_up and known.index is None:
         raise LensError("--catch_up goes with --index: it is about what one index lacks")
-    config = configure(known.index, optional_window(known), catch_up=known.catch_up)
-    if not config.indexes:
-        logger.info("no index holds embeddings of %s yet: there is nothing to load into", config.encoder_id)
-        return
-    with beam.Pipeline(options=pipeline_options(load_settings(), beam_arguments)) as pipeline:
-        run(pipeline | "Windows" >> beam.Create(config.windows), config)
+    configs = configure(known.index, optional_window(known), encoder_source=known.encoder, catch_up=known.catch_up)
+    if not configs:
+        logger.info("there is no index to load into")
+    for config in configs:
+        with beam.Pipeline(options=pipeline_options(load_settings(), beam_arguments)) as pipeline:
+            run(pipeline | "Windows" >> beam.Create(config.windows), config)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,11 @@
 Reads the newest version of each item from the lake and looks it up in the index by id. Anything missing, older, without
 its vector, or searchable where it should not be fails the job, by name, before an alias is moved.
 
-A window that landed since the last load of this index is not judged: its own run of `embed_new_listings` brings it into
-every index, this one included.
+Nor may a window of listings be missing as a whole: one that had landed before the index's first load began, and that its
+encoder has not embedded, fails the job too.
+
+A window that landed since is not judged: its own run of `embed_new_listings` brings it into every index, this one
+included.
 
     python -m beam_jobs.verify_index --index listings-…
 """
@@ -23,9 +26,10 @@ from beam_jobs.cluster import Cluster
 from beam_jobs.lake_io import ReadWindows
 from beam_jobs.launcher import launch, parser, pipeline_options
 from listing_lens import progress
+from listing_lens.encoders import windows_not_embedded
 from listing_lens.errors import LensError
-from listing_lens.lake import REMOVED, ROWS, Lake, embeddings
-from listing_lens.loads import loaded_windows
+from listing_lens.lake import LISTINGS, REMOVED, ROWS, Lake, embeddings
+from listing_lens.loads import loaded_windows, loads_of
 from listing_lens.records import SEARCHABLE
 from listing_lens.search_index import Index, SearchIndex, version_of
 from listing_lens.settings import load_settings
@@ -142,7 +146,8 @@ def configure(index_name: str) -> Config:
     """Find the index and every window that it must hold.
 
     Raises:
-        LensError: the index, the lake or the cluster cannot be found, or nothing was loaded into the index.
+        LensError: the index, the lake or the cluster cannot be found, nothing was loaded into the index, or its encoder
+            has not embedded a window of listings.
     """
     settings = load_settings()
     lake = Lake(settings.lake)
@@ -154,8 +159,23 @@ def configure(index_name: str) -> Config:
         raise LensError(
             f"nothing was loaded into index {index_name} yet: an empty index is not swapped in; load it first"
         )
+    _require_all_embedded(lake, index)
     search_index.finish_load(index_name)
     return Config(lake, index, tuple(windows), Cluster.of(settings))
+
+
+def _require_all_embedded(lake: Lake, index: Index) -> None:
+    began = min(load.started_at for load in loads_of(lake, index.name))
+    missing = [
+        window
+        for window in windows_not_embedded(lake, index.card.encoder_id)
+        if lake.manifest(LISTINGS, window).created_at < began
+    ]
+    if missing:
+        raise LensError(
+            f"index {index.name} lacks {len(missing)} windows of listings that {index.card.encoder_id} has not embedded, "
+            f"e.g. {missing[0]}: embed them with --each_landed --encoder {index.card.encoder_source}, then load it again"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -7,13 +7,16 @@ Builds a new index for an embedder and, once it is verified, moves the alias to 
 when its version became the champion.
 
 **What.** `resolve_embedder` looks the version up in MLflow. `create_index` makes an empty index that names its space.
-`load` projects every embedding in the lake and writes it, and `catch_up` the windows that landed, or were replaced,
-meanwhile. `verify` looks every item up in the index, and fails when one is missing or older, or when a search could not
-find it. `swap` moves the alias in one request: searches see the index before or the new one, never both or none. The
-index before is kept for rollback, and goes on receiving new listings.
+`embed_missing` embeds the landed windows of listings that the embedder's encoder lacks, one after the other; from
+`create_index` on, `embed_new_listings` embeds by it what lands. `load` projects every embedding in the lake and writes
+it, and `catch_up` the windows that landed, or were replaced, meanwhile. `verify` looks every item up in the index, and
+fails when one is missing or older, when a search could not find it, or when a window was never embedded. `swap` moves the
+alias in one request: searches see the index before or the new one, never both or none. The index before is kept for
+rollback, and goes on receiving new listings.
 
 **When it fails.** The alias has not moved, and readers noticed nothing. Clear the failed task to go on: the load may be
-repeated. An index of a failed build, or one no longer needed for rollback, stays until `lens index delete`.
+repeated. *Windows were not embedded*: clear `embed_missing` and what follows. An index of a failed build, or one no longer
+needed for rollback, stays until `lens index delete`.
 
 **Must not race with** another rebuild: one run at a time. `embed_new_listings` may go on: it feeds the new index too.
 """
@@ -48,6 +51,11 @@ with DAG(
 ):
     embedder = resolve_embedder("{{ params.model }}")
     index = CreateIndexOperator(task_id="create_index", card=embedder["card"], build=RUN_NAME)
+    embed_missing = BeamJobOperator(
+        task_id="embed_missing",
+        job="embed_listings",
+        arguments={"each_landed": True, "encoder": embedder["encoder_source"]},
+    )
     load = BeamJobOperator(task_id="load", job="load_index", arguments={"index": index.output})
     catch_up = BeamJobOperator(
         task_id="catch_up", job="load_index", arguments={"index": index.output, "catch_up": True}
@@ -55,5 +63,7 @@ with DAG(
     verify = BeamJobOperator(task_id="verify", job="verify_index", arguments={"index": index.output})
     swap = SwapAliasOperator(task_id="swap", index=index.output)
 
+    # Once the index exists, its encoder is in use: what lands from then on is embedded by `embed_new_listings`.
+    index >> embed_missing
     # The alias moves only to an index that holds all that the lake holds.
-    load >> catch_up >> verify >> swap
+    embed_missing >> load >> catch_up >> verify >> swap

@@ -4,7 +4,8 @@
 Fits the PCA on all embeddings of the encoder in the lake, and registers encoder and projection together as the next
 version of `listing-embedder` in MLflow, with the alias `candidate`.
 
-**When.** Weekly, or by hand after the first windows were embedded, or after the encoder changed.
+**When.** Weekly, or by hand after the first windows were embedded, or, with its parameter, after another encoder has
+embedded the catalog (see `embed_new_listings`).
 
 **What.** `fit` merges sufficient statistics over the lake in one pass and writes the projection to it. `register_fit` logs
 the fit to MLflow with its figure, and makes it the candidate. `promote` makes it the champion if the run was asked to,
@@ -25,7 +26,7 @@ from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOpe
 from airflow.sdk import DAG, Param
 
 from plugins.operators.beam_job import BeamJobOperator
-from plugins.tasks import RUN_NAME, first_day, promote, register_fit
+from plugins.tasks import RUN_NAME, encoder_param, first_day, promote, register_fit
 
 with DAG(
     dag_id="refit_projection",
@@ -41,6 +42,7 @@ with DAG(
         "execution_timeout": timedelta(hours=4),
     },
     params={
+        "encoder": encoder_param("Fit on the embeddings of this encoder; empty is LENS_ENCODER"),
         "dims": Param(
             None,
             type=["null", "integer"],
@@ -58,7 +60,9 @@ with DAG(
     tags=["projection", "model"],
 ):
     fit = BeamJobOperator(
-        task_id="fit", job="fit_projection", arguments={"name": RUN_NAME, "dims": "{{ params.dims }}"}
+        task_id="fit",
+        job="fit_projection",
+        arguments={"name": RUN_NAME, "encoder": "{{ params.encoder }}", "dims": "{{ params.dims }}"},
     )
     version = register_fit(RUN_NAME)
     promoted = promote(version, "{{ params.promote }}")

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from listing_lens.errors import LensError
 from listing_lens.window import Window, gaps
+from models.cloud_storage import cloud_storage
 
 LISTINGS = "listings"
 SESSIONS = "sessions"
@@ -84,10 +85,15 @@ class Lake:
     @cached_property
     def _fs(self) -> fsspec.AbstractFileSystem:
         if self._in_cloud:
-            return _cloud_storage()
+            return cloud_storage()
         if "://" in self.root:
             raise LensError(f"lake {self.root}: only folders and gs:// prefixes are supported")
         return fsspec.filesystem("file")
+
+    @property
+    def filesystem(self) -> fsspec.AbstractFileSystem:
+        """Where the lake's paths are read, for readers that take an fsspec file system."""
+        return self._fs
 
     def __getstate__(self) -> dict[str, str]:
         return {"root": self.root}
@@ -151,9 +157,17 @@ class Lake:
         batch_rows: int = 4096,
     ) -> Iterator[pa.RecordBatch]:
         """Stream what the files of one kind hold in some windows; memory is bounded by a batch."""
-        for path in self._paths(dataset, windows, kind):
+        for path in self.paths(dataset, windows, kind):
             with self._fs.open(path, "rb") as file, pq.ParquetFile(file) as parquet:
                 yield from parquet.iter_batches(batch_size=batch_rows, columns=columns)
+
+    def paths(self, dataset: str, windows: Iterable[Window], kind: str = ROWS) -> list[str]:
+        """The files of one kind that some windows consist of."""
+        return [
+            f"{self.folder(dataset, window)}/{name}"
+            for window in windows
+            for name in self.manifest(dataset, window).files.get(kind, [])
+        ]
 
     def open_for_writing(self, dataset: str, window: Window, name: str) -> IO[bytes]:
         """A new file of a window; it is not part of it until a manifest names it."""
@@ -197,13 +211,6 @@ class Lake:
         except LensError:
             # There is none, or none that can be read: then its files go later, as abandoned ones.
             return set()
-
-    def _paths(self, dataset: str, windows: Iterable[Window], kind: str) -> list[str]:
-        return [
-            f"{self.folder(dataset, window)}/{name}"
-            for window in windows
-            for name in self.manifest(dataset, window).files.get(kind, [])
-        ]
 
     def _names(self, folder: str) -> set[str]:
         if not self._fs.exists(folder):
@@ -257,23 +264,3 @@ def _is_abandoned(name: str, now: datetime) -> bool:
     except ValueError:
         return False
     return now - started > _ABANDONED_AFTER
-
-
-def _cloud_storage() -> fsspec.AbstractFileSystem:
-    # The plain client: the one registered for gs:// asks another service about each bucket first, a minute long where
-    # that is out of reach.
-    from gcsfs.core import GCSFileSystem
-
-    if os.environ.get("STORAGE_EMULATOR_HOST"):
-        return GCSFileSystem(token="anon", use_listings_cache=False)  # noqa: S106
-    import google.auth
-    from google.auth.exceptions import DefaultCredentialsError
-
-    try:
-        # Without this a first read would search for credentials for two minutes.
-        google.auth.default()
-    except DefaultCredentialsError as err:
-        raise LensError(
-            "no Google Cloud credentials: run `gcloud auth application-default login` or set GOOGLE_APPLICATION_CREDENTIALS"
-        ) from err
-    return GCSFileSystem(token="google_default", use_listings_cache=False)  # noqa: S106

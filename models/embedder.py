@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-# The registered model whose versions are embedders, and the two aliases that name one: the embedder that should serve,
-# and the newest, which may be next.
+# The registered models: versions of the one are embedders, of the other the encoders that were fine-tuned for them. Two
+# aliases name a version: the one that should serve, and the newest, which may be next.
 MODEL = "listing-embedder"
+ENCODER_MODEL = "listing-encoder"
 CHAMPION = "champion"
 CANDIDATE = "candidate"
 

@@ -1,6 +1,7 @@
-"""The registry: fits and evaluations as MLflow runs, embedders as versions of one registered model.
+"""The registry: fits, evaluations and fine-tunings as MLflow runs, embedders and encoders as versions of two models.
 
-A version's artefacts are the card, and the projection as safetensors and JSON.
+An embedder's artefacts are the card, and the projection as safetensors and JSON; an encoder's are its folder's files:
+weights as safetensors, configs, tokenizer.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from time import time
+from typing import Any, Literal
 
 import httpx
 from matplotlib.figure import Figure
@@ -21,16 +24,32 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from models.embedder import CANDIDATE, CHAMPION, MODEL, EmbedderCard
+from models.embedder import CANDIDATE, CHAMPION, ENCODER_MODEL, MODEL, EmbedderCard
+from models.encoder_files import model_files
 from models.errors import LensError
 from models.projection import Projection
 
 _PROJECTION_EXPERIMENT = "projection fits"
 _EVALUATION_EXPERIMENT = "offline evaluation"
-_ARTIFACTS = "embedder"
+_FINETUNING_EXPERIMENT = "fine-tuning"
+# What a version is made of lies under this name in its run.
+_ARTIFACTS = {MODEL: "embedder", ENCODER_MODEL: "encoder"}
+_DESCRIPTIONS = {
+    MODEL: "Encoder and projection: the identity of a vector space.",
+    ENCODER_MODEL: "Encoders that were fine-tuned on the marketplace's own pairs.",
+}
+_REMEDIES = {
+    MODEL: "fit a projection with `lens projection fit` or the DAG refit_projection",
+    ENCODER_MODEL: "fine-tune an encoder with the DAG finetune_encoder",
+}
+# The tag that finds a training's run again when it is resumed.
+_KEY = "finetune_key"
+# How much MLflow takes of a parameter's value.
+_PARAM_CHARACTERS = 6000
 _PATIENCE_S = 10
 
 
@@ -40,6 +59,27 @@ class RegisteredEmbedder:
 
     version: int
     card: EmbedderCard
+
+
+@dataclass(frozen=True)
+class RegisteredEncoder:
+    """A version of listing-encoder.
+
+    Attributes:
+        version: its number.
+        encoder_id: a name and a hash of its content.
+        source: where it is loaded from.
+        parent_id: the encoder that was fine-tuned.
+        parent_source: where that one is loaded from.
+        pairs_fingerprint: names the image–title pairs that it learnt from.
+    """
+
+    version: int
+    encoder_id: str
+    source: str
+    parent_id: str
+    parent_source: str
+    pairs_fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -68,51 +108,179 @@ class Registry:
         self, card: EmbedderCard, projection: Projection, windows: Sequence[str], figure: Figure, *, name: str
     ) -> int:
         """Log a fit as a run and its embedder as a version, and make that the candidate. The same space is kept once."""
-        version = self._version_of(card)
+        version = self._version_with(MODEL, space=card.space)
         if version is None:
             run_id = self._log_fit(card, projection, windows, figure, name)
-            version = self._create_version(card, run_id)
+            version = self._create_version(MODEL, run_id, _space_tags(card))
         self.client.set_registered_model_alias(MODEL, CANDIDATE, str(version))
         return version
 
     def get(self, name: str) -> RegisteredEmbedder:
-        """A version by its number or by an alias.
+        """A version of listing-embedder by its number or by an alias.
 
         Raises:
             LensError: there is none of that name.
         """
-        try:
-            found = (
-                self.client.get_model_version(MODEL, name)
-                if name.isdigit()
-                else self.client.get_model_version_by_alias(MODEL, name)
-            )
-        except MlflowException as err:
-            raise LensError(
-                f"MLflow's {MODEL} has no version or alias {name!r}: fit a projection with `lens projection fit` or the "
-                f"DAG refit_projection, or set the alias in MLflow"
-            ) from err
+        found = self._find(MODEL, name)
         return RegisteredEmbedder(int(found.version), self._card_of(found))
 
-    def has(self, alias: str) -> bool:
+    def promote(self, version: int, *, reason: str, now: datetime) -> None:
+        """Make an embedder the champion, and leave on its version a record of when, why, and what it replaced."""
+        self._promote(MODEL, version, reason, now)
+
+    # ---- encoders ---------------------------------------------------------------------------------------------------
+
+    def register_encoder(
+        self,
+        run_id: str,
+        folder: Path,
+        *,
+        encoder_id: str,
+        source: str,
+        parent_id: str,
+        parent_source: str,
+        pairs_fingerprint: str,
+    ) -> int:
+        """Log an encoder's files to its training's run, register it, and make it the candidate. It is kept once.
+
+        Args:
+            run_id: the run of the training.
+            folder: holds the encoder's files; what else lies there is left out.
+            encoder_id: a name and a hash of the folder's content.
+            source: where the encoder is loaded from for good.
+            parent_id, parent_source: the encoder that was fine-tuned.
+            pairs_fingerprint: names the pairs that it learnt from.
+
+        Returns:
+            The version.
+        """
+        version = self._version_with(ENCODER_MODEL, encoder_id=encoder_id)
+        if version is None:
+            for path in model_files(folder):
+                self.client.log_artifact(run_id, str(path), _ARTIFACTS[ENCODER_MODEL])
+            tags = {
+                "encoder_id": encoder_id,
+                "encoder_source": source,
+                "parent_id": parent_id,
+                "parent_source": parent_source,
+                "pairs_fingerprint": pairs_fingerprint,
+            }
+            version = self._create_version(ENCODER_MODEL, run_id, tags)
+        self.client.set_registered_model_alias(ENCODER_MODEL, CANDIDATE, str(version))
+        return version
+
+    def get_encoder(self, name: str) -> RegisteredEncoder:
+        """A version of listing-encoder by its number or by an alias.
+
+        Raises:
+            LensError: there is none of that name, or it was registered by something else.
+        """
+        found = self._find(ENCODER_MODEL, name)
+        try:
+            return RegisteredEncoder(
+                version=int(found.version),
+                encoder_id=found.tags["encoder_id"],
+                source=found.tags["encoder_source"],
+                parent_id=found.tags["parent_id"],
+                parent_source=found.tags["parent_source"],
+                pairs_fingerprint=found.tags["pairs_fingerprint"],
+            )
+        except KeyError as err:
+            raise LensError(
+                f"version {found.version} of {ENCODER_MODEL} lacks the tag {err}: it was not registered by finetune_encoder"
+            ) from None
+
+    def promote_encoder(self, version: int, *, reason: str, now: datetime) -> None:
+        """Make an encoder the champion, and leave on its version a record of when, why, and what it replaced."""
+        self._promote(ENCODER_MODEL, version, reason, now)
+
+    # ---- versions ---------------------------------------------------------------------------------------------------
+
+    def has(self, alias: str, model: str = MODEL) -> bool:
         """Whether an alias names a version."""
         try:
-            return alias in self.client.get_registered_model(MODEL).aliases
+            return alias in self.client.get_registered_model(model).aliases
         except MlflowException:
             return False
 
-    def promote(self, version: int, *, reason: str, now: datetime) -> None:
-        """Make a version the champion, and leave on it a record of when, why, and what it replaced."""
-        before = self.get(CHAMPION).version if self.has(CHAMPION) else None
+    def _find(self, model: str, name: str) -> ModelVersion:
+        try:
+            return (
+                self.client.get_model_version(model, name)
+                if name.isdigit()
+                else self.client.get_model_version_by_alias(model, name)
+            )
+        except MlflowException as err:
+            raise LensError(
+                f"MLflow's {model} has no version or alias {name!r}: {_REMEDIES[model]}, or set the alias in MLflow"
+            ) from err
+
+    def _version_with(self, model: str, **tag: str) -> int | None:
+        [(key, value)] = tag.items()
+        found = self.client.search_model_versions(f"name = '{model}' and tags.{key} = '{value}'")
+        return max((int(version.version) for version in found), default=None)
+
+    def _create_version(self, model: str, run_id: str, tags: Mapping[str, str]) -> int:
+        try:
+            self.client.create_registered_model(model, description=_DESCRIPTIONS[model])
+        except MlflowException as err:
+            if err.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        created = self.client.create_model_version(
+            model, source=f"runs:/{run_id}/{_ARTIFACTS[model]}", run_id=run_id, tags=dict(tags), await_creation_for=0
+        )
+        return int(created.version)
+
+    def _promote(self, model: str, version: int, reason: str, now: datetime) -> None:
+        before = int(self._find(model, CHAMPION).version) if self.has(CHAMPION, model) else None
         if before == version:
             # Its record says what it replaced when it became the champion.
             return
         tags = {"promoted_at": now.isoformat(), "promoted_because": reason, "promoted_over": str(before or "none")}
         for key, value in tags.items():
-            self.client.set_model_version_tag(MODEL, str(version), key, value)
-        self.client.set_registered_model_alias(MODEL, CHAMPION, str(version))
+            self.client.set_model_version_tag(model, str(version), key, value)
+        self.client.set_registered_model_alias(model, CHAMPION, str(version))
 
-    # ---- runs -------------------------------------------------------------------------------------------------------
+    # ---- fine-tuning ------------------------------------------------------------------------------------------------
+
+    def start_finetuning(self, name: str, parameters: Mapping[str, Any], *, key: str) -> str:
+        """Begin the run of a training, or go on with the one that a killed or failed try of the same key left.
+
+        Args:
+            name: the run's name.
+            parameters: what the training was asked for, logged once.
+            key: names the training by what decides its outcome, so that a resumed one is told from another.
+
+        Returns:
+            The run's id.
+        """
+        experiment = self._experiment(_FINETUNING_EXPERIMENT)
+        for run in self.client.search_runs([experiment], f"tags.{_KEY} = '{key}'", order_by=["start_time DESC"]):
+            if run.info.status != "FINISHED":
+                self.client.update_run(run.info.run_id, status="RUNNING")
+                return str(run.info.run_id)
+        run_id = str(self.client.create_run(experiment, run_name=name).info.run_id)
+        params = [Param(parameter, str(value)[:_PARAM_CHARACTERS]) for parameter, value in parameters.items()]
+        # The key comes with the parameters or not at all: a run that is found by it has them.
+        self.client.log_batch(run_id, params=params, tags=[RunTag(_KEY, key)])
+        return run_id
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
+        """Log the metrics of one step, in one request."""
+        now_ms = round(time() * 1000)
+        self.client.log_batch(
+            run_id, metrics=[Metric(_metric_name(name), float(value), now_ms, step) for name, value in metrics.items()]
+        )
+
+    def log_figure(self, run_id: str, figure: Figure, name: str) -> None:
+        """Log a figure as a file of this name, such as retrievals/000500.png."""
+        self.client.log_figure(run_id, figure, name)
+
+    def end(self, run_id: str, status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED") -> None:
+        """End a run."""
+        self.client.set_terminated(run_id, status)
+
+    # ---- fits and evaluations ----------------------------------------------------------------------------------------
 
     def log_evaluation(
         self,
@@ -131,8 +299,7 @@ class Registry:
         for key, value in parameters.items():
             self.client.log_param(run_id, key, value)
         for key, value in means.items():
-            # MLflow does not take "@" in a metric's name.
-            self.client.log_metric(run_id, key.replace("@", "_at_"), value)
+            self.client.log_metric(run_id, _metric_name(key), value)
         self.client.log_figure(run_id, figure, "metrics_by_k.png")
         self.client.log_text(run_id, page, "report.html")
         self.client.set_terminated(run_id)
@@ -156,30 +323,13 @@ class Registry:
             (Path(folder) / "projection.safetensors").write_bytes(tensors)
             (Path(folder) / "projection.json").write_bytes(about)
             (Path(folder) / "card.json").write_text(card.model_dump_json(indent=2))
-            self.client.log_artifacts(run_id, folder, _ARTIFACTS)
+            self.client.log_artifacts(run_id, folder, _ARTIFACTS[MODEL])
         self.client.set_terminated(run_id)
         return run_id
 
-    def _create_version(self, card: EmbedderCard, run_id: str) -> int:
-        try:
-            self.client.create_registered_model(
-                MODEL, description="Encoder and projection: the identity of a vector space."
-            )
-        except MlflowException as err:
-            if err.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        created = self.client.create_model_version(
-            MODEL, source=f"runs:/{run_id}/{_ARTIFACTS}", run_id=run_id, tags=_space_tags(card), await_creation_for=0
-        )
-        return int(created.version)
-
-    def _version_of(self, card: EmbedderCard) -> int | None:
-        found = self.client.search_model_versions(f"name = '{MODEL}' and tags.space = '{card.space}'")
-        return max((int(version.version) for version in found), default=None)
-
     def _card_of(self, version: ModelVersion) -> EmbedderCard:
         with tempfile.TemporaryDirectory() as folder:
-            path = self.client.download_artifacts(version.run_id, f"{_ARTIFACTS}/card.json", folder)
+            path = self.client.download_artifacts(version.run_id, f"{_ARTIFACTS[MODEL]}/card.json", folder)
             return EmbedderCard.model_validate(json.loads(Path(path).read_text()))
 
     def _experiment(self, name: str) -> str:
@@ -197,3 +347,8 @@ class Registry:
 
 def _space_tags(card: EmbedderCard) -> dict[str, str]:
     return {"space": card.space, "encoder_id": card.encoder_id, "projection_id": card.projection_id}
+
+
+def _metric_name(name: str) -> str:
+    # MLflow does not take "@" in a metric's name.
+    return name.replace("@", "_at_")

@@ -33,6 +33,16 @@ def embedder_param(purpose: str) -> Param:
     )
 
 
+def encoder_param(purpose: str) -> Param:
+    """The parameter of a DAG that may work with another encoder; `purpose` begins its description."""
+    return Param(
+        None,
+        type=["null", "string"],
+        minLength=1,
+        description=f"{purpose}: a folder, a hub's id, a gs:// address, or MLflow's models:/listing-encoder/VERSION.",
+    )
+
+
 @task(retries=0)
 def require_window() -> str:
     """Refuse a run without a data interval, or with an empty one, before anything is computed. Returns its name."""
@@ -44,12 +54,32 @@ def require_window() -> str:
 
 
 @task
+def encoders_in_use(encoder: str | None) -> list[dict[str, str]]:
+    """Find the encoders that the run's window is embedded by: the one asked for, or those of every index and LENS_ENCODER.
+
+    Returns the arguments of `embed_listings` for each.
+    """
+    from listing_lens import encoders
+    from listing_lens.lake import LISTINGS, Lake
+
+    settings = load_settings()
+    window = _window_of(get_current_context())
+    # First the window, then the indexes: an index that is created after both finds the window landed, and its rebuild
+    # embeds it.
+    Lake(settings.lake).covering(LISTINGS, window)
+    sources = [encoders.resolve_encoder(encoder, settings)] if encoder else encoders.encoders_in_use(settings)
+    bounds = {"window_start": window.start.isoformat(), "window_end": window.end.isoformat()}
+    return [bounds | {"encoder": source} for source in sources]
+
+
+@task
 def resolve_embedder(model: str) -> dict[str, Any]:
-    """Look up a version or alias of listing-embedder in MLflow. Returns its version and card."""
+    """Look up a version or alias of listing-embedder in MLflow. Returns its version, card and encoder's source."""
     from listing_lens.workflow import connect_registry
 
     embedder = connect_registry(load_settings()).get(str(model))
-    return {"version": embedder.version, "card": embedder.card.model_dump()}
+    card = embedder.card.model_dump()
+    return {"version": embedder.version, "card": card, "encoder_source": card["encoder_source"]}
 
 
 @task

@@ -26,7 +26,12 @@ Start = Annotated[
     str | None, typer.Option(help="Start of the window, e.g. 2026-01-31T00:00:00Z; default: the lake's first.")
 ]
 End = Annotated[str | None, typer.Option(help="End of the window, not included; default: the lake's last.")]
-Encoder = Annotated[str | None, typer.Option(help="A hub id or a folder; default: LENS_ENCODER.")]
+Encoder = Annotated[
+    str | None,
+    typer.Option(
+        help="A folder, a hub id, a gs:// address, or models:/listing-encoder@champion in MLflow; default: LENS_ENCODER."
+    ),
+]
 Model = Annotated[str, typer.Option(help="A version or an alias of listing-embedder in MLflow.")]
 
 # Names and paths come out as they are: unwrapped, to be copied, and with their brackets, which are no markup.
@@ -88,11 +93,14 @@ def run(
 ) -> None:
     """Take the lake's listings to a searchable index: embed, fit, rebuild, swap."""
     from listing_lens import workflow
+    from listing_lens.encoders import resolve_encoder
 
     settings = load_settings()
     # Embedding may take hours: what the steps after it need is asked for first.
     SearchIndex.connect(settings)
     workflow.connect_registry(settings)
+    # An alias may move meanwhile: all steps take the encoder that it names now.
+    encoder = resolve_encoder(encoder, settings)
     _embed(_span(LISTINGS, None, None, settings), settings, encoder)
     _rebuild(str(_fit(settings, encoder=encoder, dims=dims, promote=True)), settings)
     console.print("search it with `lens search PHOTO`")
@@ -118,11 +126,15 @@ def _fit(settings: Settings, *, encoder: str | None, dims: int | None, promote: 
 
 def _rebuild(model: str, settings: Settings) -> None:
     from listing_lens import workflow
+    from listing_lens.encoders import windows_not_embedded
 
     search_index = SearchIndex.connect(settings)
     embedder = workflow.connect_registry(settings).get(model)
     built = search_index.create(embedder.card, _build_name())
     try:
+        if windows_not_embedded(Lake(settings.lake), embedder.card.encoder_id):
+            arguments = ["--each_landed", "--encoder", embedder.card.encoder_source]
+            run_with_bars("embed", "embed_listings", arguments, settings)
         run_with_bars("load index", "load_index", ["--index", built.name], settings)
         run_with_bars("catch up", "load_index", ["--index", built.name, "--catch_up"], settings)
         run_with_bars("verify index", "verify_index", ["--index", built.name], settings)

@@ -11,14 +11,19 @@ import numpy as np
 import pytest
 from tiny import FIRST, SECOND, image_root, land, land_marketplace, listing, take_photo
 
+from beam_jobs import fit_projection
 from beam_jobs.embed_listings import main
 from beam_jobs.launcher import refusal
 from listing_lens.errors import LensError
 from listing_lens.lake import DEAD_LETTERS, REMOVED, ROWS, Lake, embeddings
+from listing_lens.projections import load_fit
 from listing_lens.records import Status, embedding_matrix
 from listing_lens.window import Window
+from models.demo_encoder import save_untrained_siglip
+from models.encoder_files import identify
 from models.encoders import Encoder, shared_encoder
 from models.images import ImageLimits, decode_image
+from models.registry import Registry
 
 
 def _arguments(window: Window) -> list[str]:
@@ -178,6 +183,56 @@ def test_each_landed_embeds_what_is_missing_window_by_window(lake: Lake, dataset
     main([*_arguments(Window(FIRST.start, SECOND.end)), "--each_landed"])
     assert lake.windows(dataset) == [FIRST, SECOND]
     assert lake.manifest(dataset, FIRST) == before
+
+
+def test_each_landed_needs_no_window(lake: Lake, dataset: str) -> None:
+    land_marketplace(lake)
+    main(["--each_landed"])
+    assert lake.windows(dataset) == [FIRST, SECOND]
+
+
+@pytest.mark.parametrize("arguments", [[], ["--encoder", "pixels:2"]])
+def test_a_run_without_a_window_is_not_of_all_of_them(
+    lake: Lake, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    land_marketplace(lake)
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    assert "--window_start and --window_end are required without --each_landed" in capsys.readouterr().err
+
+
+def test_an_encoder_of_mlflow_is_the_one_that_was_registered(
+    lake: Lake, mlflow_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LENS_MLFLOW_URL", mlflow_url)
+    trained = save_untrained_siglip(tmp_path / "trained", seed=3)
+    registry = Registry.connect(mlflow_url)
+    version = registry.register_encoder(
+        registry.start_finetuning("training", {}, key=str(tmp_path)),
+        trained,
+        encoder_id=identify(str(trained)),
+        source=str(trained),
+        parent_id="parent-12345678",
+        parent_source="google/parent",
+        pairs_fingerprint="0123456789abcdef",
+    )
+    land_marketplace(lake)
+    source = f"models:/listing-encoder/{version}"
+    main(["--each_landed", "--encoder", source])
+    trained_dataset = embeddings(identify(str(trained)))
+    assert lake.windows(trained_dataset) == [FIRST, SECOND]
+    assert lake.manifest(trained_dataset, FIRST).parameters["encoder_source"] == str(trained)
+    fit_projection.main(["--name", "trained", "--encoder", source])
+    card = load_fit(lake, "trained").card
+    assert (card.encoder_source, card.encoder_id) == (str(trained), identify(str(trained)))
+
+
+def test_a_baseline_is_an_encoder_like_any(lake: Lake) -> None:
+    land_marketplace(lake)
+    main([*_arguments(FIRST), "--encoder", "pixels:4"])
+    [batch] = lake.read(embeddings("pixels-4"), [FIRST])
+    assert embedding_matrix(batch).shape == (18, 48)
 
 
 def test_an_unknown_encoder_is_named(lake: Lake) -> None:

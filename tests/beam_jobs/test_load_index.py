@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny import FIRST, SECOND, Indexed, land, listing, take_photo
 
-from beam_jobs import embed_listings, load_index, verify_index
+from beam_jobs import embed_listings, fit_projection, load_index, verify_index
 from beam_jobs.launcher import refusal
 from listing_lens.errors import LensError
-from listing_lens.lake import embeddings
+from listing_lens.lake import LISTINGS, embeddings
 from listing_lens.loads import loads_of
-from listing_lens.projections import load_projection
-from listing_lens.records import Status, embedding_matrix
-from listing_lens.search_index import SearchIndex
+from listing_lens.projections import load_fit, load_projection
+from listing_lens.records import LISTING_SCHEMA, Status, embedding_matrix, to_table
+from listing_lens.search_index import Index, SearchIndex
 from listing_lens.settings import load_settings
 from listing_lens.window import Window
 from models.demo_encoder import save_untrained_siglip
@@ -65,14 +65,92 @@ def test_windows_load_in_any_order_and_a_replay_brings_nothing_back(indexed: Ind
     verify_index.main(["--index", indexed.index.name])
 
 
-def test_without_an_index_every_one_of_the_encoder_is_fed(indexed: Indexed) -> None:
-    other = indexed.search_index.create(indexed.index.card, "two")
+@pytest.fixture
+def other_encoder(tmp_path: Path) -> str:
+    return str(save_untrained_siglip(tmp_path / "other-siglip", seed=1))
+
+
+@pytest.fixture
+def other_index(indexed: Indexed, other_encoder: str) -> Index:
+    """An empty index of another encoder, which has embedded the marketplace too."""
+    embed_listings.main(["--each_landed", "--encoder", other_encoder])
+    fit_projection.main(["--name", "other", "--encoder", other_encoder])
+    return indexed.search_index.create(load_fit(indexed.lake, "other").card, "other")
+
+
+def _land_third(indexed: Indexed) -> None:
     take_photo(indexed.lake, "late.jpg", 99)
     land(indexed.lake, _THIRD, [listing("late", _THIRD)])
-    embed_listings.main(_bounds(_THIRD))
-    load_index.main(_bounds(_THIRD))
-    for index in (indexed.index, other):
-        assert list(indexed.search_index.versions(index.name, ["late", "m000"])) == ["late"]
+
+
+def _held(indexed: Indexed, index: Index, *item_ids: str) -> list[str]:
+    return list(indexed.search_index.versions(index.name, item_ids))
+
+
+def _nearest(indexed: Indexed, index: Index, item_id: str, window: Window) -> str:
+    """What a search finds that is given the item's own vector, in the index's space."""
+    indexed.search_index.finish_load(index.name)
+    for batch in indexed.lake.read(embeddings(index.card.encoder_id), [window]):
+        row = batch.column("item_id").to_pylist().index(item_id)
+        vector = load_projection(indexed.lake, index.card.projection_id).apply(embedding_matrix(batch))[row]
+        [hit] = indexed.search_index.search(index, vector, 1)
+        assert hit.score == pytest.approx(1, abs=1e-4)
+    return hit.item_id
+
+
+class TestWithoutAnIndex:
+    def test_every_one_of_an_encoder_is_fed(self, indexed: Indexed) -> None:
+        other = indexed.search_index.create(indexed.index.card, "two")
+        _land_third(indexed)
+        embed_listings.main(_bounds(_THIRD))
+        load_index.main(_bounds(_THIRD))
+        for index in (indexed.index, other):
+            assert _held(indexed, index, "late", "m000") == ["late"]
+
+    def test_each_is_fed_from_its_own_encoder(self, indexed: Indexed, other_index: Index, other_encoder: str) -> None:
+        assert other_index.card.encoder_id != indexed.index.card.encoder_id
+        indexed.search_index.swap(indexed.index.name)
+        _land_third(indexed)
+        for encoder in (indexed.index.card.encoder_source, other_encoder):
+            embed_listings.main([*_bounds(_THIRD), "--encoder", encoder])
+        load_index.main(_bounds(_THIRD))
+        for index in (indexed.index, other_index):
+            assert _held(indexed, index, "late", "m000") == ["late"]
+            assert _nearest(indexed, index, "late", _THIRD) == "late"
+
+    def test_one_whose_encoder_lacks_the_window_is_passed_over(
+        self, indexed: Indexed, other_index: Index, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        indexed.search_index.swap(indexed.index.name)
+        _land_third(indexed)
+        embed_listings.main(_bounds(_THIRD))
+        load_index.main(_bounds(_THIRD))
+        assert _held(indexed, indexed.index, "late") == ["late"]
+        assert _held(indexed, other_index, "late") == []
+        assert f"index {other_index.name} does not get window {_THIRD}" in caplog.text
+
+    def test_the_live_one_is_not_passed_over(self, indexed: Indexed, other_index: Index, other_encoder: str) -> None:
+        indexed.search_index.swap(other_index.name)
+        _land_third(indexed)
+        embed_listings.main(_bounds(_THIRD))
+        with pytest.raises(LensError, match=f"index {other_index.name} would lack it: .*--encoder {other_encoder}"):
+            load_index.main(_bounds(_THIRD))
+        assert _held(indexed, indexed.index, "late") == []
+
+    def test_an_encoder_narrows_it(self, indexed: Indexed, other_index: Index, other_encoder: str) -> None:
+        # The live index is of the first encoder, which has not embedded the window.
+        indexed.search_index.swap(indexed.index.name)
+        _land_third(indexed)
+        embed_listings.main([*_bounds(_THIRD), "--encoder", other_encoder])
+        load_index.main([*_bounds(_THIRD), "--encoder", other_encoder])
+        assert _held(indexed, other_index, "late") == ["late"]
+        assert _held(indexed, indexed.index, "late") == []
+
+    def test_there_may_be_none(self, indexed: Indexed, caplog: pytest.LogCaptureFixture) -> None:
+        indexed.search_index.delete(indexed.index.name)
+        with caplog.at_level("INFO"):
+            load_index.main(_bounds(FIRST))
+        assert "there is no index to load into" in caplog.text
 
 
 def test_a_rebuild_catches_up_with_what_landed_or_was_replaced_meanwhile(indexed: Indexed) -> None:
@@ -90,15 +168,6 @@ def test_a_rebuild_catches_up_with_what_landed_or_was_replaced_meanwhile(indexed
     verify_index.main(["--index", indexed.index.name])
 
 
-def test_new_listings_that_would_not_reach_the_live_index_are_an_error(
-    indexed: Indexed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    indexed.search_index.swap(indexed.index.name)
-    monkeypatch.setenv("LENS_ENCODER", str(save_untrained_siglip(tmp_path / "other", seed=1)))
-    with pytest.raises(LensError, match="would not reach it; set LENS_ENCODER="):
-        load_index.main(_bounds(FIRST))
-
-
 def test_another_alias_whose_name_begins_alike_is_left_alone(indexed: Indexed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LENS_ALIAS", f"{indexed.search_index.alias}-staging")
     staging = SearchIndex.connect(load_settings())
@@ -113,7 +182,7 @@ def test_another_alias_whose_name_begins_alike_is_left_alone(indexed: Indexed, m
 
 
 def test_a_window_that_is_not_embedded_is_no_empty_load(indexed: Indexed) -> None:
-    with pytest.raises(LensError, match="have not landed"):
+    with pytest.raises(LensError, match="window .2026-11-03 .* is not embedded by .* would lack it"):
         load_index.main(["--index", indexed.index.name, *_bounds(_THIRD)])
 
 
@@ -162,6 +231,23 @@ def test_a_window_that_landed_since_is_left_to_its_own_run(indexed: Indexed) -> 
     load_index.main(["--index", indexed.index.name])
     land(indexed.lake, _THIRD, [listing("m010", _THIRD, status=Status.SOLD)])
     embed_listings.main(_bounds(_THIRD))
+    verify_index.main(["--index", indexed.index.name])
+
+
+def test_verification_names_a_window_that_was_never_embedded(indexed: Indexed) -> None:
+    _land_third(indexed)
+    load_index.main(["--index", indexed.index.name])
+    with pytest.raises(LensError, match=r"lacks 1 windows of listings .*, e.g. \[2026-11-03 .* --each_landed"):
+        verify_index.main(["--index", indexed.index.name])
+    embed_listings.main(["--each_landed"])
+    load_index.main(["--index", indexed.index.name, "--catch_up"])
+    verify_index.main(["--index", indexed.index.name])
+
+
+def test_a_window_of_listings_that_landed_since_is_left_to_its_own_run(indexed: Indexed) -> None:
+    load_index.main(["--index", indexed.index.name])
+    table = to_table([listing("late", _THIRD)], LISTING_SCHEMA)
+    indexed.lake.write_table(LISTINGS, _THIRD, table, datetime.now(UTC))
     verify_index.main(["--index", indexed.index.name])
 
 

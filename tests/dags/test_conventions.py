@@ -12,7 +12,7 @@ from airflow.sdk import DAG, Param
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "dags").glob("*.py"))
-EXPECTED = {"embed_new_listings", "refit_projection", "rebuild_index", "evaluate_offline"}
+EXPECTED = {"embed_new_listings", "finetune_encoder", "refit_projection", "rebuild_index", "evaluate_offline"}
 
 
 def _parsed(file: Path) -> DAG:

@@ -23,21 +23,61 @@ from transformers import (
     BertModel,
     CLIPConfig,
     CLIPModel,
+    Dinov2Config,
+    Dinov2Model,
+    MobileNetV2Config,
+    MobileNetV2ForImageClassification,
+    SiglipConfig,
     SiglipModel,
 )
+from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.mobilenet_v2.image_processing_pil_mobilenet_v2 import MobileNetV2ImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from models.demo_encoder import save_untrained_siglip
-from models.encoder_files import encoder_folder, encoder_id
+from models.encoder_files import encoder_id
 from models.encoders import Encoder, shared_encoder
 from models.errors import LensError
 
 WEIGHTS = "model.safetensors"
 
 
+def save_siglip(folder: Path, *, seed: int = 0) -> Path:
+    """A small model of the real architecture with random weights: 192-d, 64-pixel images."""
+    config = SiglipConfig(
+        text_config={
+            "vocab_size": 4096,
+            "hidden_size": 192,
+            "intermediate_size": 384,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 32,
+            "projection_size": 192,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "pad_token_id": 2,
+        },
+        vision_config={
+            "hidden_size": 192,
+            "intermediate_size": 576,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 6,
+            "image_size": 64,
+            "patch_size": 8,
+        },
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = SiglipModel(config)
+    model.save_pretrained(folder)
+    SiglipImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_untrained_siglip(tmp_path_factory.mktemp("encoders") / "small-siglip")
+    return save_siglip(tmp_path_factory.mktemp("encoders") / "small-siglip")
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +165,92 @@ class TestEmbed:
         assert clip.embed(photos).shape == (len(photos), 16)
 
 
+def save_mobilenet(folder: Path) -> None:
+    """As google/mobilenet_v2_… are kept: a classifier, whose embedding is what its classes are told from."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = MobileNetV2Config(image_size=64, depth_multiplier=0.35, finegrained_output=True, num_labels=3)
+        model = MobileNetV2ForImageClassification(config)
+        for weights in model.parameters():
+            if weights.ndim == 4:
+                # Its own starting values are so small that nothing reaches the last layer.
+                torch.nn.init.kaiming_normal_(weights)
+    model.save_pretrained(folder)
+    crop = {"height": 64, "width": 64}
+    MobileNetV2ImageProcessorPil(size={"shortest_edge": 73}, crop_size=crop).save_pretrained(folder)
+
+
+def save_dinov2(folder: Path) -> None:
+    config = Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        Dinov2Model(config).save_pretrained(folder)
+    crop = {"height": 28, "width": 28}
+    BitImageProcessorPil(size={"shortest_edge": 32}, crop_size=crop).save_pretrained(folder)
+
+
+class TestModelsForImagesAlone:
+    def test_mobilenet_s_embedding_is_the_mean_of_its_last_feature_map(
+        self, tmp_path: Path, photos: list[Image.Image]
+    ) -> None:
+        save_mobilenet(tmp_path)
+        encoder = Encoder.load(str(tmp_path))
+        # The processor scales the shorter side to 73 before it cuts out 64: decoding must keep that many pixels.
+        assert encoder.image_side == 73
+        model = AutoModel.from_pretrained(tmp_path).eval()
+        pixels = AutoImageProcessor.from_pretrained(tmp_path, backend="pil")(images=photos, return_tensors="pt")
+        with torch.no_grad():
+            wanted = model(**pixels).last_hidden_state.mean(dim=(2, 3)).numpy()
+        assert encoder.dims == wanted.shape[1]
+        wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+        np.testing.assert_allclose(encoder.embed(photos), wanted, atol=1e-5)
+
+    def test_dinov2_s_embedding_is_its_class_token(self, tmp_path: Path, photos: list[Image.Image]) -> None:
+        save_dinov2(tmp_path)
+        encoder = Encoder.load(str(tmp_path))
+        assert (encoder.dims, encoder.image_side) == (32, 32)
+        model = AutoModel.from_pretrained(tmp_path).eval()
+        pixels = AutoImageProcessor.from_pretrained(tmp_path, backend="pil")(images=photos, return_tensors="pt")
+        with torch.no_grad():
+            # The last hidden states are normalised already; the class token comes first.
+            wanted = model(**pixels).last_hidden_state[:, 0].numpy()
+        wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+        np.testing.assert_allclose(encoder.embed(photos), wanted, atol=1e-5)
+
+
+class TestPixels:
+    def test_are_the_thumbnail_without_its_mean(self) -> None:
+        pixels = np.zeros((4, 4, 3), np.uint8)
+        # One quadrant is white: of four thumbnail pixels with three channels, three are 255 and nine are 0.
+        pixels[:2, :2] = 255
+        encoder = Encoder.load("pixels:2")
+        assert (encoder.encoder_id, encoder.source) == ("pixels-2", "pixels:2")
+        assert (encoder.dims, encoder.image_side) == (12, 2)
+        wanted = np.array([3.0] * 3 + [-1.0] * 9) / 6
+        np.testing.assert_allclose(encoder.embed([Image.fromarray(pixels)]), [wanted], atol=1e-6)
+
+    def test_are_of_unit_length_whatever_the_image(self, photos: list[Image.Image]) -> None:
+        vectors = Encoder.load("pixels:16").embed([*photos, *(Image.new("RGB", (9, 9), (n,) * 3) for n in (0, 7, 255))])
+        assert vectors.dtype == np.float32
+        assert vectors.shape == (len(photos) + 3, 768)
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+    def test_of_one_grey_are_like_nothing_else(self, photos: list[Image.Image]) -> None:
+        *others, grey = Encoder.load("pixels:8").embed([*photos, Image.new("RGB", (40, 40), (7, 7, 7))])
+        np.testing.assert_allclose(np.vstack(others) @ grey, 0, atol=1e-5)
+
+    def test_brightness_does_not_count(self, photos: list[Image.Image]) -> None:
+        dark = [photo.point(lambda value: value // 2) for photo in photos]
+        bright = [photo.point(lambda value: value + 100) for photo in dark]
+        encoder = Encoder.load("pixels:4")
+        np.testing.assert_allclose(encoder.embed(dark), encoder.embed(bright), atol=1e-2)
+
+    @pytest.mark.parametrize("source", ["pixels:", "pixels:0", "pixels:16x16", "pixels:-3", "pixels:1000"])
+    def test_without_a_side_are_refused(self, source: str) -> None:
+        with pytest.raises(LensError, match="as in pixels:16"):
+            Encoder.load(source)
+
+
 class TestIdentity:
     def test_is_the_name_and_the_content(self, folder: Path, copy: Path, encoder: Encoder) -> None:
         assert encoder.encoder_id.startswith("small-siglip-")
@@ -143,6 +269,15 @@ class TestIdentity:
         change(copy)
         assert encoder_id(str(copy), copy) != encoder.encoder_id
 
+    def test_a_folder_that_is_named_by_its_id_keeps_it(self, folder: Path, tmp_path: Path, encoder: Encoder) -> None:
+        kept = Path(shutil.copytree(folder, tmp_path / encoder.encoder_id))
+        assert encoder_id(str(kept), kept) == encoder.encoder_id
+        long = f"{'x' * 48}-{encoder.encoder_id[-8:]}"
+        assert encoder_id(f"gs://bucket/encoders/{long}/", folder) == long
+
+    def test_a_name_that_ends_in_another_hash_is_a_name(self, folder: Path, encoder: Encoder) -> None:
+        assert encoder_id("/models/small-00000000", folder) == f"small-00000000-{encoder.encoder_id[-8:]}"
+
     def test_changes_with_preprocessing_as_newer_folders_keep_it(self, copy: Path) -> None:
         processing = json.loads((copy / "preprocessor_config.json").read_text())
         (copy / "preprocessor_config.json").unlink()
@@ -154,6 +289,7 @@ class TestIdentity:
 
     def test_does_not_change_with_a_note_beside_the_files(self, copy: Path, encoder: Encoder) -> None:
         (copy / "README.md").write_text("bought in March")
+        (copy / "tokenizer.json").write_text("{}")
         assert encoder_id(str(copy), copy) == encoder.encoder_id
 
     @pytest.mark.parametrize(
@@ -170,13 +306,13 @@ class TestIdentity:
     def test_names_go_into_an_index_name(self, folder: Path, encoder: Encoder, source: str, slug: str) -> None:
         assert encoder_id(source, folder) == f"{slug}-{encoder.encoder_id[-8:]}"
 
-    def test_a_seed_gives_the_same_weights(self, tmp_path: Path, encoder: Encoder) -> None:
+    def test_a_seed_gives_the_demo_s_encoder_the_same_weights(self, tmp_path: Path) -> None:
         torch.manual_seed(999)
-        again = save_untrained_siglip(tmp_path / "small-siglip")
+        first, again = (save_untrained_siglip(tmp_path / name / "demo") for name in ("first", "again"))
         drawn = torch.rand(1)
-        other = save_untrained_siglip(tmp_path / "other" / "small-siglip", seed=1)
-        assert encoder_id(str(again), again) == encoder.encoder_id
-        assert encoder_id(str(other), other) != encoder.encoder_id
+        other = save_untrained_siglip(tmp_path / "other" / "demo", seed=1)
+        assert encoder_id(str(again), again) == encoder_id(str(first), first)
+        assert encoder_id(str(other), other) != encoder_id(str(first), first)
         # The caller's random numbers are not touched.
         torch.manual_seed(999)
         assert torch.rand(1) == drawn
@@ -256,8 +392,3 @@ class TestRefused:
             shared_encoder(str(copy))
         (copy / "elsewhere").rename(weights)
         assert shared_encoder(str(copy)) is shared_encoder(str(copy))
-
-
-def test_a_folder_below_the_home_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(folder.parent))
-    assert encoder_folder("~/small-siglip") == folder

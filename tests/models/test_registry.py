@@ -7,19 +7,21 @@ aliases of their own accord before they look at them.
 from __future__ import annotations
 
 import json
+import math
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 
-from models.embedder import CANDIDATE, CHAMPION, MODEL, EmbedderCard
+from models.embedder import CANDIDATE, CHAMPION, ENCODER_MODEL, MODEL, EmbedderCard
 from models.errors import LensError
 from models.projection import Moments, Projection, fit_projection
-from models.registry import RegisteredEmbedder, Registry
+from models.registry import RegisteredEmbedder, RegisteredEncoder, Registry
 
 WINDOWS = ["20260101T000000Z_20260101T010000Z", "20260101T010000Z_20260101T020000Z"]
 
@@ -101,6 +103,135 @@ class TestRegister:
         assert run.data.params["last_window"] == WINDOWS[-1]
         assert run.data.metrics["rows"] == 60
         assert run.data.metrics["explained_variance"] == pytest.approx(projection.explained_variance_ratio.sum())
+
+
+def train(registry: Registry, folder: Path, encoder_id: str) -> tuple[str, int]:
+    """Register an encoder as a training leaves it. Returns the run's id and the version."""
+    (folder / "model.safetensors").write_bytes(encoder_id.encode())
+    for name in ("config.json", "preprocessor_config.json", "tokenizer.json"):
+        (folder / name).write_text("{}")
+    (folder / "optimizer.pt").write_bytes(b"PK")
+    run_id = registry.start_finetuning("a training", {}, key=encoder_id)
+    return run_id, register_trained(registry, folder, run_id, encoder_id)
+
+
+def register_trained(registry: Registry, folder: Path, run_id: str, encoder_id: str) -> int:
+    return registry.register_encoder(
+        run_id,
+        folder,
+        encoder_id=encoder_id,
+        source=f"gs://bucket/lake/encoders/{encoder_id}",
+        parent_id="small-12345678",
+        parent_source="google/small@a1b2",
+        pairs_fingerprint="0123456789abcdef",
+    )
+
+
+class TestEncoders:
+    def test_what_was_registered_comes_back_and_is_the_candidate(self, registry: Registry, tmp_path: Path) -> None:
+        _, version = train(registry, tmp_path, "trained-00000001")
+        assert (
+            registry.get_encoder(str(version))
+            == registry.get_encoder(CANDIDATE)
+            == RegisteredEncoder(
+                version=version,
+                encoder_id="trained-00000001",
+                source="gs://bucket/lake/encoders/trained-00000001",
+                parent_id="small-12345678",
+                parent_source="google/small@a1b2",
+                pairs_fingerprint="0123456789abcdef",
+            )
+        )
+
+    def test_its_files_lie_in_its_run(self, registry: Registry, client: MlflowClient, tmp_path: Path) -> None:
+        folder, downloaded = tmp_path / "trained", tmp_path / "downloaded"
+        folder.mkdir()
+        downloaded.mkdir()
+        run_id, version = train(registry, folder, "trained-00000002")
+        assert client.get_model_version(ENCODER_MODEL, str(version)).run_id == run_id
+        files = artefacts(client, run_id, downloaded)
+        names = ("config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json")
+        assert set(files) == {f"encoder/{name}" for name in names}
+        assert files["encoder/model.safetensors"] == b"trained-00000002"
+
+    def test_the_same_one_is_kept_once_and_is_the_candidate_again(self, registry: Registry, tmp_path: Path) -> None:
+        run_id, first = train(registry, tmp_path, "trained-00000003")
+        _, second = train(registry, tmp_path, "trained-00000004")
+        assert first != second
+        assert registry.get_encoder(CANDIDATE).version == second
+        assert register_trained(registry, tmp_path, run_id, "trained-00000003") == first
+        assert registry.get_encoder(CANDIDATE).version == first
+
+    def test_a_promotion_leaves_a_record_and_the_embedders_alone(
+        self, registry: Registry, client: MlflowClient, tmp_path: Path
+    ) -> None:
+        registry.promote(register(registry, 11), reason="a person said so", now=datetime.now(UTC))
+        embedder_before = registry.get(CHAMPION)
+        old, new = (train(registry, tmp_path, f"trained-0000000{n}")[1] for n in (5, 6))
+        for version, reason in ((old, "the first"), (new, "better nDCG")):
+            registry.promote_encoder(version, reason=reason, now=datetime(2026, 1, 31, 12, tzinfo=UTC))
+        assert registry.get_encoder(CHAMPION).version == new
+        tags = client.get_model_version(ENCODER_MODEL, str(new)).tags
+        assert (tags["promoted_because"], tags["promoted_over"]) == ("better nDCG", str(old))
+        assert tags["promoted_at"] == "2026-01-31T12:00:00+00:00"
+        assert registry.get(CHAMPION) == embedder_before
+
+    @pytest.mark.parametrize("name", ["no-such-alias", "4294967", ""])
+    def test_an_unknown_name_is_one_sentence_with_the_remedy(self, registry: Registry, name: str) -> None:
+        with pytest.raises(LensError, match="no version or alias .*DAG finetune_encoder") as refusal:
+            registry.get_encoder(name)
+        assert repr(name) in str(refusal.value)
+        assert "\n" not in str(refusal.value)
+
+    def test_a_version_that_something_else_registered_is_named(
+        self, registry: Registry, client: MlflowClient, tmp_path: Path
+    ) -> None:
+        run_id, _ = train(registry, tmp_path, "trained-00000007")
+        foreign = client.create_model_version(
+            ENCODER_MODEL, source=f"runs:/{run_id}/encoder", run_id=run_id, await_creation_for=0
+        ).version
+        with pytest.raises(LensError, match=f"version {foreign} of listing-encoder lacks the tag 'encoder_id'"):
+            registry.get_encoder(str(foreign))
+
+
+class TestFinetuning:
+    def test_is_logged_as_it_goes(self, registry: Registry, client: MlflowClient, tmp_path: Path) -> None:
+        run_id = registry.start_finetuning("monthly", {"learning_rate": 5e-5, "towers": "x" * 9000}, key=uuid4().hex)
+        assert client.get_run(run_id).info.status == "RUNNING"
+        registry.log_metrics(run_id, {"loss": 2.5, "validation/ndcg@5": 0.25}, step=10)
+        registry.log_metrics(run_id, {"loss": math.nan}, step=20)
+        registry.log_figure(run_id, Figure(), "retrievals/000010.png")
+        registry.end(run_id)
+        run = client.get_run(run_id)
+        assert (run.info.status, run.info.run_name) == ("FINISHED", "monthly")
+        assert run.data.params["learning_rate"] == "5e-05"
+        assert set(run.data.params["towers"]) == {"x"}
+        first, second = client.get_metric_history(run_id, "loss")
+        assert (first.step, first.value, second.step) == (10, 2.5, 20)
+        assert math.isnan(second.value)
+        assert run.data.metrics["validation/ndcg_at_5"] == 0.25
+        assert artefacts(client, run_id, tmp_path)["retrievals/000010.png"].startswith(b"\x89PNG")
+
+    @pytest.mark.parametrize("end", [None, "FAILED", "KILLED"])
+    def test_of_the_same_key_goes_on_with_what_was_left(
+        self, registry: Registry, client: MlflowClient, end: str | None
+    ) -> None:
+        key = uuid4().hex
+        run_id = registry.start_finetuning("monthly", {"pairs": 5}, key=key)
+        registry.log_metrics(run_id, {"loss": 2.5}, step=10)
+        if end:
+            registry.end(run_id, end)  # type: ignore[arg-type]
+        assert registry.start_finetuning("monthly", {"pairs": 5}, key=key) == run_id
+        assert client.get_run(run_id).info.status == "RUNNING"
+        registry.log_metrics(run_id, {"loss": 1.5}, step=20)
+        assert [metric.step for metric in client.get_metric_history(run_id, "loss")] == [10, 20]
+
+    def test_of_another_key_or_after_the_end_is_another_run(self, registry: Registry) -> None:
+        key = uuid4().hex
+        first = registry.start_finetuning("monthly", {}, key=key)
+        other = registry.start_finetuning("monthly", {}, key=uuid4().hex)
+        registry.end(first)
+        assert len({first, other, registry.start_finetuning("monthly", {}, key=key)}) == 3
 
 
 class TestPromote:

@@ -1,0 +1,35 @@
+"""Cloud Storage as a file system: where a lake, and an encoder in it, may lie."""
+
+from __future__ import annotations
+
+import os
+
+import fsspec
+
+from models.errors import LensError
+
+
+def cloud_storage() -> fsspec.AbstractFileSystem:
+    """The file system of gs:// addresses, or of the emulator that STORAGE_EMULATOR_HOST names.
+
+    Raises:
+        LensError: there are no credentials.
+    """
+    # The plain client: the one registered for gs:// asks another service about each bucket first, a minute long where
+    # that is out of reach.
+    from gcsfs.core import GCSFileSystem
+
+    if emulator := os.environ.get("STORAGE_EMULATOR_HOST"):
+        # The address is given, since instances are kept by their arguments.
+        return GCSFileSystem(token="anon", endpoint_url=emulator, use_listings_cache=False)  # noqa: S106
+    import google.auth
+    from google.auth.exceptions import DefaultCredentialsError
+
+    try:
+        # Without this a first read would search for credentials for two minutes.
+        google.auth.default()
+    except DefaultCredentialsError as err:
+        raise LensError(
+            "no Google Cloud credentials: run `gcloud auth application-default login` or set GOOGLE_APPLICATION_CREDENTIALS"
+        ) from err
+    return GCSFileSystem(token="google_default", use_listings_cache=False)  # noqa: S106
