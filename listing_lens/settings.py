@@ -7,7 +7,7 @@ import os
 from datetime import date
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import platformdirs
 from pydantic import Field, SecretStr, ValidationError, field_validator
@@ -23,6 +23,11 @@ from pydantic_settings import (
 from listing_lens.errors import LensError
 
 DEFAULTS = Path(__file__).with_name("defaults.toml")
+
+# What means nothing on another machine: folders of this one, and how work is handed out from here.
+_OF_THIS_MACHINE = frozenset(
+    {"home", "cache", "airflow_url", "training_place", "training_image", "training_options", "training_processes"}
+)
 
 
 class Settings(BaseSettings):
@@ -48,6 +53,12 @@ class Settings(BaseSettings):
     projection_dims: int = Field(gt=0, le=4096)
     max_dead_letter_ratio: float = Field(ge=0, le=1)
     alias: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
+    training_place: Literal["host", "kubernetes", "vertex"]
+    training_processes: int = Field(gt=0)
+    training_folder: Path
+    training_image: str
+    training_options: dict[str, Any]
+    comparison_encoders: tuple[str, ...]
     embed_schedule: str = Field(min_length=1)
     embed_start: date
     beam_runner: str
@@ -71,8 +82,10 @@ class Settings(BaseSettings):
     def model_post_init(self, _context: object) -> None:
         # Jobs and servers run in other working folders: every local path is made absolute once, here.
         object.__setattr__(self, "home", self.home.absolute())
-        cache = self.cache if str(self.cache) not in ("", ".") else platformdirs.user_cache_path("listing-lens")
+        cache = self.cache if _is_given(self.cache) else platformdirs.user_cache_path("listing-lens")
         object.__setattr__(self, "cache", cache.absolute())
+        training_folder = self.training_folder if _is_given(self.training_folder) else self._folder_in_cache
+        object.__setattr__(self, "training_folder", training_folder.absolute())
         if "://" not in self.lake:
             object.__setattr__(self, "lake", str(Path(self.lake).absolute()))
         sources = (source if "://" in source else str(Path(source).absolute()) for source in self.image_sources)
@@ -90,6 +103,15 @@ class Settings(BaseSettings):
             )
         return url
 
+    @property
+    def _folder_in_cache(self) -> Path:
+        return self.cache / "finetune"
+
+    @property
+    def keeps_checkpoints(self) -> bool:
+        """Whether a folder for checkpoints was named, rather than taken from the cache of whichever machine trains."""
+        return self.training_folder != self._folder_in_cache
+
     @cached_property
     def environment(self) -> dict[str, str]:
         """The settings as environment variables, for a process that is to see the same ones (secrets included)."""
@@ -99,6 +121,18 @@ class Settings(BaseSettings):
             for name, value in values.items()
             if value != ""
         }
+
+    @property
+    def environment_elsewhere(self) -> dict[str, str]:
+        """The same for a process on another machine, which has folders of its own: without secrets."""
+        stays = {name for name, field in Settings.model_fields.items() if field.annotation is SecretStr}
+        stays |= _OF_THIS_MACHINE | (set() if self.keeps_checkpoints else {"training_folder"})
+        names = {f"LENS_{name.upper()}" for name in stays}
+        return {name: value for name, value in self.environment.items() if name not in names}
+
+
+def _is_given(folder: Path) -> bool:
+    return str(folder) not in ("", ".")
 
 
 def home_file(home: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
+from listing_lens.finetunes import load_finetune
 from listing_lens.lake import Lake, evaluations
 from listing_lens.pages import evaluation_page
 from listing_lens.projections import load_fit, load_projection
@@ -13,6 +14,7 @@ from listing_lens.settings import Settings, missing
 from listing_lens.window import Window
 from models import figures
 from models.embedder import CHAMPION
+from models.encoder_files import encoder_folder
 from models.registry import RegisteredEmbedder, Registry
 
 VARIANTS = {"embedding": "encoder alone", "projected": "with projection"}
@@ -31,6 +33,34 @@ def register_fit(name: str, settings: Settings) -> int:
     projection = load_projection(lake, fit.card.projection_id)
     figure = figures.explained_variance(projection)
     return connect_registry(settings).register(fit.card, projection, fit.windows, figure, name=name)
+
+
+def register_finetune(name: str, settings: Settings) -> int:
+    """Register the encoder that a fine-tuning made as the candidate. Returns its version."""
+    finetune = load_finetune(Lake(settings.lake), name)
+    registry = connect_registry(settings)
+    run_id = finetune.mlflow_run_id
+    if run_id is None:
+        # It was trained where MLflow could not be reached: its version needs a run all the same.
+        run_id = registry.start_finetuning(name, finetune.recipe, key=finetune.encoder_id)
+        registry.log_metrics(run_id, finetune.metrics, finetune.steps)
+        registry.end(run_id)
+    return registry.register_encoder(
+        run_id,
+        encoder_folder(finetune.encoder_source),
+        encoder_id=finetune.encoder_id,
+        source=finetune.encoder_source,
+        parent_id=finetune.parent_id,
+        parent_source=finetune.parent_source,
+        pairs_fingerprint=finetune.pairs_fingerprint,
+    )
+
+
+def promote_encoder(version: int, settings: Settings) -> None:
+    """Make a version of listing-encoder the champion, since the run that registered it was asked to."""
+    connect_registry(settings).promote_encoder(
+        version, reason="asked for by the run that trained it", now=datetime.now(UTC)
+    )
 
 
 def promote(version: int, *, asked: bool, settings: Settings) -> bool:

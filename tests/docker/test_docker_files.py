@@ -7,6 +7,7 @@ linter knows: where ports are bound, where secrets and versions come from, which
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ import yaml
 from dockerfile_parse import DockerfileParser
 
 from listing_lens.settings import Settings
+from plugins.operators.training import PROGRAM, training_task
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
@@ -54,7 +56,9 @@ def stages() -> dict[str, list[dict[str, Any]]]:
 
 STAGES = stages()
 RUNS = "\n".join(i["value"] for stage in STAGES.values() for i in stage if i["instruction"] == "RUN")
-TARGETS = {service["build"]["target"] for service in SERVICES.values() if "build" in service}
+# What compose.yaml builds, and what others run: a cluster trains in the third image.
+TARGETS = {service["build"]["target"] for service in SERVICES.values() if "build" in service} | {"training"}
+EXAMPLES = re.findall(r"```json\n(.*?)```", (DOCKER / "README.md").read_text(), re.DOTALL)
 
 
 def values(stage: str, instruction: str) -> list[str]:
@@ -281,6 +285,29 @@ def test_nothing_names_a_package_index() -> None:
         hosts = set(re.findall(r"https?://([\w.-]*[a-z][\w-]*\.[a-z]{2,})", path.read_text()))
         assert not hosts, f"{path.name}: {hosts}"
     assert values("airflow-builder", "ARG") == ['TORCH_INDEX=""']
+
+
+def test_training_runs_the_program_that_the_dag_runs() -> None:
+    assert json.loads(values("training", "ENTRYPOINT")[0]) == ["python", "-m", PROGRAM]
+
+
+def test_training_has_the_packages_and_the_code_of_the_jobs() -> None:
+    from_builder = [value for value in values("airflow", "COPY") if "--from=" in value]
+    assert [value for value in values("training", "COPY") if "--from=" in value] == from_builder
+
+
+@pytest.mark.parametrize(("example", "place"), zip(EXAMPLES, ("kubernetes", "vertex"), strict=True))
+def test_the_readme_s_examples_of_training_are_taken(example: str, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "LAKE": "gs://bucket/lake",
+        "MLFLOW_URL": "https://mlflow.example.com",
+        "TRAINING_PLACE": place,
+        "TRAINING_FOLDER": "/checkpoints",
+        "TRAINING_IMAGE": "images.example.com/training:1",
+        "TRAINING_OPTIONS": example,
+    }.items():
+        monkeypatch.setenv(f"LENS_{name}", value)
+    assert training_task(task_id="train", command="train", arguments={}).task_id == "train"
 
 
 def test_copied_files_reach_the_build() -> None:

@@ -76,8 +76,13 @@ class TestValues:
             ("BEAM_OPTIONS", '{"region": "r", "n": 2}', {"region": "r", "n": 2}),
             ("EMBED_START", "2026-02-03", date(2026, 2, 3)),
             ("IMAGE_TIMEOUT_S", "2.5", 2.5),
+            (
+                "TRAINING_OPTIONS",
+                '{"container_resources": {"limits": {"g": "1"}}}',
+                {"container_resources": {"limits": {"g": "1"}}},
+            ),
         ],
-        ids=["list", "table", "day", "number"],
+        ids=["list", "table", "day", "number", "nested table"],
     )
     def test_are_read_from_the_environment(
         self, monkeypatch: pytest.MonkeyPatch, name: str, text: str, value: object
@@ -93,6 +98,11 @@ class TestValues:
         assert (settings.home, settings.cache) == (tmp_path / ".lens", tmp_path / "cache")
         assert settings.lake == str(tmp_path / ".lens" / "lake")
         assert settings.image_sources == (str(tmp_path / "photos"), "https://img.example.com/")
+
+    def test_checkpoints_are_kept_in_the_cache_unless_a_folder_is_named(self, tmp_path: Path) -> None:
+        unnamed, named = load_settings(cache="cache"), load_settings(training_folder="checkpoints")
+        assert (unnamed.training_folder, unnamed.keeps_checkpoints) == (tmp_path / "cache" / "finetune", False)
+        assert (named.training_folder, named.keeps_checkpoints) == (tmp_path / "checkpoints", True)
 
     def test_a_lake_in_the_cloud_stays_as_it_is(self) -> None:
         assert load_settings(lake="gs://bucket/lake").lake == "gs://bucket/lake"
@@ -111,6 +121,8 @@ class TestRefused:
             ("EMBED_START", "tomorrow"),
             ("IMAGE_SOURCES", "/photos"),
             ("BEAM_OPTIONS", "{"),
+            ("TRAINING_PLACE", "moon"),
+            ("TRAINING_PROCESSES", "0"),
         ],
     )
     def test_a_bad_value_by_the_variables_name(self, monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -157,6 +169,36 @@ class TestSecrets:
         for text in (repr(settings), str(settings), str(settings.model_dump()), settings.model_dump_json()):
             assert "hush-hush" not in text
         assert settings.elasticsearch_api_key.get_secret_value() == "hush-hush"
+
+
+class TestElsewhere:
+    def test_only_what_means_the_same_there_is_given(self, tmp_path: Path) -> None:
+        given = load_settings(
+            home=tmp_path / "home",
+            lake="gs://bucket/lake",
+            elasticsearch_api_key="hush-hush",
+            training_place="kubernetes",
+            training_options={"namespace": "ml"},
+        ).environment_elsewhere
+        assert given["LENS_LAKE"] == "gs://bucket/lake"
+        assert given["LENS_PROJECTION_DIMS"] == "128"
+        assert not {"LENS_HOME", "LENS_CACHE", "LENS_TRAINING_FOLDER", "LENS_TRAINING_PLACE"} & given.keys()
+        assert "hush-hush" not in str(given)
+
+    def test_a_folder_for_checkpoints_goes_along_when_it_is_named(self) -> None:
+        given = load_settings(training_folder="/checkpoints").environment_elsewhere
+        assert given["LENS_TRAINING_FOLDER"] == "/checkpoints"
+
+    def test_it_can_be_read_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        here = load_settings(lake="gs://bucket/lake", comparison_encoders=["a", "b"], image_sources=["gs://b/"])
+        for name, value in here.environment_elsewhere.items():
+            monkeypatch.setenv(name, value)
+        there = load_settings()
+        assert (there.lake, there.comparison_encoders, there.image_sources) == (
+            "gs://bucket/lake",
+            ("a", "b"),
+            ("gs://b/",),
+        )
 
 
 def test_a_process_that_is_given_the_environment_sees_the_same_settings(

@@ -7,7 +7,7 @@ written by hand here. The champion is the whole server's, so it is set aside and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +16,24 @@ import pytest
 from mlflow import MlflowClient
 from tiny import FIRST, NOW
 
+from listing_lens.encoders import publish_encoder
 from listing_lens.errors import LensError
+from listing_lens.finetunes import Finetune, save_finetune
 from listing_lens.lake import Lake, evaluations
 from listing_lens.projections import Fit, fit_path, save_projection
 from listing_lens.settings import Settings, load_settings
-from listing_lens.workflow import VARIANTS, connect_registry, log_evaluation, promote, register_fit
-from models.embedder import CANDIDATE, CHAMPION, MODEL, EmbedderCard
+from listing_lens.workflow import (
+    VARIANTS,
+    connect_registry,
+    log_evaluation,
+    promote,
+    promote_encoder,
+    register_finetune,
+    register_fit,
+)
+from models.demo_encoder import save_untrained_siglip
+from models.embedder import CANDIDATE, CHAMPION, ENCODER_MODEL, MODEL, EmbedderCard
+from models.encoder_files import identify
 from models.metrics import METRICS
 from models.projection import Moments, fit_projection
 from models.registry import Registry
@@ -107,6 +119,65 @@ def test_only_the_first_is_promoted_unasked(settings: Settings, registry: Regist
     tags = [client.get_model_version(MODEL, str(version)).tags for version in versions]
     assert [tag["promoted_because"] for tag in tags] == ["there was no champion", "asked for by the run that fitted it"]
     assert [tag["promoted_over"] for tag in tags] == ["none", str(first)]
+
+
+class TestFinetunes:
+    @pytest.fixture
+    def trained(self, settings: Settings, tmp_path: Path) -> Callable[..., Finetune]:
+        """What a training leaves in the lake."""
+
+        def leave(seed: int, run_id: str | None) -> Finetune:
+            lake = Lake(settings.lake)
+            source = publish_encoder(lake, save_untrained_siglip(tmp_path / f"trained-{seed}", seed=seed))
+            record = Finetune(
+                name="monthly",
+                pairs="monthly",
+                window=FIRST.name,
+                pairs_fingerprint="0123456789abcdef",
+                parent_source="google/parent",
+                parent_id="parent-12345678",
+                parent_revision=None,
+                recipe={"learning_rate": 5e-5},
+                encoder_source=source,
+                encoder_id=identify(source),
+                mlflow_run_id=run_id,
+                steps=70,
+                stopped="all epochs are done",
+                metrics={"recall@1": 0.5},
+            )
+            save_finetune(lake, record)
+            return record
+
+        return leave
+
+    def test_register_makes_the_encoder_a_candidate_of_its_run(
+        self, settings: Settings, registry: Registry, trained: Callable[..., Finetune]
+    ) -> None:
+        run_id = registry.start_finetuning("monthly", {}, key=str(settings.home))
+        record = trained(71, run_id)
+        version = register_finetune("monthly", settings)
+        assert register_finetune("monthly", settings) == version
+        found = registry.get_encoder(CANDIDATE)
+        assert (found.version, found.encoder_id, found.source) == (version, record.encoder_id, record.encoder_source)
+        assert (found.parent_id, found.pairs_fingerprint) == ("parent-12345678", "0123456789abcdef")
+        assert registry.client.get_model_version(ENCODER_MODEL, str(version)).run_id == run_id
+
+    def test_register_of_a_training_without_mlflow_makes_its_run(
+        self, settings: Settings, registry: Registry, trained: Callable[..., Finetune]
+    ) -> None:
+        trained(72, None)
+        version = register_finetune("monthly", settings)
+        run = registry.client.get_run(registry.client.get_model_version(ENCODER_MODEL, str(version)).run_id)
+        assert (run.info.status, run.data.metrics) == ("FINISHED", {"recall_at_1": 0.5})
+
+    def test_promote_says_why(self, settings: Settings, registry: Registry, trained: Callable[..., Finetune]) -> None:
+        trained(73, None)
+        version = register_finetune("monthly", settings)
+        promote_encoder(version, settings)
+        assert registry.get_encoder(CHAMPION).version == version
+        tags = registry.client.get_model_version(ENCODER_MODEL, str(version)).tags
+        assert tags["promoted_because"] == "asked for by the run that trained it"
+        registry.client.delete_registered_model_alias(ENCODER_MODEL, CHAMPION)
 
 
 class TestEvaluation:

@@ -161,6 +161,16 @@ class TestIndex:
         counts = marketplace.search_index.counts
         assert counts(live.name) == counts(before.name) == {"searchable": 37, "removed": 2}
 
+    def test_rebuilt_embeds_what_its_encoder_lacks(self, lens: Lens, marketplace: Marketplace) -> None:
+        lake, dataset = marketplace.lake, embeddings(marketplace.card.encoder_id)
+        before = lake.manifest(dataset, SECOND)
+        Path(lake.folder(dataset, SECOND), "manifest.json").unlink()
+        result = lens("index", "rebuild", "--model", marketplace.version)
+        assert result.exit_code == 0, result.output
+        live = marketplace.search_index.require_live()
+        assert marketplace.search_index.counts(live.name) == {"searchable": 37, "removed": 2}
+        assert lake.manifest(dataset, SECOND).counts == before.counts
+
     def test_is_deleted_unless_it_is_live(self, lens: Lens, marketplace: Marketplace) -> None:
         search_index = marketplace.search_index
         live, other = search_index.require_live(), search_index.create(marketplace.card, "to-be-deleted")

@@ -1,0 +1,119 @@
+"""
+### Fine-tune the encoder
+
+Trains the encoder further on the marketplace's own image–title pairs, compares it with its parent on held-out search
+sessions, and registers it as the next version of `listing-encoder` in MLflow, with the alias `candidate`.
+
+**When.** By hand, e.g. once a month: a training costs GPU hours, and a person should look at its outcome.
+
+**What.** `resolve` checks the parameters, and settles the window and the parent. `sample_pairs` draws pairs of photo and
+title from the window's listings, reserved ones and titles that are messages left out, and sessions to validate on; the
+same draw when repeated. `train` fine-tunes, logs live to MLflow's experiment `fine-tuning`, and writes the best
+encoder to the lake. `compare` ranks the sessions by it, by its parent and by `LENS_COMPARISON_ENCODERS`, alone and with a
+projection. `register_encoder` makes it the candidate. `promote_encoder` makes it the champion if the run was asked to.
+
+Where `train` and `compare` run is `LENS_TRAINING_PLACE`: a process of this host, a pod, or Vertex AI; see
+`docker/README.md`.
+
+**Next.** No index changes by this run. To change to the new encoder, here version 3, embed the catalog by it, then fit its
+projection, whose promotion rebuilds the index:
+
+    airflow backfill create --dag-id embed_new_listings --from-date 2026-01-01 --to-date 2026-01-31 \\
+        --reprocess-behavior completed --dag-run-conf '{"encoder": "models:/listing-encoder/3"}'
+    airflow dags trigger refit_projection --conf '{"encoder": "models:/listing-encoder/3", "promote": true}'
+
+Windows that land meanwhile, the rebuild embeds itself. With `LENS_ENCODER=models:/listing-encoder@champion` new listings
+are embedded by the champion from its promotion on, and by the encoder before for as long as it has an index.
+
+**When it fails.** *Listings have not landed*: give a `start` and an `end` that the lake covers. *A training ended early*
+(out of memory, a loss that is not a number): its last good checkpoint is kept; the message says what to change in
+`recipe`. Clear a failed or killed `train`, and it goes on from its last checkpoint, which belongs to this parent, these
+pairs and this recipe. *`compare` cannot load an encoder*: set `LENS_COMPARISON_ENCODERS` to those that can be reached.
+
+**Must not race with** another training on the same GPUs: one run at a time. It may run beside every other DAG.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from airflow.sdk import DAG, Param
+
+from listing_lens.settings import load_settings
+from plugins.finetune_tasks import promote_encoder, register_encoder, resolve
+from plugins.operators.beam_job import BeamJobOperator
+from plugins.operators.training import training_task
+from plugins.tasks import RUN_NAME, encoder_param, first_day
+
+with DAG(
+    dag_id="finetune_encoder",
+    doc_md=__doc__,
+    schedule=None,
+    start_date=first_day(),
+    catchup=False,
+    max_active_runs=1,
+    default_args={
+        "owner": "search",
+        "retries": 2,
+        "retry_delay": timedelta(minutes=2),
+        "execution_timeout": timedelta(hours=12),
+    },
+    params={
+        "start": Param(
+            None,
+            type=["null", "string"],
+            format="date",
+            description="The first day of listings, in UTC; empty is three months before the end, or the first that landed.",
+        ),
+        "end": Param(
+            None,
+            type=["null", "string"],
+            format="date",
+            description="The day after the last one, in UTC; empty is the end of what has landed.",
+        ),
+        "pairs": Param(1_000_000, type="integer", minimum=1, description="Pairs to draw, validation included."),
+        "sessions": Param(2_000, type="integer", minimum=1, description="Search sessions to validate and compare on."),
+        "validation_share": Param(
+            0.1,
+            type="number",
+            exclusiveMinimum=0,
+            maximum=0.5,
+            description="The share of the pairs that validates rather than trains.",
+        ),
+        "split_by": Param(
+            "product",
+            type="string",
+            enum=["product", "seller"],
+            description="What validation shares nothing with training of: a product's listings, or a seller's.",
+        ),
+        "balance": Param(False, type="boolean", description="Draw as evenly as can be from the categories."),
+        "parent": encoder_param("Train this encoder further; empty is LENS_ENCODER"),
+        "recipe": Param(
+            {}, type="object", description="Hyperparameters by name; those left out are models/finetune/recipe.py's."
+        ),
+        "promote": Param(False, type="boolean", description="Make the new version of listing-encoder the champion."),
+    },
+    tags=["encoder", "model"],
+):
+    resolved = resolve(RUN_NAME)
+    sample_pairs = BeamJobOperator(task_id="sample_pairs", job="sample_pairs", arguments=resolved["sample"])
+    train = training_task(
+        task_id="train",
+        command="train",
+        arguments={
+            "name": RUN_NAME,
+            "pairs": RUN_NAME,
+            "parent": "{{ ti.xcom_pull(task_ids='resolve')['parent'] }}",
+            "recipe": "{{ params.recipe | tojson }}",
+        },
+        # A million pairs on one small GPU take more than a day.
+        execution_timeout=timedelta(days=4),
+    )
+    compare = training_task(
+        task_id="compare",
+        command="compare",
+        arguments={"name": RUN_NAME, "with": load_settings().comparison_encoders},
+    )
+    version = register_encoder(RUN_NAME)
+
+    sample_pairs >> train >> compare >> version >> promote_encoder(version)

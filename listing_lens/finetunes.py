@@ -1,0 +1,138 @@
+"""Fine-tuned encoders in the lake: a record of each training and of its comparison, by the name of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from listing_lens.errors import LensError
+from listing_lens.lake import Lake
+from listing_lens.window import Window
+
+Role = Literal["fine-tuned", "parent", "compared"]
+# As the evaluation names them: the encoder alone, or with its projection.
+Variant = Literal["embedding", "projected"]
+
+# What a run trains on when it is not told: the listings of three months.
+_REACH = timedelta(weeks=13)
+
+
+class Finetune(BaseModel):
+    """What a training left behind: the encoder that it made, from which parent, on which pairs, and how it ended."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    # The dataset of pairs, by its name, its window and the hash of its content.
+    pairs: str
+    window: str
+    pairs_fingerprint: str
+    # Where the parent was loaded from; its revision, when a model hub has one.
+    parent_source: str
+    parent_id: str
+    parent_revision: str | None
+    recipe: dict[str, Any]
+    encoder_source: str
+    encoder_id: str
+    # None when no MLflow server was configured.
+    mlflow_run_id: str | None
+    steps: int = Field(ge=0)
+    # Why the training ended, as a sentence.
+    stopped: str
+    # Of the best checkpoint, which is the one that was kept, on the validation pairs and sessions.
+    metrics: dict[str, float]
+
+
+class ComparisonRow(BaseModel):
+    """How one encoder ranks the sessions, alone or with a projection that was fitted for it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    encoder_id: str
+    encoder_source: str
+    role: Role
+    variant: Variant
+    dims: int = Field(gt=0)
+    sessions: int = Field(ge=0)
+    metrics: dict[str, float]
+    # The same over those of the sessions in which no tapped item's product or seller occurs in training.
+    unseen_sessions: int = Field(ge=0)
+    unseen_metrics: dict[str, float]
+
+
+class Comparison(BaseModel):
+    """The table of a fine-tuned encoder beside its parent and others, on the same held-out sessions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    rows: tuple[ComparisonRow, ...]
+
+
+def finetune_path(lake: Lake, name: str) -> str:
+    """Where the training of this name leaves its record."""
+    return f"{lake.root}/finetunes/{name}.json"
+
+
+def comparison_path(lake: Lake, name: str) -> str:
+    """Where the comparison of this name's encoder is kept."""
+    return f"{lake.root}/finetunes/{name}-comparison.json"
+
+
+def save_finetune(lake: Lake, finetune: Finetune) -> None:
+    """Keep a record under its name; one of a run before it is replaced."""
+    lake.write_bytes(finetune_path(lake, finetune.name), finetune.model_dump_json(indent=2).encode())
+
+
+def save_comparison(lake: Lake, comparison: Comparison) -> None:
+    """Keep a comparison under its name; one made before is replaced."""
+    lake.write_bytes(comparison_path(lake, comparison.name), comparison.model_dump_json(indent=2).encode())
+
+
+def load_finetune(lake: Lake, name: str) -> Finetune:
+    """Raises LensError when no training of this name has finished, or its record is unreadable."""
+    remedy = f"no fine-tuning {name!r} in the lake {lake.root}: run the DAG finetune_encoder, or check the name"
+    return _load(lake, finetune_path(lake, name), Finetune, remedy)
+
+
+def load_comparison(lake: Lake, name: str) -> Comparison:
+    """Raises LensError when the encoder of this name was not compared yet, or the record is unreadable."""
+    remedy = f"fine-tuning {name!r} was not compared yet: run `python -m listing_lens.finetuning compare --name {name}`"
+    return _load(lake, comparison_path(lake, name), Comparison, remedy)
+
+
+def training_window(landed: Sequence[Window], start: date | None, end: date | None) -> Window:
+    """The window whose listings are trained on: from the first day up to the end, which is left out.
+
+    A bound that is not given comes from the landed windows of listings: the last one's end, and the first one's start,
+    but no more than three months before the end.
+
+    Raises:
+        LensError: nothing has landed, or the interval is empty.
+    """
+    if not landed and (start is None or end is None):
+        raise LensError("no listings have landed in the lake: import them with `lens catalog import`")
+    until = _midnight(end) if end else max(window.end for window in landed)
+    since = _midnight(start) if start else max(min(window.start for window in landed), until - _REACH)
+    return Window(since, until)
+
+
+def _midnight(day: date) -> datetime:
+    return datetime.combine(day, time(), UTC)
+
+
+_Record = TypeVar("_Record", bound=BaseModel)
+
+
+def _load(lake: Lake, path: str, record: type[_Record], remedy: str) -> _Record:
+    try:
+        return record.model_validate_json(lake.read_bytes(path))
+    except FileNotFoundError:
+        raise LensError(remedy) from None
+    except ValidationError as err:
+        first = err.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise LensError(f"{path} is not a record of this version: {where}: {first['msg']}; run it again") from err

@@ -1,0 +1,91 @@
+"""The recipe of a fine-tuning: everything that decides what comes out, beside the parent and the pairs."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from models.errors import LensError
+
+
+class Recipe(BaseModel):
+    """Hyperparameters. The defaults are the recommendation paper's, and SigLIP's where it is silent.
+
+    A batch is `batch_size` pairs on each device; the loss compares all pairs of all devices.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: float = Field(5, gt=0)
+    batch_size: int = Field(256, gt=1, description="pairs a device and step")
+    micro_batch_size: int | None = Field(
+        None, gt=0, description="pairs that go through the model at once, by gradient caching; None: the whole batch"
+    )
+    precision: Literal["bf16", "no"] = Field("bf16", description="of autocast; weights and loss stay float32")
+    gradient_checkpointing: bool = False
+    seed: int = Field(0, ge=0)
+
+    # ---- optimisation (AdamW) ----
+    learning_rate: float = Field(5e-5, gt=0)
+    scalar_learning_rate: float | None = Field(
+        None, gt=0, description="of the loss's temperature and bias; None: learning_rate"
+    )
+    warmup_share: float = Field(0.05, ge=0, lt=1, description="of all steps; then a cosine to zero")
+    weight_decay: float = Field(1e-4, ge=0, description="of matrices; norms and biases have none")
+    betas: tuple[float, float] = (0.9, 0.95)
+    max_gradient_norm: float = Field(1.0, gt=0)
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="each layer further from the embedding learns this much slower; 1: all alike"
+    )
+
+    # ---- what is trained ----
+    freeze: frozenset[Literal["image", "text"]] = Field(frozenset(), description="towers that stay as they are")
+    lora_rank: int = Field(0, ge=0, description="of low-rank updates to the attention's matrices; 0: all weights")
+
+    # ---- pairs ----
+    duplicates_by: Literal["title", "product"] | None = Field(
+        "title", description="pairs of a batch that are the same thing; None: none are"
+    )
+    duplicates_as: Literal["positive", "mask"] = "mask"
+    shuffle_buffer: int = Field(8192, gt=0, description="pairs that a reader shuffles among")
+    readers: int = Field(2, ge=0, description="processes a device that decode ahead; 0: none")
+
+    # ---- augmentation ----
+    smallest_crop: float = Field(0.6, gt=0, le=1, description="share of the image's area that a crop keeps at least")
+    flip: float = Field(0.5, ge=0, le=1, description="chance of a mirror image")
+    jitter: float = Field(0.2, ge=0, lt=1, description="brightness and contrast change by up to this share")
+
+    # ---- validation ----
+    validate_every: int = Field(500, gt=0, description="steps")
+    validation_pairs: int = Field(2000, gt=0)
+    validation_sessions: int = Field(300, ge=0)
+    patience: int = Field(5, gt=0, description="validations without a better one, after which training stops")
+    judged_by: str = Field("", description="the metric that decides; empty: nDCG@5 of sessions, or title recall@10")
+
+    # ---- checkpoints ----
+    checkpoint_every: int = Field(500, gt=0, description="steps")
+
+    @model_validator(mode="after")
+    def _some_tower_learns(self) -> Recipe:
+        if len(self.freeze) == 2:
+            raise ValueError("both towers are frozen: nothing would be learnt")
+        return self
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of the content's hash."""
+        # Sets have no order of their own.
+        content = repr(sorted((name, sorted(v) if isinstance(v, frozenset) else v) for name, v in self))
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    @classmethod
+    def parse(cls, text: str) -> Recipe:
+        """Read JSON. Raises LensError that names the first field that does not fit."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as err:
+            first = err.errors()[0]
+            name = ".".join(map(str, first["loc"])) or "JSON"
+            raise LensError(f"recipe: {name}: {first['msg']}; its fields are {', '.join(cls.model_fields)}") from err

@@ -1,0 +1,274 @@
+"""Pairs streamed from Parquet shards: shuffled, decoded, augmented and batched at bounded memory, the same in every run.
+
+An epoch's order follows from the seed alone: the row groups are shuffled and dealt to the readers, and each reader
+shuffles its rows within a buffer. So a run that is resumed goes on with the very batch that would have come next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from models.errors import LensError
+from models.finetune.augmentation import augment
+from models.finetune.recipe import Recipe
+from models.pair_rules import title_key
+
+COLUMNS = ("item_id", "title", "product_id", "image")
+
+# Titles → (n, length) int64, padded to the full length.
+Tokenize = Callable[[list[str]], torch.Tensor]
+_DECODERS = 2
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image, encoded, and its title."""
+
+    item_id: str
+    title: str
+    product_id: str | None
+    image: bytes
+
+    def group(self, by: str | None) -> int:
+        """A 63-bit number that pairs of the same thing share."""
+        name = f"item {self.item_id}"
+        if by == "title":
+            name = f"title {title_key(self.title)}"
+        elif by == "product" and self.product_id is not None:
+            name = f"product {self.product_id}"
+        return _number(name) >> 1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pairs as a model takes them.
+
+    Attributes:
+        pixels: (n, 3, side, side) uint8.
+        tokens: (n, length) int64.
+        groups: (n,) int64; equal for pairs of the same thing.
+    """
+
+    pixels: torch.Tensor
+    tokens: torch.Tensor
+    groups: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in (self.pixels, self.tokens, self.groups)))
+
+    def split(self, size: int | None) -> list[Batch]:
+        """Parts of at most a size."""
+        tensors = (self.pixels, self.tokens, self.groups)
+        return [Batch(*parts) for parts in zip(*(tensor.split(size or len(self)) for tensor in tensors), strict=True)]
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """A part of a shard that is read at once."""
+
+    path: str
+    index: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The shards of one split: paths on a file system that fsspec knows. Safe to pickle."""
+
+    fs: fsspec.AbstractFileSystem
+    groups: tuple[RowGroup, ...]
+
+    @classmethod
+    def open(cls, fs: fsspec.AbstractFileSystem, paths: Sequence[str]) -> Shards:
+        """Look at the shards' footers.
+
+        Raises:
+            LensError: there is no shard, one is empty, is not Parquet, or lacks a column.
+        """
+        if not paths:
+            raise LensError("the pairs have no shard of this split: sample more pairs, over more days")
+        groups: list[RowGroup] = []
+        for path in sorted(paths):
+            try:
+                with fs.open(path, "rb") as file, pq.ParquetFile(file) as parquet:
+                    lacking = set(COLUMNS) - set(parquet.schema_arrow.names)
+                    rows = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
+            except (OSError, pa.ArrowInvalid) as err:
+                raise LensError(
+                    f"shard {path} cannot be read ({str(err).splitlines()[0]}): sample the pairs again"
+                ) from err
+            if lacking:
+                raise LensError(f"shard {path} lacks the column {sorted(lacking)[0]}: sample the pairs again")
+            if not sum(rows):
+                raise LensError(f"shard {path} is empty: sample the pairs again")
+            groups += [RowGroup(path, index, count) for index, count in enumerate(rows) if count]
+        return cls(fs, tuple(groups))
+
+    @property
+    def rows(self) -> int:
+        return sum(group.rows for group in self.groups)
+
+    def read(self, groups: Sequence[RowGroup]) -> Iterator[Pair]:
+        """The pairs of some row groups, in order."""
+        for group in groups:
+            with self.fs.open(group.path, "rb") as file, pq.ParquetFile(file) as parquet:
+                for row in parquet.read_row_group(group.index, columns=list(COLUMNS)).to_pylist():
+                    yield Pair(**row)
+
+    def head(self, count: int) -> list[Pair]:
+        """The first pairs, at most so many."""
+        return [pair for pair, _ in zip(self.read(self.groups), range(count), strict=False)]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One of several processes that share the shards."""
+
+    number: int
+    of: int
+
+
+class PairStream(IterableDataset[Batch]):
+    """An endless stream of training batches, one epoch after another, for one of several devices.
+
+    With reading processes (`DataLoader`'s workers), each makes whole batches of its own share of the row groups, and
+    they take turns.
+
+    Args:
+        shards: what is read.
+        recipe: batch size, augmentation, seed, shuffle buffer and what counts as a duplicate.
+        tokenize: titles to token ids.
+        side: of the images, in pixels.
+        device: which of the training's processes this is.
+        done: batches that an earlier run of this process has taken already.
+
+    Raises:
+        LensError: there are fewer row groups than readers, or fewer pairs than a batch.
+    """
+
+    def __init__(
+        self, shards: Shards, recipe: Recipe, tokenize: Tokenize, side: int, *, device: Reader, done: int = 0
+    ) -> None:
+        if shards.rows < recipe.batch_size * device.of:
+            raise LensError(
+                f"{shards.rows} pairs are less than a batch of {recipe.batch_size} on {device.of} devices: "
+                "sample more pairs, or set the recipe's batch_size lower"
+            )
+        self._shards = shards
+        self._recipe = recipe
+        self._tokenize = tokenize
+        self._side = side
+        self._device = device
+        self._done = done
+        if len(shards.groups) < device.of * max(1, recipe.readers):
+            raise LensError(
+                f"{device.of} devices with {recipe.readers} readers each share {len(shards.groups)} row groups: "
+                "sample more pairs, or set the recipe's readers lower"
+            )
+
+    def loader(self) -> DataLoader[Batch]:
+        """The stream behind the recipe's reading processes."""
+        readers = self._recipe.readers
+        return DataLoader(
+            self,
+            batch_size=None,
+            num_workers=readers,
+            # Forked children of a process with threads can hang, and CUDA cannot be forked.
+            multiprocessing_context="spawn" if readers else None,
+            prefetch_factor=4 if readers else None,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        workers = worker.num_workers if worker else 1
+        turn = worker.id if worker else 0
+        if worker:
+            torch.set_num_threads(1)
+        # DataLoader asks worker 0 first: it plays the one whose turn it is.
+        mine = (turn + self._done) % workers
+        reader = Reader(self._device.number * workers + mine, self._device.of * workers)
+        taken = (self._done + workers - 1 - mine) // workers
+        with ThreadPoolExecutor(_DECODERS) as threads:
+            yield from self._batches(reader, taken, threads)
+
+    def _batches(self, reader: Reader, taken: int, threads: ThreadPoolExecutor) -> Iterator[Batch]:
+        size = self._recipe.batch_size
+        drawn: list[tuple[int, Pair]] = []
+        for numbered in self._draws(reader, taken * size):
+            drawn.append(numbered)
+            if len(drawn) == size:
+                yield self._batch(drawn, threads)
+                drawn = []
+
+    def _draws(self, reader: Reader, skip: int) -> Iterator[tuple[int, Pair]]:
+        """(epoch, pair) without end, from a place in the stream on. Whole epochs before it are not read."""
+        epoch = 0
+        while True:
+            groups = self._order(epoch)[reader.number :: reader.of]
+            rows = sum(group.rows for group in groups)
+            if skip >= rows:
+                skip -= rows
+            else:
+                rng = np.random.default_rng([self._recipe.seed, epoch, reader.number])
+                for pair in _shuffled(self._shards.read(groups), self._recipe.shuffle_buffer, rng):
+                    if skip:
+                        skip -= 1
+                    else:
+                        yield epoch, pair
+            epoch += 1
+
+    def _order(self, epoch: int) -> list[RowGroup]:
+        rng = np.random.default_rng([self._recipe.seed, epoch])
+        return [self._shards.groups[place] for place in rng.permutation(len(self._shards.groups))]
+
+    def _batch(self, drawn: list[tuple[int, Pair]], threads: ThreadPoolExecutor) -> Batch:
+        pixels = np.stack(list(threads.map(self._view, drawn)))
+        return Batch(
+            torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(),
+            self._tokenize([pair.title for _, pair in drawn]),
+            torch.tensor([pair.group(self._recipe.duplicates_by) for _, pair in drawn]),
+        )
+
+    def _view(self, drawn: tuple[int, Pair]) -> np.ndarray:
+        epoch, pair = drawn
+        # Of the pair and the epoch, so that it does not matter which thread or process draws it.
+        rng = np.random.default_rng([self._recipe.seed, epoch, _number(pair.item_id)])
+        return augment(decode(pair.image), self._side, self._recipe, rng)
+
+
+def decode(image: bytes) -> Image.Image:
+    """An image of a shard, which the sampling has made sure can be decoded."""
+    return Image.open(BytesIO(image)).convert("RGB")
+
+
+def _shuffled(pairs: Iterator[Pair], buffer_size: int, rng: np.random.Generator) -> Iterator[Pair]:
+    """All pairs, each drawn at random from a buffer."""
+    buffer: list[Pair] = []
+    for pair in pairs:
+        if len(buffer) < buffer_size:
+            buffer.append(pair)
+            continue
+        place = int(rng.integers(buffer_size))
+        yield buffer[place]
+        buffer[place] = pair
+    yield from (buffer[place] for place in rng.permutation(len(buffer)))
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())

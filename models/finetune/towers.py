@@ -1,0 +1,174 @@
+"""The two towers that are trained: a parent's image and text encoders, with its own preprocessing."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft import LoraConfig, PeftModel, get_peft_model
+from PIL import Image
+from safetensors import SafetensorError
+from torch import nn
+from torch.nn.functional import normalize
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+import models.conv_siglip  # noqa: F401  the demo's model, registered with transformers
+from models.errors import LensError
+from models.finetune.recipe import Recipe
+from models.finetune.sigmoid_loss import INITIAL_BIAS, INITIAL_LOG_SCALE
+
+# A training's log is no place for bars.
+transformers_logging.disable_progress_bar()
+
+# The attention of each layer. The pooling head's own attention is of another make, which low-rank updates do not fit.
+_LORA_TARGETS = r".*self_attn\.(q_proj|k_proj|v_proj|out_proj)"
+_LORA_SCALE = 2
+
+
+@dataclass(frozen=True)
+class Tokenize:
+    """Titles to token ids, padded to the text tower's full length: SigLIP was trained so, and fails without."""
+
+    tokenizer: Any
+    length: int
+
+    def __call__(self, titles: list[str]) -> torch.Tensor:
+        """(n, length) int64."""
+        ids = self.tokenizer(titles, padding="max_length", truncation=True, max_length=self.length)["input_ids"]
+        return torch.tensor(ids, dtype=torch.int64)
+
+
+class Towers(nn.Module):
+    """A model with an image and a text tower, a temperature and a bias.
+
+    Attributes:
+        model: of transformers, with `get_image_features`, `get_text_features`, `logit_scale` and `logit_bias`.
+        side: of the images, in pixels.
+        tokenize: titles to token ids.
+    """
+
+    _mean: torch.Tensor
+    _std: torch.Tensor
+
+    def __init__(self, model: Any, processor: Any, tokenizer: Any) -> None:
+        super().__init__()
+        self._lora: PeftModel | None = None
+        self.model = model
+        self.processor = processor
+        self.side: int = processor.size["height"]
+        self.tokenize = Tokenize(tokenizer, model.config.text_config.max_position_embeddings)
+        # Buffers move to the model's device with it.
+        self.register_buffer("_mean", 255 * torch.tensor(processor.image_mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("_std", 255 * torch.tensor(processor.image_std).view(3, 1, 1), persistent=False)
+
+    @classmethod
+    def load(cls, folder: Path) -> Towers:
+        """Load a parent from a folder that `save_pretrained()` wrote.
+
+        Raises:
+            LensError: it is no model that the sigmoid loss can train, or a part of it is missing.
+        """
+        try:
+            model, loading = AutoModel.from_pretrained(
+                folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
+            )
+            processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+        except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as err:
+            raise LensError(f"parent {folder} cannot be loaded: {str(err).splitlines()[0]}") from err
+        needed = ("get_image_features", "get_text_features", "logit_scale", "logit_bias")
+        if lacking := [name for name in needed if not hasattr(model, name)]:
+            raise LensError(
+                f"parent {folder} is a {model.config.model_type} model without {lacking[0]}: fine-tune a SigLIP model"
+            )
+        if missing := sorted(loading["missing_keys"]):
+            raise LensError(f"parent {folder} lacks weights, such as {missing[0]}: save it with save_pretrained()")
+        if not (processor.size or {}).get("height"):
+            raise LensError(f"parent {folder} scales images to no fixed size: fine-tune a SigLIP model")
+        return cls(model, processor, tokenizer)
+
+    def prepare(self, recipe: Recipe) -> None:
+        """Make it what a recipe trains: frozen towers, low-rank updates, checkpointed gradients, the loss's numbers."""
+        if not self.log_scale.any() and not self.bias.any():
+            # As transformers makes them, and nothing was learnt yet: the loss would start a hundred times too high.
+            nn.init.constant_(self.log_scale, INITIAL_LOG_SCALE)
+            nn.init.constant_(self.bias, INITIAL_BIAS)
+        if recipe.lora_rank:
+            config = LoraConfig(
+                r=recipe.lora_rank, lora_alpha=_LORA_SCALE * recipe.lora_rank, target_modules=_LORA_TARGETS
+            )
+            try:
+                # Kept out of the module's own children, which hold the same weights already.
+                self.__dict__["_lora"] = get_peft_model(self.model, config)
+            except ValueError as err:
+                raise LensError(f"lora_rank: {str(err).splitlines()[0]}; train all weights with lora_rank 0") from err
+        for name, parameter in self.model.named_parameters():
+            if tower_of(name) in recipe.freeze:
+                parameter.requires_grad_(False)
+        self.log_scale.requires_grad_(True)
+        self.bias.requires_grad_(True)
+        if recipe.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+
+    @property
+    def log_scale(self) -> nn.Parameter:
+        """The logarithm of the temperature."""
+        return self.model.logit_scale  # type: ignore[no-any-return]
+
+    @property
+    def bias(self) -> nn.Parameter:
+        return self.model.logit_bias  # type: ignore[no-any-return]
+
+    def forward(self, pixels: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(n, 3, side, side) uint8 and (n, length) int64 → the images' and the texts' embeddings (n, d), unit length."""
+        images = self.model.get_image_features(pixel_values=(pixels - self._mean) / self._std)
+        texts = self.model.get_text_features(input_ids=tokens)
+        return _unit(images), _unit(texts)
+
+    @torch.inference_mode()
+    def embed_images(self, images: Sequence[Image.Image], batch_size: int = 128) -> NDArray[np.float32]:
+        """RGB images, by the parent's own preprocessing as when a catalog is embedded → (n, d) float32, unit length."""
+        found = []
+        for part in _parts(images, batch_size):
+            pixels = self.processor(images=list(part), return_tensors="pt")["pixel_values"].to(self.log_scale.device)
+            found.append(_unit(self.model.get_image_features(pixel_values=pixels)).cpu().numpy())
+        return np.concatenate(found)
+
+    @torch.inference_mode()
+    def embed_titles(self, titles: Sequence[str], batch_size: int = 512) -> NDArray[np.float32]:
+        """Titles → (n, d) float32, unit length."""
+        found = []
+        for part in _parts(titles, batch_size):
+            tokens = self.tokenize(list(part)).to(self.log_scale.device)
+            found.append(_unit(self.model.get_text_features(input_ids=tokens)).cpu().numpy())
+        return np.concatenate(found)
+
+    def save(self, folder: Path) -> None:
+        """Write weights as safetensors, preprocessing and tokenizer; low-rank updates are merged into the weights."""
+        model = copy.deepcopy(self._lora).merge_and_unload() if self._lora is not None else self.model
+        model.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+        self.tokenize.tokenizer.save_pretrained(folder)
+
+
+def tower_of(parameter: str) -> str | None:
+    """`image` or `text`, whichever tower a parameter of this name is of; None for temperature and bias."""
+    if "vision_model" in parameter or "visual_projection" in parameter:
+        return "image"
+    return "text" if "text_model" in parameter or "text_projection" in parameter else None
+
+
+def _unit(output: Any) -> torch.Tensor:
+    features: torch.Tensor = getattr(output, "pooler_output", output)
+    return normalize(features.float(), dim=1)
+
+
+def _parts(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (items[start : start + size] for start in range(0, len(items), size))

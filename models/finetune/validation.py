@@ -1,0 +1,154 @@
+"""How good an encoder is on what it was not trained on: titles found by their photos, and search sessions ranked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from models.finetune.shards import Pair, decode
+from models.metrics import METRICS, relevance_by_rank, session_metrics
+from models.pair_rules import title_key
+
+# RGB images → (n, d) float32, unit length.
+Embed = Callable[[Sequence[Image.Image]], NDArray[np.float32]]
+CUTOFFS = (1, 5, 10)
+_BATCH = 128
+
+
+@dataclass(frozen=True)
+class HeldOutSession:
+    """A search by photo: the photo, the items shown and which were tapped.
+
+    `unseen` says that nothing of what was tapped occurs in training, in a photo of any seller.
+    """
+
+    session_id: str
+    image: bytes
+    shown: tuple[str, ...]
+    tapped: tuple[bool, ...]
+    unseen: bool
+
+
+def title_recall(
+    images: NDArray[np.float32], titles: NDArray[np.float32], texts: Sequence[str], cutoffs: Sequence[int] = CUTOFFS
+) -> dict[str, float]:
+    """The share of photos (n, d) whose own title (n, d), or one that reads the same, is among the k nearest titles."""
+    keys: dict[str, int] = {}
+    labels = np.array([keys.setdefault(title_key(text), len(keys)) for text in texts])
+    ranks = []
+    for start in range(0, len(images), _BATCH):
+        scores = images[start : start + _BATCH] @ titles.T
+        own = labels[start : start + _BATCH, None] == labels[None]
+        best = np.where(own, scores, -np.inf).max(axis=1, keepdims=True)
+        # Titles before it are those that are nearer, one for all that read the same.
+        ranks += [len(np.unique(labels[row])) for row in (scores > best) & ~own]
+    return {f"titles/recall@{k}": float(np.mean(np.array(ranks) < k)) for k in cutoffs}
+
+
+def rank_sessions(
+    sessions: Sequence[HeldOutSession], queries: NDArray[np.float32], items: Mapping[str, NDArray[np.float32]]
+) -> dict[str, dict[str, float]]:
+    """Metrics of each session by its id, as the offline evaluation computes them.
+
+    Args:
+        sessions: to be ranked.
+        queries: the embeddings of their photos, (n, d).
+        items: the embeddings (d,) of all items that they show.
+    """
+    results = {}
+    for session, query in zip(sessions, queries, strict=True):
+        scores = np.stack([items[item_id] for item_id in session.shown]) @ query
+        results[session.session_id] = session_metrics(relevance_by_rank(scores, session.tapped, session.shown))
+    return results
+
+
+def embed_all(photos: Iterable[tuple[str, bytes]], embed: Embed) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """(id, encoded image) → (id, embedding (d,)), a batch at a time."""
+    remaining = iter(photos)
+    while part := list(islice(remaining, _BATCH)):
+        yield from zip((name for name, _ in part), embed([decode(image) for _, image in part]), strict=True)
+
+
+def mean_metrics(results: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each metric over sessions; none over no session."""
+    rows = list(results)
+    return {name: float(np.mean([row[name] for row in rows])) for name in METRICS} if rows else {}
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a training is validated on.
+
+    Attributes:
+        pairs: of the validation split.
+        sessions: held out from training.
+        items: the encoded images of all items that they show, by id.
+    """
+
+    pairs: Sequence[Pair]
+    sessions: Sequence[HeldOutSession]
+    items: Mapping[str, bytes]
+
+    @property
+    def default_metric(self) -> str:
+        """What decides when the recipe does not say: what the encoder is for, where there are sessions."""
+        return "sessions/ndcg@5" if self.sessions else "titles/recall@10"
+
+    def measure(self, towers: Any) -> tuple[dict[str, float], Figure | None]:
+        """Validate towers. Returns the metrics by name, and pictures of what some sessions' photos find."""
+        images = np.stack([e for _, e in embed_all(((p.item_id, p.image) for p in self.pairs), towers.embed_images)])
+        titles = [pair.title for pair in self.pairs]
+        metrics = title_recall(images, towers.embed_titles(titles), titles)
+        if not self.sessions:
+            return metrics, None
+        queries = np.stack(
+            [e for _, e in embed_all(((s.session_id, s.image) for s in self.sessions), towers.embed_images)]
+        )
+        items = dict(embed_all(self.items.items(), towers.embed_images))
+        results = rank_sessions(self.sessions, queries, items)
+        metrics |= {f"sessions/{name}": value for name, value in mean_metrics(results.values()).items()}
+        unseen = mean_metrics(results[session.session_id] for session in self.sessions if session.unseen)
+        metrics |= {f"unseen/{name}": value for name, value in unseen.items()}
+        return metrics, retrievals(self.sessions[:_SHOWN_SESSIONS], queries, items, self.items)
+
+
+_SHOWN_SESSIONS, _SHOWN_ITEMS = 6, 7
+
+
+def retrievals(
+    sessions: Sequence[HeldOutSession],
+    queries: NDArray[np.float32],
+    items: Mapping[str, NDArray[np.float32]],
+    photos: Mapping[str, bytes],
+) -> Figure:
+    """A row a session: its photo, and the nearest of all items; those that were tapped in it are framed."""
+    names, vectors = list(items), np.stack(list(items.values()))
+    figure = Figure(figsize=(1.3 * (_SHOWN_ITEMS + 1), 1.35 * len(sessions)), layout="constrained")
+    axes = figure.subplots(len(sessions), _SHOWN_ITEMS + 1, squeeze=False)
+    for row, session, query in zip(axes, sessions, queries, strict=False):
+        tapped = {item for item, was in zip(session.shown, session.tapped, strict=True) if was}
+        nearest = [names[place] for place in np.argsort(-(vectors @ query))[:_SHOWN_ITEMS]]
+        _show(row[0], session.image, "#1f6feb")
+        for axis, item_id in zip(row[1:], nearest, strict=False):
+            _show(axis, photos[item_id], "#2da44e" if item_id in tapped else None)
+        for axis in row[1 + len(nearest) :]:
+            axis.set_axis_off()
+    axes[0][0].set_title("photo", fontsize=8)
+    axes[0][1].set_title("nearest; tapped ones framed", fontsize=8, loc="left")
+    return figure
+
+
+def _show(axis: Any, image: bytes, frame: str | None) -> None:
+    axis.imshow(np.asarray(decode(image)), aspect="auto")
+    axis.set_xticks([])
+    axis.set_yticks([])
+    for spine in axis.spines.values():
+        spine.set_visible(frame is not None)
+        spine.set(edgecolor=frame or "none", linewidth=3)

@@ -1,0 +1,70 @@
+"""The tasks of `finetune_encoder`. What is heavy to import is imported when a task runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import date
+from typing import Any
+
+from airflow.sdk import get_current_context, task
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+from listing_lens.errors import LensError
+from listing_lens.settings import Settings, load_settings
+from listing_lens.window import Window
+
+# The params of the DAG that `sample_pairs` takes as they are.
+_SAMPLING = ("pairs", "sessions", "validation_share", "split_by", "balance")
+
+
+@task
+def resolve(name: str) -> dict[str, Any]:
+    """Check the run's params before anything is computed, and settle what the tasks after it must agree on.
+
+    Returns:
+        `sample`: the arguments of `sample_pairs`; `parent`: where the encoder that is trained further is loaded from.
+    """
+    from listing_lens.encoders import resolve_encoder
+    from models.finetune.recipe import Recipe
+
+    params, settings = get_current_context()["params"], load_settings()
+    try:
+        Recipe.parse(json.dumps(params["recipe"]))
+        window = _window(name, params, settings)
+    except LensError as err:
+        raise AirflowFailException(str(err)) from err
+    bounds = {"window_start": window.start.isoformat(), "window_end": window.end.isoformat()}
+    sampling = {option: params[option] for option in _SAMPLING}
+    return {"sample": {"name": name, **bounds, **sampling}, "parent": resolve_encoder(params["parent"], settings)}
+
+
+@task
+def register_encoder(name: str) -> int:
+    """Register the encoder of a training as a version of listing-encoder, the candidate. Returns its version."""
+    from listing_lens import workflow
+
+    return workflow.register_finetune(name, load_settings())
+
+
+@task
+def promote_encoder(version: int) -> None:
+    """Make a version of listing-encoder the champion; skipped when the run was not asked to."""
+    if not get_current_context()["params"]["promote"]:
+        raise AirflowSkipException("the run was not asked to promote: set the alias champion in MLflow, or leave it")
+    from listing_lens import workflow
+
+    workflow.promote_encoder(version, load_settings())
+
+
+def _window(name: str, params: Mapping[str, Any], settings: Settings) -> Window:
+    from listing_lens.finetunes import training_window
+    from listing_lens.lake import LISTINGS, Lake
+    from listing_lens.pairs import pairs
+
+    lake = Lake(settings.lake)
+    if sampled := lake.windows(pairs(name)):
+        # A run that is repeated goes on with the window that it had, whatever landed since.
+        return sampled[-1]
+    start, end = (date.fromisoformat(params[bound]) if params[bound] else None for bound in ("start", "end"))
+    return training_window(lake.windows(LISTINGS), start, end)

@@ -1,0 +1,90 @@
+"""The tasks that DAGs are wired from: what a run is told to embed, and by what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from tiny import FIRST, land
+
+from listing_lens.errors import LensError
+from listing_lens.lake import Lake
+from listing_lens.search_index import SearchIndex
+from listing_lens.settings import load_settings
+from models.embedder import EmbedderCard
+from plugins import tasks
+
+Interval = Callable[[datetime | None, datetime | None], None]
+
+_BOUNDS = {"window_start": "2026-11-01T00:00:00+00:00", "window_end": "2026-11-02T00:00:00+00:00"}
+
+
+@pytest.fixture
+def interval(monkeypatch: pytest.MonkeyPatch) -> Interval:
+    """Give the run a data interval."""
+
+    def give(start: datetime | None, end: datetime | None) -> None:
+        context = {"data_interval_start": start, "data_interval_end": end}
+        monkeypatch.setattr(tasks, "get_current_context", lambda: context)
+
+    give(FIRST.start, FIRST.end)
+    return give
+
+
+@pytest.fixture
+def search_index(
+    elasticsearch_url: str, untrained_siglip: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[SearchIndex]:
+    """No index yet, behind an alias of this test's own."""
+    monkeypatch.setenv("LENS_ELASTICSEARCH_URL", elasticsearch_url)
+    monkeypatch.setenv("LENS_ENCODER", str(untrained_siglip))
+    monkeypatch.setenv("LENS_ALIAS", f"test-{uuid4().hex[:8]}")
+    search_index = SearchIndex.connect(load_settings())
+    yield search_index
+    for index in search_index.all():
+        search_index.client.indices.delete(index=index.name)
+
+
+def encoders_in_use(encoder: str | None) -> list[dict[str, Any]]:
+    return tasks.encoders_in_use.function(encoder)
+
+
+class TestEncodersInUse:
+    def test_are_whole_arguments_of_the_job(
+        self, interval: Interval, search_index: SearchIndex, untrained_siglip: Path
+    ) -> None:
+        land(Lake(load_settings().lake), FIRST, [])
+        card = EmbedderCard(
+            encoder_source="google/siglip",
+            encoder_id="siglip-12345678",
+            encoder_dims=768,
+            projection_id="00000001",
+            dims=8,
+        )
+        search_index.create(card, "live")
+        assert encoders_in_use(None) == [
+            _BOUNDS | {"encoder": "google/siglip"},
+            _BOUNDS | {"encoder": str(untrained_siglip)},
+        ]
+
+    def test_is_the_one_that_was_asked_for_alone(self, interval: Interval) -> None:
+        land(Lake(load_settings().lake), FIRST, [])
+        assert encoders_in_use("pixels:16") == [_BOUNDS | {"encoder": "pixels:16"}]
+
+    def test_are_looked_for_once_the_window_has_landed(self, interval: Interval) -> None:
+        with pytest.raises(LensError, match="listings of .* have not landed"):
+            encoders_in_use(None)
+
+
+def test_a_run_without_a_window_is_refused_for_good(interval: Interval) -> None:
+    from airflow.sdk.exceptions import AirflowFailException
+
+    assert tasks.require_window.function() == FIRST.name
+    for start, end in ((None, None), (FIRST.start, FIRST.start)):
+        interval(start, end)
+        with pytest.raises(AirflowFailException, match="window|data interval"):
+            tasks.require_window.function()
