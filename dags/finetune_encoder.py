@@ -80,6 +80,12 @@ with DAG(
             maximum=0.5,
             description="The share of the pairs that validates rather than trains.",
         ),
+        "image_side": Param(
+            288,
+            type="integer",
+            minimum=1,
+            description="Pixels of the shorter side that photos are kept at: a little more than the encoder takes.",
+        ),
         "split_by": Param(
             "product",
             type="string",

@@ -16,6 +16,7 @@ Role = Literal["fine-tuned", "parent", "compared"]
 # As the evaluation names them: the encoder alone, or with its projection.
 Variant = Literal["embedding", "projected"]
 
+_COMPARISON = "-comparison.json"
 # What a run trains on when it is not told: the listings of three months.
 _REACH = timedelta(weeks=13)
 
@@ -62,6 +63,11 @@ class ComparisonRow(BaseModel):
     unseen_sessions: int = Field(ge=0)
     unseen_metrics: dict[str, float]
 
+    @property
+    def label(self) -> str:
+        """What the row is called in tables and figures."""
+        return self.encoder_id if self.variant == "embedding" else f"{self.encoder_id} + PCA {self.dims}"
+
 
 class Comparison(BaseModel):
     """The table of a fine-tuned encoder beside its parent and others, on the same held-out sessions."""
@@ -79,7 +85,7 @@ def finetune_path(lake: Lake, name: str) -> str:
 
 def comparison_path(lake: Lake, name: str) -> str:
     """Where the comparison of this name's encoder is kept."""
-    return f"{lake.root}/finetunes/{name}-comparison.json"
+    return f"{lake.root}/finetunes/{name}{_COMPARISON}"
 
 
 def save_finetune(lake: Lake, finetune: Finetune) -> None:
@@ -102,6 +108,15 @@ def load_comparison(lake: Lake, name: str) -> Comparison:
     """Raises LensError when the encoder of this name was not compared yet, or the record is unreadable."""
     remedy = f"fine-tuning {name!r} was not compared yet: run `python -m listing_lens.finetuning compare --name {name}`"
     return _load(lake, comparison_path(lake, name), Comparison, remedy)
+
+
+def latest_comparison(lake: Lake) -> Comparison:
+    """The comparison of the training that was begun last. Raises LensError when there is none."""
+    names = [path.rsplit("/", 1)[-1] for path in lake.list(f"{lake.root}/finetunes", _COMPARISON)]
+    if not names:
+        raise LensError(f"no fine-tuning in the lake {lake.root} was compared yet: run the DAG finetune_encoder")
+    # A run's name begins with its time.
+    return load_comparison(lake, names[-1].removesuffix(_COMPARISON))
 
 
 def training_window(landed: Sequence[Window], start: date | None, end: date | None) -> Window:

@@ -255,19 +255,10 @@ def compare_encoders(name: str, others: Sequence[str], settings: Settings) -> Co
     return comparison
 
 
-def labelled(comparison: Comparison) -> dict[str, dict[str, float]]:
-    """The metrics of each row, by what it is called in tables and figures."""
-    return {
-        f"{row.encoder_id}{' + PCA ' + str(row.dims) if row.variant == 'projected' else ''}": row.metrics
-        for row in comparison.rows
-    }
-
-
 def comparison_figure(comparison: Comparison) -> Figure:
     """Metrics by k, a line a row."""
-    rows = labelled(comparison)
-    means = {f"{label}/{name}": value for label, metrics in rows.items() for name, value in metrics.items()}
-    return figures.metrics_by_k(means, {label: label for label in rows})
+    means = {f"{row.label}/{name}": value for row in comparison.rows for name, value in row.metrics.items()}
+    return figures.metrics_by_k(means, {row.label: row.label for row in comparison.rows})
 
 
 def _judge(
@@ -342,8 +333,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if known.command == "train":
         train_encoder(known.name, known.pairs, known.parent, Recipe.parse(known.recipe), settings)
     else:
-        for label, metrics in labelled(compare_encoders(known.name, known.others, settings)).items():
-            logger.info("%-60s nDCG@5 %.3f  recall@10 %.3f", label, metrics["ndcg@5"], metrics["recall@10"])
+        for row in compare_encoders(known.name, known.others, settings).rows:
+            logger.info("%-60s nDCG@5 %.3f  recall@10 %.3f", row.label, row.metrics["ndcg@5"], row.metrics["recall@10"])
 
 
 if __name__ == "__main__":

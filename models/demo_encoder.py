@@ -13,8 +13,11 @@ from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.utils import logging as transformers_logging
 
 from models.conv_siglip import ConvSiglipConfig, ConvSiglipModel
+
+transformers_logging.disable_progress_bar()
 
 SIDE = 96
 _DIMS = 192

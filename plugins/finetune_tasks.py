@@ -15,7 +15,7 @@ from listing_lens.settings import Settings, load_settings
 from listing_lens.window import Window
 
 # The params of the DAG that `sample_pairs` takes as they are.
-_SAMPLING = ("pairs", "sessions", "validation_share", "split_by", "balance")
+_SAMPLING = ("pairs", "sessions", "validation_share", "image_side", "split_by", "balance")
 
 
 @task

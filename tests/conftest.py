@@ -49,6 +49,8 @@ def stack_settings(tmp_path_factory: pytest.TempPathFactory, untrained_siglip: P
         encoder=str(untrained_siglip),
         projection_dims=8,
         max_dead_letter_ratio=0.1,
+        training_folder=home / "finetune",
+        comparison_encoders=("pixels:4",),
         embed_schedule="@daily",
         # So that catching up means the two windows of the tests' marketplace, and no more.
         embed_start=datetime.now(UTC).date() - timedelta(days=2),

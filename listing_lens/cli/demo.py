@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from listing_lens.cli.pipeline import metrics_table
+from listing_lens.cli.pipeline import comparison_table, metrics_table
 
 console = Console()
 
@@ -43,6 +43,7 @@ def demo(
     columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bars:
         result: DemoResult = run_demo(listings, sessions, _Terminal(bars), now=datetime.now(UTC))
+    console.print(comparison_table(result.comparison))
     console.print(metrics_table(f"means over {result.sessions:,} sessions", result.means))
     from listing_lens.cli.search import search
     from listing_lens.stack.airflow_home import USER, password_file

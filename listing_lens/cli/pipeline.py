@@ -13,6 +13,7 @@ from rich.table import Column, Table
 
 from listing_lens.cli.progress import run_with_bars
 from listing_lens.errors import LensError
+from listing_lens.finetunes import Comparison
 from listing_lens.lake import LISTINGS, SESSIONS, Lake, evaluations
 from listing_lens.search_index import SearchIndex
 from listing_lens.settings import Settings, load_settings
@@ -163,6 +164,22 @@ def print_metrics(window: Window, space: str, settings: Settings) -> None:
     manifest = Lake(settings.lake).manifest(evaluations(space), window)
     title = f"{manifest.counts['evaluated']:,} sessions of {window}"
     console.print(metrics_table(title, manifest.parameters["metrics"]))
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """An encoder beside its parent and others, on all sessions and on those that show nothing it was trained on."""
+    first = comparison.rows[0]
+    table = Table(
+        "encoder",
+        *("nDCG@5", "recall@10", "nDCG@5 unseen", "recall@10 unseen"),
+        title=f"{first.sessions:,} held-out sessions; {first.unseen_sessions:,} of products that training never saw",
+    )
+    for row in comparison.rows:
+        values = [
+            metrics.get(name) for metrics in (row.metrics, row.unseen_metrics) for name in ("ndcg@5", "recall@10")
+        ]
+        table.add_row(row.label, *("–" if value is None else f"{value:.3f}" for value in values))
+    return table
 
 
 def metrics_table(title: str, means: Mapping[str, float]) -> Table:

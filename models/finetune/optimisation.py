@@ -45,7 +45,8 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
         decay = recipe.weight_decay if _decays(name, parameter) else 0.0
         group = groups.setdefault((rate, decay), {"params": [], "lr": rate, "weight_decay": decay})
         group["params"].append(parameter)
-    return list(groups.values())
+    # What learns at the recipe's own rate comes last, where the log looks for it.
+    return sorted(groups.values(), key=lambda group: group["lr"] == recipe.learning_rate)
 
 
 def _decays(name: str, parameter: torch.Tensor) -> bool:

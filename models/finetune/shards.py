@@ -71,6 +71,10 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in (self.pixels, self.tokens, self.groups)))
 
+    def pin_memory(self) -> Batch:
+        """What DataLoader asks for, so that a copy to a GPU need not be waited for."""
+        return Batch(*(tensor.pin_memory() for tensor in (self.pixels, self.tokens, self.groups)))
+
     def split(self, size: int | None) -> list[Batch]:
         """Parts of at most a size."""
         tensors = (self.pixels, self.tokens, self.groups)
@@ -192,6 +196,8 @@ class PairStream(IterableDataset[Batch]):
             multiprocessing_context="spawn" if readers else None,
             prefetch_factor=4 if readers else None,
             pin_memory=torch.cuda.is_available(),
+            # Its own: a number drawn from the global one would be another for a training that goes on.
+            generator=torch.Generator(),
         )
 
     def __iter__(self) -> Iterator[Batch]:

@@ -6,12 +6,11 @@ import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 from safetensors import SafetensorError
 from torch import nn
@@ -23,6 +22,9 @@ import models.conv_siglip  # noqa: F401  the demo's model, registered with trans
 from models.errors import LensError
 from models.finetune.recipe import Recipe
 from models.finetune.sigmoid_loss import INITIAL_BIAS, INITIAL_LOG_SCALE
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 # A training's log is no place for bars.
 transformers_logging.disable_progress_bar()
@@ -60,6 +62,7 @@ class Towers(nn.Module):
     def __init__(self, model: Any, processor: Any, tokenizer: Any) -> None:
         super().__init__()
         self._lora: PeftModel | None = None
+        self._frozen: frozenset[str] = frozenset()
         self.model = model
         self.processor = processor
         self.side: int = processor.size["height"]
@@ -101,14 +104,8 @@ class Towers(nn.Module):
             nn.init.constant_(self.log_scale, INITIAL_LOG_SCALE)
             nn.init.constant_(self.bias, INITIAL_BIAS)
         if recipe.lora_rank:
-            config = LoraConfig(
-                r=recipe.lora_rank, lora_alpha=_LORA_SCALE * recipe.lora_rank, target_modules=_LORA_TARGETS
-            )
-            try:
-                # Kept out of the module's own children, which hold the same weights already.
-                self.__dict__["_lora"] = get_peft_model(self.model, config)
-            except ValueError as err:
-                raise LensError(f"lora_rank: {str(err).splitlines()[0]}; train all weights with lora_rank 0") from err
+            self._add_low_rank_updates(recipe.lora_rank)
+        self._frozen = recipe.freeze
         for name, parameter in self.model.named_parameters():
             if tower_of(name) in recipe.freeze:
                 parameter.requires_grad_(False)
@@ -116,6 +113,25 @@ class Towers(nn.Module):
         self.bias.requires_grad_(True)
         if recipe.gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def _add_low_rank_updates(self, rank: int) -> None:
+        # Imported here: it takes longer than all the rest, in every reading process too, and few recipes need it.
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(r=rank, lora_alpha=_LORA_SCALE * rank, target_modules=_LORA_TARGETS)
+        try:
+            # Kept out of the module's own children, which hold the same weights already.
+            self.__dict__["_lora"] = get_peft_model(self.model, config)
+        except ValueError as err:
+            raise LensError(f"lora_rank: {str(err).splitlines()[0]}; train all weights with lora_rank 0") from err
+
+    def train(self, mode: bool = True) -> Towers:
+        """As any module's, but a frozen tower stays in evaluation: its norms keep their statistics too."""
+        super().train(mode)
+        for name, module in self.model.named_modules():
+            if tower_of(name) in self._frozen:
+                module.eval()
+        return self
 
     @property
     def log_scale(self) -> nn.Parameter:
@@ -159,8 +175,8 @@ class Towers(nn.Module):
 
 
 def tower_of(parameter: str) -> str | None:
-    """`image` or `text`, whichever tower a parameter of this name is of; None for temperature and bias."""
-    if "vision_model" in parameter or "visual_projection" in parameter:
+    """`image` or `text`, whichever tower a parameter or module of this name is of; None for temperature and bias."""
+    if any(part in parameter for part in ("vision_model", "visual_norm", "visual_projection")):
         return "image"
     return "text" if "text_model" in parameter or "text_projection" in parameter else None
 

@@ -129,8 +129,10 @@ class _Training:
             done=self.progress.step,
         )
         batches = iter(stream.loader())
+        # Models are loaded for inference, and one that goes on is not validated first.
+        self.model.train()
         self._begin_counting()
-        while self.progress.step < self.steps:
+        while self.progress.step < self.steps and self.progress.without_better < self.recipe.patience:
             self._step(next(batches))
             last = self.progress.step == self.steps
             if self.progress.step % self.recipe.validate_every == 0 or last:
@@ -138,9 +140,8 @@ class _Training:
                 self._begin_counting()
             if self.progress.step % self.recipe.checkpoint_every == 0:
                 self._save_checkpoint()
-            if self.progress.without_better >= self.recipe.patience:
-                stopped = f"{self.judged_by} was not better in {self.recipe.patience} validations"
-                break
+        if self.progress.without_better >= self.recipe.patience:
+            stopped = f"{self.judged_by} was not better in {self.recipe.patience} validations"
         best = json.loads((self.folder / _BEST / "validation.json").read_text())
         return Outcome(self.folder / _BEST / "encoder", self.progress.step, best["step"], stopped, best["metrics"])
 
@@ -191,7 +192,8 @@ class _Training:
     def _check(self, value: float, what: str) -> None:
         step = self.progress.step + 1
         if not math.isfinite(value):
-            raise LensError(f"the {what} of step {step} is {value}: lower the recipe's learning_rate")
+            remedy = "lower the recipe's learning_rate" if step > 1 else "choose another parent, or another precision"
+            raise LensError(f"the {what} of step {step} is {value}: {remedy}")
         if what == "loss" and value > _DIVERGED * self.progress.first_loss:
             raise LensError(
                 f"the training diverged: the loss of step {step} is {value:.3g}, after {self.progress.first_loss:.3g} at "
@@ -206,7 +208,7 @@ class _Training:
         if self.accelerator.is_main_process:
             metrics: dict[str, float] = {
                 "loss": loss,
-                "learning_rate": float(self.schedule.get_last_lr()[0]),
+                "learning_rate": float(self.optimiser.param_groups[-1]["lr"]),
                 "temperature": float(self.towers.log_scale.detach().exp()),
                 "bias": float(self.towers.bias.detach()),
                 "gradient_norm": norm,

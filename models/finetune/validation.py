@@ -47,8 +47,9 @@ def title_recall(
         scores = images[start : start + _BATCH] @ titles.T
         own = labels[start : start + _BATCH, None] == labels[None]
         best = np.where(own, scores, -np.inf).max(axis=1, keepdims=True)
-        # Titles before it are those that are nearer, one for all that read the same.
-        ranks += [len(np.unique(labels[row])) for row in (scores > best) & ~own]
+        # Titles before it are those that are not further away, one for all that read the same: an encoder to which all is
+        # one, or whose numbers are none, finds nothing.
+        ranks += [len(np.unique(labels[row])) for row in ~(scores < best) & ~own]
     return {f"titles/recall@{k}": float(np.mean(np.array(ranks) < k)) for k in cutoffs}
 
 
