@@ -41,6 +41,8 @@ class Finetune(BaseModel):
     # None when no MLflow server was configured.
     mlflow_run_id: str | None
     steps: int = Field(ge=0)
+    # The step of the checkpoint that was the best, and so is the encoder; 0 when none was better than the parent.
+    best_step: int = Field(ge=0)
     # Why the training ended, as a sentence.
     stopped: str
     # Of the best checkpoint, which is the one that was kept, on the validation pairs and sessions.
@@ -66,7 +68,8 @@ class ComparisonRow(BaseModel):
     @property
     def label(self) -> str:
         """What the row is called in tables and figures."""
-        return self.encoder_id if self.variant == "embedding" else f"{self.encoder_id} + PCA {self.dims}"
+        name = self.encoder_id if self.role == "compared" else self.role
+        return name if self.variant == "embedding" else f"{name} + PCA {self.dims}"
 
 
 class Comparison(BaseModel):

@@ -111,10 +111,13 @@ def train_encoder(name: str, pairs_name: str, parent: str, recipe: Recipe, setti
         encoder_id=encoder_id(published, encoder_folder(published)),
         mlflow_run_id=log.run.run_id if log.run else None,
         steps=outcome.steps,
+        best_step=outcome.best_step,
         stopped=outcome.stopped,
         metrics=outcome.metrics,
     )
     save_finetune(lake, record)
+    if not outcome.best_step:
+        logger.warning("no validation was better than the parent's own: the encoder is the parent as it was")
     logger.info("%s is trained, %s steps, %s: %s", record.encoder_id, outcome.steps, outcome.stopped, outcome.metrics)
     return record
 

@@ -52,6 +52,7 @@ def register_finetune(name: str, settings: Settings) -> int:
         source=finetune.encoder_source,
         parent_id=finetune.parent_id,
         parent_source=finetune.parent_source,
+        parent_revision=finetune.parent_revision,
         pairs_fingerprint=finetune.pairs_fingerprint,
     )
 

@@ -48,11 +48,13 @@ def metrics_by_k(means: Mapping[str, float], variants: Mapping[str, str]) -> Fig
         means: `variant/metric@k` → mean over sessions.
         variants: variant → its label.
     """
-    figure = Figure(figsize=(9.6, 3.4), layout="constrained")
+    figure = Figure(figsize=(9.6, 3.8), layout="constrained")
     for axes, (metric, title) in zip(figure.subplots(1, len(_TITLES)), _TITLES.items(), strict=True):
         for variant, label in variants.items():
             axes.plot(CUTOFFS, [means[f"{variant}/{metric}@{k}"] for k in CUTOFFS], marker="o", label=label)
         axes.set(title=title, xlabel="k", xticks=CUTOFFS, ylim=(0, 1))
         axes.grid(alpha=0.3)
-    figure.axes[0].legend(frameon=False)
+    lines, labels = figure.axes[0].get_legend_handles_labels()
+    # Below the plots: lines of several encoders leave no room in them.
+    figure.legend(lines, labels, loc="outside lower center", ncols=min(len(labels), 3), frameon=False)
     return figure

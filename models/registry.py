@@ -139,6 +139,7 @@ class Registry:
         source: str,
         parent_id: str,
         parent_source: str,
+        parent_revision: str | None = None,
         pairs_fingerprint: str,
     ) -> int:
         """Log an encoder's files to its training's run, register it, and make it the candidate. It is kept once.
@@ -149,6 +150,7 @@ class Registry:
             encoder_id: a name and a hash of the folder's content.
             source: where the encoder is loaded from for good.
             parent_id, parent_source: the encoder that was fine-tuned.
+            parent_revision: the commit that a model hub gave it by; None when it came from elsewhere.
             pairs_fingerprint: names the pairs that it learnt from.
 
         Returns:
@@ -163,6 +165,7 @@ class Registry:
                 "encoder_source": source,
                 "parent_id": parent_id,
                 "parent_source": parent_source,
+                "parent_revision": parent_revision or "none",
                 "pairs_fingerprint": pairs_fingerprint,
             }
             version = self._create_version(ENCODER_MODEL, run_id, tags)

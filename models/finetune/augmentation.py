@@ -18,7 +18,7 @@ def augment(image: Image.Image, side: int, recipe: Recipe, rng: np.random.Genera
     """One random view of an RGB image: (side, side, 3) uint8.
 
     Colours are what titles name and buyers look for: brightness and contrast change, as between two sellers' lamps, but
-    hue and saturation do not.
+    hue does not.
     """
     view = image.resize((side, side), Image.Resampling.BICUBIC, box=_crop(image.size, recipe.smallest_crop, rng))
     pixels = np.asarray(view, np.float32)
@@ -36,7 +36,9 @@ def _crop(size: tuple[int, int], smallest: float, rng: np.random.Generator) -> t
     """A random box within an image of a size: of at least that share of its area, a little stretched."""
     width, height = size
     area = rng.uniform(smallest, 1)
-    stretch = math.exp(rng.uniform(-math.log(_MOST_STRETCH), math.log(_MOST_STRETCH)))
+    # No more than the image has room for: a whole image is not stretched.
+    most = min(math.log(_MOST_STRETCH), -math.log(area))
+    stretch = math.exp(rng.uniform(-most, most))
     crop_width, crop_height = min(1.0, math.sqrt(area * stretch)) * width, min(1.0, math.sqrt(area / stretch)) * height
     left, top = rng.uniform(0, width - crop_width), rng.uniform(0, height - crop_height)
     return left, top, left + crop_width, top + crop_height

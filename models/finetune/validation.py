@@ -147,7 +147,7 @@ def retrievals(
 
 
 def _show(axis: Any, image: bytes, frame: str | None) -> None:
-    axis.imshow(np.asarray(decode(image)), aspect="auto")
+    axis.imshow(np.asarray(decode(image)))
     axis.set_xticks([])
     axis.set_yticks([])
     for spine in axis.spines.values():

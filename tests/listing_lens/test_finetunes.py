@@ -36,6 +36,7 @@ FINETUNE = Finetune(
     encoder_id="siglip-11111111",
     mlflow_run_id=None,
     steps=19_500,
+    best_step=19_000,
     stopped="all epochs were trained",
     metrics={"ndcg@5": 0.5},
 )

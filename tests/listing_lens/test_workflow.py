@@ -142,6 +142,7 @@ class TestFinetunes:
                 encoder_id=identify(source),
                 mlflow_run_id=run_id,
                 steps=70,
+                best_step=70,
                 stopped="all epochs are done",
                 metrics={"recall@1": 0.5},
             )
