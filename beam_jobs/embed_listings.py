@@ -11,20 +11,27 @@ that cannot be used is set aside with its reason, alone. The window appears in t
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.pvalue import AsDict, AsList, AsSingleton, TaggedOutput
 
 from beam_jobs.image_loader import ImageLoader, Unusable
-from beam_jobs.lake_io import WindowTarget, WriteFiles, commit
+from beam_jobs.lake_io import (
+    WindowTarget,
+    WriteFiles,
+    WriteRecords,
+    commit,
+    listings_in,
+    require_few_dead_letters,
+)
 from beam_jobs.launcher import add_window, launch, optional_window, parser, pipeline_options
 from listing_lens import progress
 from listing_lens.encoders import resolve_encoder, windows_not_embedded
 from listing_lens.errors import LensError
-from listing_lens.image_source import ImageSource, resolve_uri
+from listing_lens.image_source import ImageSource
 from listing_lens.lake import DEAD_LETTERS, LISTINGS, REMOVED, ROWS, Lake, Manifest, embeddings
 from listing_lens.records import (
     DEAD_LETTER_SCHEMA,
@@ -33,8 +40,7 @@ from listing_lens.records import (
     Listing,
     embedding_schema,
     embeddings_table,
-    listings_of,
-    to_table,
+    newest,
 )
 from listing_lens.settings import load_settings
 from listing_lens.window import Window
@@ -72,15 +78,19 @@ class Config:
 def run(landed: beam.PCollection, config: Config) -> beam.PCollection:
     """Windows of listings that have landed → the manifest of the window that was embedded."""
     target = config.new_target()
-    listings = landed | "Spread windows" >> beam.Reshuffle() | "Read listings" >> beam.FlatMap(_read, config=config)
-    newest = (
+    listings = (
+        landed
+        | "Spread windows" >> beam.Reshuffle()
+        | "Read listings" >> beam.FlatMap(lambda part: listings_in(config.lake, part, config.window))
+    )
+    newest_ones = (
         listings
         | "Key by item" >> beam.WithKeys(lambda listing: listing.item_id)
-        | "Keep the newest" >> beam.CombinePerKey(_newest)
+        | "Keep the newest" >> beam.CombinePerKey(newest)
         | "Drop keys" >> beam.Values()
     )
-    searchable = newest | "Searchable" >> beam.Filter(lambda listing: listing.searchable)
-    removed = newest | "Removed" >> beam.Filter(lambda listing: not listing.searchable)
+    searchable = newest_ones | "Searchable" >> beam.Filter(lambda listing: listing.searchable)
+    removed = newest_ones | "Removed" >> beam.Filter(lambda listing: not listing.searchable)
     embedded = (
         searchable
         | "Spread listings" >> beam.Reshuffle()
@@ -89,13 +99,13 @@ def run(landed: beam.PCollection, config: Config) -> beam.PCollection:
     )
     files = (
         embedded.tables | "Write" >> beam.ParDo(WriteFiles(target, ROWS, embedding_schema(config.dims))),
-        _write(removed, target, REMOVED, LISTING_SCHEMA),
-        _write(embedded.dead, target, DEAD_LETTERS, DEAD_LETTER_SCHEMA),
+        removed | WriteRecords(target, REMOVED, LISTING_SCHEMA),
+        embedded.dead | WriteRecords(target, DEAD_LETTERS, DEAD_LETTER_SCHEMA),
     ) | "All files" >> beam.Flatten()
     counts = (
         (
             listings | "Count read" >> beam.Map(lambda _: ("read", 1)),
-            newest | "Count newest" >> beam.Map(lambda _: ("newest", 1)),
+            newest_ones | "Count newest" >> beam.Map(lambda _: ("newest", 1)),
             removed | "Count removed" >> beam.Map(lambda _: ("removed", 1)),
             embedded.dead | "Count dead" >> beam.Map(lambda _: ("dead_lettered", 1)),
             embedded.tables | "Count embedded" >> beam.Map(lambda table: ("embedded", len(table))),
@@ -145,30 +155,6 @@ class Embed(beam.DoFn):
         self._loader.close()
 
 
-def _read(landed: Window, config: Config) -> Iterator[Listing]:
-    """The listing versions of the run's window that one landed window holds, with absolute image addresses."""
-    image_root = config.lake.manifest(LISTINGS, landed).image_root
-    for batch in config.lake.read(LISTINGS, [landed]):
-        for listing in listings_of(batch):
-            if listing.updated_at in config.window:
-                yield replace(listing, image_uri=resolve_uri(listing.image_uri, image_root))
-
-
-def _write(rows: beam.PCollection, target: WindowTarget, kind: str, schema: pa.Schema) -> beam.PCollection:
-    """Records → the (kind, name) of the files that hold them."""
-    return (
-        rows
-        | f"Batch {kind}" >> beam.BatchElements(min_batch_size=256, max_batch_size=1024)
-        | f"As table {kind}" >> beam.Map(to_table, schema)
-        | f"Write {kind}" >> beam.ParDo(WriteFiles(target, kind, schema))
-    )
-
-
-def _newest(versions: Iterable[Listing]) -> Listing:
-    # The whole record breaks a tie of times, so that a rerun keeps the same one.
-    return max(versions, key=lambda listing: (listing.updated_at, repr(listing)))
-
-
 def _check_and_commit(
     _: None,
     files: list[tuple[str, str]],
@@ -184,13 +170,7 @@ def _check_and_commit(
     if accounted != counts["newest"]:
         raise LensError(f"window {config.window}: {counts['newest']} listings went in, {accounted} came out: {counts}")
     tried = counts["embedded"] + counts["dead_lettered"]
-    # One bad image is one bad image, also in a window of few.
-    if counts["dead_lettered"] > max(1, config.max_dead_letter_ratio * tried):
-        mostly = ", ".join(f"{reason} ({count})" for reason, count in reasons)
-        raise LensError(
-            f"window {config.window}: {counts['dead_lettered']} of {tried} images are unusable, more than "
-            f"LENS_MAX_DEAD_LETTER_RATIO={config.max_dead_letter_ratio} allows; mostly: {mostly}"
-        )
+    require_few_dead_letters(config.window, counts["dead_lettered"], tried, reasons, config.max_dead_letter_ratio)
     parameters = {"encoder_source": config.encoder_source, "encoder_id": config.encoder_id, "dims": config.dims}
     manifest = commit(target, files, counts, parameters)
     logger.info("window %s of %s is complete: %s", config.window, target.dataset, counts)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from google.cloud.storage import Bucket
 
 _CACHE = os.environ.get("LENS_CACHE")
 _FOREIGN = ("LENS_", "AIRFLOW_", "MLFLOW_", "LISTING_LENS_")
@@ -97,3 +102,28 @@ def untrained_siglip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from models.demo_encoder import save_untrained_siglip
 
     return save_untrained_siglip(tmp_path_factory.mktemp("encoders") / "untrained-siglip")
+
+
+@pytest.fixture(scope="session")
+def storage_address() -> Iterator[str]:
+    """A server that speaks the Cloud Storage API, in memory."""
+    from gcp_storage_emulator.server import create_server
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = create_server("127.0.0.1", port, in_memory=True)
+    server.start()
+    yield f"http://127.0.0.1:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(storage_address: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """A new bucket on the emulated Cloud Storage, which this test's clients talk to."""
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud.storage import Client
+
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", storage_address)
+    client = Client(project="emulator", credentials=AnonymousCredentials())
+    return client.create_bucket(f"bucket-{abs(hash(request.node.nodeid)):x}")

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gcp_storage_emulator.server import create_server
-from google.auth.credentials import AnonymousCredentials
-from google.cloud.storage import Bucket, Client
+from google.cloud.storage import Bucket
 
 from models import encoder_files
 from models.cloud_storage import cloud_storage
@@ -18,31 +14,11 @@ from models.encoders import Encoder
 from models.errors import LensError
 
 
-@pytest.fixture(scope="module")
-def storage_address() -> Iterator[str]:
-    """A server that speaks the Cloud Storage API, in memory."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = create_server("127.0.0.1", port, in_memory=True)
-    server.start()
-    yield f"http://127.0.0.1:{port}"
-    server.stop()
-
-
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where models that were fetched are kept."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "models"))
     return tmp_path / "models" / "listing-lens"
-
-
-@pytest.fixture
-def bucket(storage_address: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Bucket:
-    """A new bucket, which this test's clients talk to."""
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", storage_address)
-    client = Client(project="emulator", credentials=AnonymousCredentials())
-    return client.create_bucket(f"bucket-{abs(hash(request.node.nodeid)):x}")
 
 
 def upload(bucket: Bucket, folder: Path, name: str) -> str:
