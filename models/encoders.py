@@ -29,6 +29,7 @@ _load_lock = Lock()
 # Models for images alone whose pooled output is their embedding: MobileNetV2's mean over its last feature map, DINOv2's
 # class token. Models for images and texts offer `get_image_features`. A pooled output of others may be anything.
 _POOLED = {"mobilenet_v2", "dinov2", "dinov2_with_registers"}
+_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 _LEAST_LENGTH = np.float32(1e-12)
 
 
@@ -78,7 +79,7 @@ class Encoder:
         side = _side(processor)
         if not side:
             raise LensError(f"encoder {source!r} scales images to no fixed size: choose a model that does")
-        model.eval()
+        model.eval().to(_DEVICE)
         features = partial(_pooled_output, forward, processor)
         encoder = cls(lasting_source(source), encoder_id(source, folder), 0, side, features)
         return replace(encoder, dims=encoder.embed([Image.new("RGB", (side, side))]).shape[1])
@@ -101,11 +102,11 @@ def _image_tower(model: Any) -> Callable[..., Any] | None:
 
 
 def _pooled_output(forward: Callable[..., Any], processor: Any, images: Sequence[Image.Image]) -> NDArray[np.float32]:
-    pixels = processor(images=list(images), return_tensors="pt")["pixel_values"]
+    pixels = processor(images=list(images), return_tensors="pt")["pixel_values"].to(_DEVICE)
     with torch.inference_mode():
         output = forward(pixel_values=pixels)
         features: torch.Tensor = getattr(output, "pooler_output", output)
-        return features.float().numpy()
+        return features.float().cpu().numpy()
 
 
 def _thumbnails(images: Sequence[Image.Image], *, side: int) -> NDArray[np.float32]:

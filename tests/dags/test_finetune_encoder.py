@@ -113,6 +113,7 @@ class TestResolve:
             "pairs": 10,
             "sessions": 2000,
             "validation_share": 0.1,
+            "image_side": 288,
             "split_by": "product",
             "balance": True,
         }
