@@ -14,11 +14,7 @@ import pyarrow.parquet as pq
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
-from transformers import SiglipConfig, SiglipModel
-from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from models.conv_siglip import ConvSiglipConfig, ConvSiglipModel
-from models.demo_encoder import save_untrained_siglip
 from models.finetune.recipe import Recipe
 from models.finetune.shards import Pair, Shards
 from models.finetune.validation import HeldOutSession, Validation
@@ -42,6 +38,9 @@ _THINGS = ("bag", "shoe", "lamp", "dress", "watch", "chair", "doll", "book")
 
 def save_siglip(folder: Path, *, dropout: float = 0.0, seed: int = 0) -> Path:
     """A true SigLIP of 32 dimensions and 16-pixel images, with a tokenizer; as transformers makes it from a config."""
+    # Imported where it is used: the processes that only read pairs need none of it.
+    from transformers import SiglipConfig, SiglipModel
+
     tower = {"hidden_size": DIMS, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     tower |= {"attention_dropout": dropout}
     config = SiglipConfig(
@@ -53,6 +52,8 @@ def save_siglip(folder: Path, *, dropout: float = 0.0, seed: int = 0) -> Path:
 
 def save_conv_siglip(folder: Path, *, seed: int = 0) -> Path:
     """The demo's kind of model, with batch norms, as tiny."""
+    from models.conv_siglip import ConvSiglipConfig, ConvSiglipModel
+
     config = ConvSiglipConfig(
         text_config=_text(),
         vision_config={"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
@@ -73,6 +74,10 @@ def _text() -> dict[str, object]:
 
 
 def _save(folder: Path, kind: type, config: object, seed: int) -> Path:
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    from models.demo_encoder import save_untrained_siglip
+
     # Its tokenizer stays; weights and preprocessing take the place of the larger model's.
     save_untrained_siglip(folder, titles=[title(number) for number in range(64)])
     with torch.random.fork_rng():
@@ -81,6 +86,11 @@ def _save(folder: Path, kind: type, config: object, seed: int) -> Path:
     model.save_pretrained(folder)
     SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
     return folder
+
+
+def by_number(titles: list[str]) -> torch.Tensor:
+    """A tokenizer, for pairs whose titles are their numbers, that tells which of them a batch holds."""
+    return torch.tensor([[int(title), 0] for title in titles])
 
 
 def title(number: int) -> str:
@@ -116,10 +126,10 @@ def write_shards(folder: Path, pairs: Sequence[Pair], *, rows_per_group: int = 1
 
 
 def made_validation(pairs: Sequence[Pair], sessions: int = 4) -> Validation:
-    """Pairs, and sessions that show eight of them each; the item of the photo that is searched by was tapped."""
+    """Pairs, and sessions with photos of other things that show eight of them each."""
     shown = tuple(pair.item_id for pair in pairs[:8])
     held_out = [
-        HeldOutSession(f"s{n}", pairs[n].image, shown, tuple(k == n for k in range(8)), unseen=n % 2 == 0)
+        HeldOutSession(f"s{n}", photo(1000 + n), shown, tuple(k == n for k in range(8)), unseen=n % 2 == 0)
         for n in range(sessions)
     ]
     return Validation(pairs, held_out, {pair.item_id: pair.image for pair in pairs[:8]})

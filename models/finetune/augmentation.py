@@ -37,7 +37,7 @@ def _crop(size: tuple[int, int], smallest: float, rng: np.random.Generator) -> t
     width, height = size
     area = rng.uniform(smallest, 1)
     # No more than the image has room for: a whole image is not stretched.
-    most = min(math.log(_MOST_STRETCH), -math.log(area))
+    most = math.log(min(_MOST_STRETCH, 1 / area))
     stretch = math.exp(rng.uniform(-most, most))
     crop_width, crop_height = min(1.0, math.sqrt(area * stretch)) * width, min(1.0, math.sqrt(area / stretch)) * height
     left, top = rng.uniform(0, width - crop_width), rng.uniform(0, height - crop_height)

@@ -7,10 +7,14 @@ shuffles its rows within a buffer. So a run that is resumed goes on with the ver
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from threading import Thread
 
 import fsspec
 import numpy as np
@@ -108,14 +112,9 @@ class Shards:
             raise LensError("the pairs have no shard of this split: sample more pairs, over more days")
         groups: list[RowGroup] = []
         for path in sorted(paths):
-            try:
-                with fs.open(path, "rb") as file, pq.ParquetFile(file) as parquet:
-                    lacking = set(COLUMNS) - set(parquet.schema_arrow.names)
-                    rows = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
-            except (OSError, pa.ArrowInvalid) as err:
-                raise LensError(
-                    f"shard {path} cannot be read ({str(err).splitlines()[0]}): sample the pairs again"
-                ) from err
+            with _opened(fs, path) as parquet:
+                lacking = set(COLUMNS) - set(parquet.schema_arrow.names)
+                rows = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
             if lacking:
                 raise LensError(f"shard {path} lacks the column {sorted(lacking)[0]}: sample the pairs again")
             if not sum(rows):
@@ -128,15 +127,24 @@ class Shards:
         return sum(group.rows for group in self.groups)
 
     def read(self, groups: Sequence[RowGroup]) -> Iterator[Pair]:
-        """The pairs of some row groups, in order."""
+        """The pairs of some row groups, in order. Raises LensError when a shard cannot be read any more."""
         for group in groups:
-            with self.fs.open(group.path, "rb") as file, pq.ParquetFile(file) as parquet:
+            with _opened(self.fs, group.path) as parquet:
                 for row in parquet.read_row_group(group.index, columns=list(COLUMNS)).to_pylist():
                     yield Pair(**row)
 
     def head(self, count: int) -> list[Pair]:
         """The first pairs, at most so many."""
         return [pair for pair, _ in zip(self.read(self.groups), range(count), strict=False)]
+
+
+@contextmanager
+def _opened(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[pq.ParquetFile]:
+    try:
+        with fs.open(path, "rb") as file, pq.ParquetFile(file) as parquet:
+            yield parquet
+    except (OSError, pa.ArrowInvalid) as err:
+        raise LensError(f"shard {path} cannot be read ({str(err).splitlines()[0]}): sample the pairs again") from err
 
 
 @dataclass(frozen=True)
@@ -188,12 +196,14 @@ class PairStream(IterableDataset[Batch]):
     def loader(self) -> DataLoader[Batch]:
         """The stream behind the recipe's reading processes."""
         readers = self._recipe.readers
+        # What they read with, imported once for all of them.
+        multiprocessing.set_forkserver_preload(["models.finetune.towers"])
         return DataLoader(
             self,
             batch_size=None,
             num_workers=readers,
-            # Forked children of a process with threads can hang, and CUDA cannot be forked.
-            multiprocessing_context="spawn" if readers else None,
+            # Children forked of this process could hang, since it has threads, and CUDA cannot be forked.
+            multiprocessing_context="forkserver" if readers else None,
             prefetch_factor=4 if readers else None,
             pin_memory=torch.cuda.is_available(),
             # Its own: a number drawn from the global one would be another for a training that goes on.
@@ -206,6 +216,7 @@ class PairStream(IterableDataset[Batch]):
         turn = worker.id if worker else 0
         if worker:
             torch.set_num_threads(1)
+            Thread(target=_end_with_parent, daemon=True).start()
         # DataLoader asks worker 0 first: it plays the one whose turn it is.
         mine = (turn + self._done) % workers
         reader = Reader(self._device.number * workers + mine, self._device.of * workers)
@@ -256,6 +267,14 @@ class PairStream(IterableDataset[Batch]):
         # Of the pair and the epoch, so that it does not matter which thread or process draws it.
         rng = np.random.default_rng([self._recipe.seed, epoch, _number(pair.item_id)])
         return augment(decode(pair.image), self._side, self._recipe, rng)
+
+
+def _end_with_parent() -> None:
+    """End this reading process when the training's has ended: DataLoader itself only looks at who forked it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def decode(image: bytes) -> Image.Image:

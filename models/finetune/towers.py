@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,14 +79,10 @@ class Towers(nn.Module):
         Raises:
             LensError: it is no model that the sigmoid loss can train, or a part of it is missing.
         """
-        try:
+        with _loading(folder, "model"):
             model, loading = AutoModel.from_pretrained(
                 folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
             )
-            processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-        except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as err:
-            raise LensError(f"parent {folder} cannot be loaded: {str(err).splitlines()[0]}") from err
         needed = ("get_image_features", "get_text_features", "logit_scale", "logit_bias")
         if lacking := [name for name in needed if not hasattr(model, name)]:
             raise LensError(
@@ -93,6 +90,10 @@ class Towers(nn.Module):
             )
         if missing := sorted(loading["missing_keys"]):
             raise LensError(f"parent {folder} lacks weights, such as {missing[0]}: save it with save_pretrained()")
+        with _loading(folder, "preprocessing"):
+            processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+        with _loading(folder, "tokenizer"):
+            tokenizer = AutoTokenizer.from_pretrained(folder)
         if not (processor.size or {}).get("height"):
             raise LensError(f"parent {folder} scales images to no fixed size: fine-tune a SigLIP model")
         return cls(model, processor, tokenizer)
@@ -179,6 +180,14 @@ def tower_of(parameter: str) -> str | None:
     if any(part in parameter for part in ("vision_model", "visual_norm", "visual_projection")):
         return "image"
     return "text" if "text_model" in parameter or "text_projection" in parameter else None
+
+
+@contextmanager
+def _loading(folder: Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as err:
+        raise LensError(f"parent {folder}: its {what} cannot be loaded: {str(err).splitlines()[0]}") from err
 
 
 def _unit(output: Any) -> torch.Tensor:
