@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 
@@ -80,7 +81,8 @@ def train_encoder(name: str, pairs_name: str, parent: str, recipe: Recipe, setti
     source = resolve_encoder(parent, settings)
     folder = encoder_folder(source)
     parent_id = encoder_id(source, folder)
-    key = hashlib.sha256(f"{parent_id} {info.fingerprint} {recipe.fingerprint}".encode()).hexdigest()[:16]
+    what = f"{parent_id} {info.fingerprint} {recipe.fingerprint} {version('listing-lens')}"
+    key = hashlib.sha256(what.encode()).hexdigest()[:16]
     work = settings.training_folder / key
     work.mkdir(parents=True, exist_ok=True)
     if os.environ.get("RANK", "0") != "0":

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import psutil
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 from matplotlib.figure import Figure
 
 from models.errors import LensError
@@ -117,9 +117,6 @@ class _Training:
 
     def run(self) -> Outcome:
         self._resume()
-        if self.progress.step == 0:
-            self._validate()
-        stopped = "all steps were made"
         stream = PairStream(
             self.shards,
             self.recipe,
@@ -128,6 +125,9 @@ class _Training:
             device=self.device,
             done=self.progress.step,
         )
+        if self.progress.step == 0:
+            self._validate()
+        stopped = "all steps were made"
         batches = iter(stream.loader())
         # Models are loaded for inference, and one that goes on is not validated first.
         self.model.train()
@@ -222,9 +222,13 @@ class _Training:
     def _validate(self) -> None:
         """Measure, keep the encoder if it is the best so far, and count validations without a better one."""
         self.model.eval()
-        with self.accelerator.autocast():
-            self.metrics, figure = self.validation.measure(self.towers)
+        figure = None
+        if self.accelerator.is_main_process:
+            with self.accelerator.autocast():
+                self.metrics, figure = self.validation.measure(self.towers)
         self.model.train()
+        # One process measures for all: two that differed in the last digit would not stop at the same step.
+        [self.metrics] = broadcast_object_list([self.metrics])
         if self.judged_by not in self.metrics:
             raise LensError(f"judged_by {self.judged_by!r} is not measured: choose one of {', '.join(self.metrics)}")
         value = self.metrics[self.judged_by]
@@ -260,6 +264,8 @@ class _Training:
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> None:
+        if self.accelerator.is_main_process:
+            _restore(self.folder / _BEST)
         if found := _checkpoints(self.folder):
             self.accelerator.load_state(str(found[-1]))
 
@@ -281,6 +287,13 @@ def _whole(folder: Path) -> Iterator[Path]:
         folder.rename(old)
     part.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _restore(folder: Path) -> None:
+    """Put back what `_whole` was killed in the middle of replacing."""
+    old = folder.with_name(f"{folder.name}.old")
+    if old.exists() and not folder.exists():
+        old.rename(folder)
 
 
 @contextmanager

@@ -153,10 +153,13 @@ class TestPieces:
         assert logs["bf16"].steps[4]["loss"] != logs["no"].steps[4]["loss"]
 
 
-def train_until_killed(parent: Path, of: Recipe, shards: Shards, validation: Validation, folder: Path) -> None:
+def train_until_killed(
+    parent: Path, of: Recipe, shards: Shards, validation: Validation, folder: Path, threads: int
+) -> None:
     """In a process of its own: at the tenth step, its very end."""
     os.environ["ACCELERATE_USE_CPU"] = "true"
-    torch.set_num_threads(1)
+    # Sums by another number of threads would differ in their last digits.
+    torch.set_num_threads(threads)
 
     class Killing(Heard):
         def step(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
@@ -201,7 +204,8 @@ class TestResumption:
         behind = LONGER.model_copy(update={"readers": 2})
         context = multiprocessing.get_context("forkserver")
         process = context.Process(
-            target=train_until_killed, args=(dropping_siglip, behind, shards, validation, tmp_path / "killed")
+            target=train_until_killed,
+            args=(dropping_siglip, behind, shards, validation, tmp_path / "killed", torch.get_num_threads()),
         )
         process.start()
         process.join()
