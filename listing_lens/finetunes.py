@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, Literal, TypeVar
@@ -82,7 +83,9 @@ class Comparison(BaseModel):
 
 
 def finetune_path(lake: Lake, name: str) -> str:
-    """Where the training of this name leaves its record."""
+    """Where the training of this name leaves its record. Raises LensError when it cannot be a file's name."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or f"{name}.json".endswith(_COMPARISON):
+        raise LensError(f"a fine-tuning cannot be named {name!r}: use letters, digits, '-', '_' and '.'")
     return f"{lake.root}/finetunes/{name}.json"
 
 

@@ -56,6 +56,10 @@ from models.registry import Registry
 
 logger = logging.getLogger(__name__)
 
+# MLflow's client would wait for minutes for a server that is away, at every step that is logged.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+
 # What a finished training leaves in its folder.
 _FINISHED, _HISTORY = "finished.json", "history.jsonl"
 # A comparison fits its projections on the photos of at most so many training pairs.
@@ -81,23 +85,28 @@ def train_encoder(name: str, pairs_name: str, parent: str, recipe: Recipe, setti
     source = resolve_encoder(parent, settings)
     folder = encoder_folder(source)
     parent_id = encoder_id(source, folder)
-    what = f"{parent_id} {info.fingerprint} {recipe.fingerprint} {version('listing-lens')}"
+    # The number of processes decides the global batch, and with it the number of steps.
+    processes = os.environ.get("WORLD_SIZE", "1")
+    what = f"{parent_id} {info.fingerprint} {recipe.fingerprint} {processes} {version('listing-lens')}"
     key = hashlib.sha256(what.encode()).hexdigest()[:16]
     work = settings.training_folder / key
     work.mkdir(parents=True, exist_ok=True)
+    outcome = _finished(work)
     if os.environ.get("RANK", "0") != "0":
-        _train(lake, info, folder, recipe, work, _Silence())
+        if outcome is None:
+            _train(lake, info, folder, recipe, work, _Silence())
         return None
     parameters: dict[str, object] = {"parent_source": source, "parent_id": parent_id, "pairs": info.dataset}
     parameters |= {"pairs_fingerprint": info.fingerprint, **info.counts, **recipe.model_dump(mode="json")}
     with _LiveLog(work / _HISTORY, _Run.start(name, key, parameters, settings)) as log:
-        outcome = _finished(work)
         if outcome:
             logger.info("this training is finished already: its encoder is taken from %s", work)
             log.replay()
         else:
             outcome = _train(lake, info, folder, recipe, work, log)
-            (work / _FINISHED).write_text(json.dumps({**asdict(outcome), "encoder": str(outcome.encoder)}))
+            part = work / f"{_FINISHED}.part"
+            part.write_text(json.dumps({**asdict(outcome), "encoder": str(outcome.encoder)}))
+            part.rename(work / _FINISHED)
     published = publish_encoder(lake, outcome.encoder, name=f"{_family(parent_id)}-finetuned")
     record = Finetune(
         name=name,
@@ -128,7 +137,8 @@ def _train(lake: Lake, info: PairsInfo, parent: Path, recipe: Recipe, work: Path
     shards = Shards.open(lake.filesystem, lake.paths(info.dataset, [info.window], TRAIN))
     held_out = Shards.open(lake.filesystem, lake.paths(info.dataset, [info.window], VALIDATION))
     # Those that show nothing that was trained on come first, where not all are wanted.
-    sessions = sorted(_sessions(lake, info), key=lambda session: not session.unseen)[: recipe.validation_sessions]
+    known = sorted(_sessions(lake, info), key=lambda session: (not session.unseen, session.session_id))
+    sessions = known[: recipe.validation_sessions]
     wanted = {item_id for session in sessions for item_id in session.shown}
     items = {item_id: image for item_id, image in _items(lake, info) if item_id in wanted}
     validation = Validation(held_out.head(recipe.validation_pairs), sessions, items)
@@ -183,6 +193,10 @@ class _LiveLog:
         self.run = run
         self._history = history
         self._done = 0
+        if history.exists():
+            # A line that a kill left half written would spoil the next one.
+            whole = history.read_bytes().rpartition(b"\n")
+            history.write_bytes(whole[0] + whole[1])
 
     def __enter__(self) -> _LiveLog:
         return self
@@ -205,11 +219,14 @@ class _LiveLog:
                 self.run.registry.log_figure(self.run.run_id, figure, f"retrievals/{step:06d}.png")
 
     def replay(self) -> None:
-        """Log to MLflow what was logged when this training ran."""
-        if self.run:
-            for line in self._history.read_text().splitlines():
-                kept = json.loads(line)
-                self.run.registry.log_metrics(self.run.run_id, kept["metrics"], kept["step"])
+        """Log to MLflow what was logged when this training ran; of steps that were made again, the last."""
+        if self.run is None:
+            return
+        kept = [json.loads(line) for line in self._history.read_text().splitlines()]
+        by_step = {(line["step"], *line["metrics"]): line for line in kept}
+        with _survives_outages():
+            for line in by_step.values():
+                self.run.registry.log_metrics(self.run.run_id, line["metrics"], line["step"])
 
     def _keep(self, step: int, metrics: Mapping[str, float]) -> None:
         with self._history.open("a") as file:
@@ -224,7 +241,7 @@ def _survives_outages() -> Iterator[None]:
     """Days of training are not lost because a server was away for a minute."""
     try:
         yield
-    except MlflowException as err:
+    except (MlflowException, OSError) as err:
         logger.warning("MLflow did not take the training's log (%s): %s keeps it as well", err, _HISTORY)
 
 
@@ -242,11 +259,18 @@ def compare_encoders(name: str, others: Sequence[str], settings: Settings) -> Co
     lake = Lake(settings.lake)
     record = load_finetune(lake, name)
     info = pairs_info(lake, record.pairs)
+    if info.fingerprint != record.pairs_fingerprint:
+        raise LensError(
+            f"{info.dataset} is {info.fingerprint} now, but {name} was trained on {record.pairs_fingerprint}: "
+            "sample the pairs as they were, or train on these"
+        )
     sessions = list(_sessions(lake, info))
     if not sessions:
         raise LensError(f"{info.dataset} has no sessions to compare encoders on: sample it with --sessions")
     roles: dict[str, Role] = {record.encoder_source: "fine-tuned", record.parent_source: "parent"}
-    roles |= dict.fromkeys((resolve_encoder(other, settings) for other in others), "compared")
+    for other in others:
+        # The parent may be asked for by name as well.
+        roles.setdefault(resolve_encoder(other, settings), "compared")
     rows = [
         row
         for source, role in roles.items()

@@ -67,7 +67,7 @@ class Encoder:
                 folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
             )
             # The PIL backend wherever it runs: torchvision's resampling gives slightly different pixels.
-            processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+            processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
         except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as err:
             raise LensError(f"encoder {source!r} cannot be loaded: {str(err).splitlines()[0]}") from err
         forward = _image_tower(model)

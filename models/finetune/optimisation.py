@@ -13,7 +13,10 @@ from transformers import get_cosine_schedule_with_warmup
 
 from models.finetune.recipe import Recipe
 
-_LAYER = re.compile(r"(.*?\.layers)\.(\d+)\.")
+# The stack of a transformer's layers; a residual network's stages are none.
+_LAYER = re.compile(r"(.*?\.encoder\.layers)\.(\d+)\.")
+# Matrices that multiply nothing: tables that are looked up in, and the token that the image tower pools by.
+_LOOKED_UP = ("token_embedding", "position_embedding", "probe")
 
 
 def optimiser(model: nn.Module, recipe: Recipe) -> AdamW:
@@ -50,7 +53,7 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def _decays(name: str, parameter: torch.Tensor) -> bool:
-    return parameter.ndim > 1 and "embedding" not in name
+    return parameter.ndim > 1 and not any(part in name for part in _LOOKED_UP)
 
 
 def _depths(model: nn.Module) -> dict[str, int]:

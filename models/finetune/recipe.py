@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from models.errors import LensError
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Recipe(BaseModel):
@@ -18,7 +20,7 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epochs: float = Field(5, gt=0)
+    epochs: float = Field(5.0, gt=0)
     batch_size: int = Field(256, gt=1, description="pairs a device and step")
     micro_batch_size: int | None = Field(
         None, gt=0, description="pairs that go through the model at once, by gradient caching; None: the whole batch"
@@ -34,7 +36,7 @@ class Recipe(BaseModel):
     )
     warmup_share: float = Field(0.05, ge=0, lt=1, description="of all steps; then a cosine to zero")
     weight_decay: float = Field(1e-4, ge=0, description="of matrices; norms and biases have none")
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     max_gradient_norm: float = Field(1.0, gt=0)
     layer_decay: float = Field(
         1.0, gt=0, le=1, description="each layer further from the embedding learns this much slower; 1: all alike"

@@ -91,9 +91,9 @@ class Towers(nn.Module):
         if missing := sorted(loading["missing_keys"]):
             raise LensError(f"parent {folder} lacks weights, such as {missing[0]}: save it with save_pretrained()")
         with _loading(folder, "preprocessing"):
-            processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+            processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
         with _loading(folder, "tokenizer"):
-            tokenizer = AutoTokenizer.from_pretrained(folder)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         if not (processor.size or {}).get("height"):
             raise LensError(f"parent {folder} scales images to no fixed size: fine-tune a SigLIP model")
         return cls(model, processor, tokenizer)

@@ -112,7 +112,9 @@ class _Training:
         self.schedule = schedule(of, recipe, self.steps)
         self.model, self.optimiser = self.accelerator.prepare(self.towers, of)
         self.accelerator.register_for_checkpointing(self.schedule, self.progress)
-        self.judged_by = recipe.judged_by or validation.default_metric
+        # Sessions are ranked by images alone, which do not change when their tower is frozen.
+        default = "titles/recall@10" if "image" in recipe.freeze else validation.default_metric
+        self.judged_by = recipe.judged_by or default
         self.metrics: dict[str, float] = {}
 
     def run(self) -> Outcome:

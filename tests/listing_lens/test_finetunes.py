@@ -124,3 +124,9 @@ class TestWindow:
     def test_without_listings_there_is_none(self) -> None:
         with pytest.raises(LensError, match="no listings have landed in the lake"):
             training_window((), None, date(2026, 6, 3))
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "", "a/b", "autumn-comparison"])
+def test_a_name_that_would_be_another_file_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(LensError, match="cannot be named"):
+        finetune_path(Lake(str(tmp_path)), name)

@@ -61,7 +61,7 @@ def pair(number: int) -> dict[str, object]:
     }
 
 
-def write_sample(lake: Lake, name: str, *, sessions: int = 6) -> None:
+def write_sample(lake: Lake, name: str, *, sessions: int = 6, fingerprint: str = "0123456789abcdef") -> None:
     """24 training pairs, 8 of validation, and sessions whose tapped items are of the photo's colour."""
     items = [pair(number) for number in range(100, 108)]
     searches = [
@@ -91,7 +91,7 @@ def write_sample(lake: Lake, name: str, *, sessions: int = 6) -> None:
             window=WINDOW.name,
             files={kind: [f"{kind}.parquet"] for kind in tables},
             counts={kind: len(table) for kind, table in tables.items()},
-            parameters={"fingerprint": "0123456789abcdef"},
+            parameters={"fingerprint": fingerprint},
             created_at=datetime(2026, 1, 3, tzinfo=UTC),
         )
     )
@@ -175,6 +175,18 @@ class TestATraining:
         pictures = client.list_artifacts(record.mlflow_run_id, "retrievals")
         assert [Path(picture.path).name for picture in pictures] == ["000000.png", "000003.png", "000006.png"]
 
+    def test_found_finished_is_logged_from_what_was_kept(self, place: Place, mlflow_url: str) -> None:
+        other = RECIPE.model_copy(update={"seed": 6})
+        train_encoder("first", "mugs", place.parent, other, place.settings)
+        [history] = place.settings.training_folder.glob("*/history.jsonl")
+        with history.open("a") as file:
+            file.write('{"step": 7, "metr')
+        settings = place.settings.model_copy(update={"mlflow_url": mlflow_url})
+        record = train_encoder("again", "mugs", place.parent, other, settings)
+        assert record is not None
+        validated = Registry.connect(mlflow_url).client.get_metric_history(record.mlflow_run_id, "sessions/ndcg_at_5")
+        assert [metric.step for metric in validated] == [0, 3, 6]
+
     def test_that_fails_says_why_and_what_is_kept(self, place: Place, mlflow_url: str) -> None:
         settings = place.settings.model_copy(update={"mlflow_url": mlflow_url})
         wild = RECIPE.model_copy(update={"learning_rate": 1e6, "epochs": 20, "max_gradient_norm": 1e9})
@@ -220,6 +232,17 @@ class TestAComparison:
         train_encoder("first", "mugs", place.parent, RECIPE, place.settings)
         with pytest.raises(LensError, match="pairs/mugs has no sessions"):
             compare_encoders("first", [], place.settings)
+
+    def test_needs_the_pairs_that_were_trained_on(self, place: Place) -> None:
+        train_encoder("first", "mugs", place.parent, RECIPE, place.settings)
+        write_sample(place.lake, "mugs", fingerprint="fedcba9876543210")
+        with pytest.raises(LensError, match="is fedcba9876543210 now, but first was trained on 0123456789abcdef"):
+            compare_encoders("first", [], place.settings)
+
+    def test_has_the_parent_as_parent_also_when_it_is_asked_for(self, place: Place) -> None:
+        train_encoder("first", "mugs", place.parent, RECIPE, place.settings)
+        rows = compare_encoders("first", [place.parent], place.settings).rows
+        assert [row.role for row in rows] == ["fine-tuned", "fine-tuned", "parent", "parent"]
 
     def test_needs_a_training(self, place: Place) -> None:
         with pytest.raises(LensError, match="no fine-tuning 'none'"):

@@ -49,7 +49,7 @@ class TestDecay:
     def test_is_of_matrices_alone(self, siglip: Path) -> None:
         found = settings_by_name(prepared(siglip, recipe()), recipe())
         for name, group in found.items():
-            free = ("bias", "norm", "embedding", "logit", "in_proj_bias")
+            free = ("bias", "norm", "token_embedding", "position_embedding", "probe", "logit")
             assert group["weight_decay"] == (0 if any(part in name for part in free) else 0.01), name
 
     @pytest.mark.parametrize(

@@ -91,3 +91,8 @@ class TestRefusals:
     def test_the_field_is_named(self, text: str, message: str) -> None:
         with pytest.raises(LensError, match=message):
             Recipe.parse(text)
+
+
+def test_defaults_that_are_spelt_out_are_the_same_recipe() -> None:
+    spelt_out = Recipe().model_dump_json()
+    assert Recipe.parse(spelt_out).fingerprint == Recipe().fingerprint == Recipe.parse('{"epochs": 5}').fingerprint
