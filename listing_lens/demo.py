@@ -149,7 +149,7 @@ def _train_encoder(airflow: AirflowApi, lake: Lake, settings: Settings, narrator
     )
     parent = save_untrained_siglip(settings.home / "encoders" / "small-siglip-untrained", titles)
     narrator.say(
-        f"about 3 minutes on two cores, live in MLflow at {settings.mlflow_url}. In production, the parent is "
+        f"about 4 minutes on two cores, live in MLflow at {settings.mlflow_url}. In production, the parent is "
         "google/siglip-base-patch16-256-multilingual"
     )
     airflow.wait_for_dag("finetune_encoder")
