@@ -10,15 +10,23 @@ that cannot be used is set aside with its reason, alone. The window appears in t
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 from apache_beam.pvalue import AsDict, AsList, AsSingleton, TaggedOutput
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.windowed_value import WindowedValue
+from numpy.typing import NDArray
 
-from beam_jobs.image_loader import ImageLoader, Unusable
+from beam_jobs.calibrated_encoder import calibrated_encoder
+from beam_jobs.image_loader import Unusable
 from beam_jobs.lake_io import (
     WindowTarget,
     WriteFiles,
@@ -28,8 +36,9 @@ from beam_jobs.lake_io import (
     require_few_dead_letters,
 )
 from beam_jobs.launcher import add_window, launch, optional_window, parser, pipeline_options
+from beam_jobs.photo_embedder import PhotoEmbedder
 from listing_lens import progress
-from listing_lens.encoders import resolve_encoder, windows_not_embedded
+from listing_lens.encoders import encoder_runtime, resolve_encoder, windows_not_embedded
 from listing_lens.errors import LensError
 from listing_lens.image_source import ImageSource
 from listing_lens.lake import DEAD_LETTERS, LISTINGS, REMOVED, ROWS, Lake, Manifest, embeddings
@@ -46,11 +55,13 @@ from listing_lens.settings import load_settings
 from listing_lens.window import Window
 from models.encoder_files import identify
 from models.encoders import shared_encoder
+from models.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
-# What a manifest counts: `read` listing versions, of which the `newest` of each item; those are the other three.
-COUNTS = ("read", "newest", "embedded", "removed", "dead_lettered")
+# What a manifest counts: `read` listing versions, of which the `newest` of each item, which are the next three; and how
+# many photos the model `encoded`: the same bytes are encoded once.
+COUNTS = ("read", "newest", "embedded", "removed", "dead_lettered", "encoded")
 # Reasons for dead letters that a refusal names.
 _NAMED_REASONS = 3
 
@@ -65,6 +76,8 @@ class Config:
     encoder_id: str
     dims: int
     batch_size: int
+    runtime: Runtime
+    calibrations: Path
     images: ImageSource
     max_dead_letter_ratio: float
     landed: tuple[Window, ...]
@@ -94,8 +107,7 @@ def run(landed: beam.PCollection, config: Config) -> beam.PCollection:
     embedded = (
         searchable
         | "Spread listings" >> beam.Reshuffle()
-        | "Batch" >> beam.BatchElements(min_batch_size=config.batch_size, max_batch_size=config.batch_size)
-        | "Embed" >> beam.ParDo(Embed(config)).with_outputs("dead", main="tables")
+        | "Embed" >> beam.ParDo(Embed(config)).with_outputs("dead", "encoded", "calibrations", main="tables")
     )
     files = (
         embedded.tables | "Write" >> beam.ParDo(WriteFiles(target, ROWS, embedding_schema(config.dims))),
@@ -109,6 +121,7 @@ def run(landed: beam.PCollection, config: Config) -> beam.PCollection:
             removed | "Count removed" >> beam.Map(lambda _: ("removed", 1)),
             embedded.dead | "Count dead" >> beam.Map(lambda _: ("dead_lettered", 1)),
             embedded.tables | "Count embedded" >> beam.Map(lambda table: ("embedded", len(table))),
+            embedded.encoded | "Count encoded" >> beam.Map(lambda photos: ("encoded", photos)),
         )
         | "All counts" >> beam.Flatten()
         | "Sum" >> beam.CombinePerKey(sum)
@@ -124,35 +137,75 @@ def run(landed: beam.PCollection, config: Config) -> beam.PCollection:
         | "Finish" >> beam.Create([None])
         | "Check and commit"
         >> beam.Map(
-            _check_and_commit, AsList(files), AsDict(counts), AsSingleton(reasons), config=config, target=target
+            _check_and_commit,
+            AsList(files),
+            AsDict(counts),
+            AsSingleton(reasons),
+            AsList(embedded.calibrations | "Each host" >> beam.Distinct()),
+            config=config,
+            target=target,
         )
     )
 
 
 class Embed(beam.DoFn):
-    """A batch of listings → one table with their embeddings; unusable images → dead letters."""
+    """Listings → tables with their embeddings; unusable photos → dead letters; how many photos the model encoded.
+
+    Photos are loaded ahead of the model and encoded in full batches, whatever the bundles' sizes up to their ends.
+    """
 
     def __init__(self, config: Config) -> None:
         self._config = config
 
     def setup(self) -> None:
-        self._encoder = shared_encoder(self._config.encoder_source)
-        self._loader = ImageLoader(self._config.images, self._encoder.image_side)
+        config = self._config
+        self._encoder = calibrated_encoder(
+            config.encoder_source, config.runtime, config.batch_size, config.calibrations
+        )
+        self._photos: PhotoEmbedder[Listing] = PhotoEmbedder(
+            config.images, self._encoder.reference, self._encoder.encode, config.batch_size
+        )
 
-    def process(self, listings: Sequence[Listing]) -> Iterator[pa.Table | TaggedOutput]:
-        usable, images = [], []
-        for listing, decoded in zip(listings, self._loader.load([x.image_uri for x in listings]), strict=True):
-            if isinstance(decoded, Unusable):
-                yield TaggedOutput("dead", DeadLetter(listing.item_id, decoded.stage, decoded.reason))
+    def start_bundle(self) -> None:
+        # What a bundle that failed had added belongs to nobody.
+        self._photos.clear()
+        self._encoded = self._photos.encoded
+
+    def process(self, listing: Listing) -> Iterator[pa.Table | TaggedOutput]:
+        yield from self._outputs(self._photos.add(listing, listing.image_uri))
+
+    def finish_bundle(self) -> Iterator[WindowedValue | TaggedOutput]:
+        for output in self._outputs(self._photos.flush()):
+            yield _at_the_end(output)
+        yield _at_the_end(TaggedOutput("encoded", self._photos.encoded - self._encoded))
+        if self._encoder.calibration:
+            yield _at_the_end(TaggedOutput("calibrations", self._encoder.calibration.model_dump_json()))
+
+    def _outputs(
+        self, results: Iterator[tuple[Listing, NDArray[np.float32] | Unusable]]
+    ) -> Iterator[pa.Table | TaggedOutput]:
+        usable, vectors, tried = [], [], 0
+        for listing, result in results:
+            tried += 1
+            if isinstance(result, Unusable):
+                yield TaggedOutput("dead", DeadLetter(listing.item_id, result.stage, result.reason))
             else:
                 usable.append(listing)
-                images.append(decoded)
+                vectors.append(result)
         if usable:
-            yield embeddings_table(usable, self._encoder.embed(images))
-        progress.advance(f"embedded {self._config.window.start:%Y-%m-%d %H:%M}", len(listings), self._config.expected)
+            yield embeddings_table(usable, np.stack(vectors))
+        if tried:
+            progress.advance(f"embedded {self._config.window.start:%Y-%m-%d %H:%M}", tried, self._config.expected)
 
     def teardown(self) -> None:
-        self._loader.close()
+        self._photos.close()
+
+
+def _at_the_end(output: Any) -> WindowedValue | TaggedOutput:
+    """An output of `finish_bundle`, which has no element whose time it could take."""
+    if isinstance(output, TaggedOutput):
+        return TaggedOutput(output.tag, _at_the_end(output.value))
+    return WindowedValue(output, GlobalWindow().max_timestamp(), [GlobalWindow()])
 
 
 def _check_and_commit(
@@ -160,6 +213,7 @@ def _check_and_commit(
     files: list[tuple[str, str]],
     counts: dict[str, int],
     reasons: list[tuple[str, int]],
+    calibrations: list[str],
     *,
     config: Config,
     target: WindowTarget,
@@ -171,7 +225,13 @@ def _check_and_commit(
         raise LensError(f"window {config.window}: {counts['newest']} listings went in, {accounted} came out: {counts}")
     tried = counts["embedded"] + counts["dead_lettered"]
     require_few_dead_letters(config.window, counts["dead_lettered"], tried, reasons, config.max_dead_letter_ratio)
-    parameters = {"encoder_source": config.encoder_source, "encoder_id": config.encoder_id, "dims": config.dims}
+    parameters = {
+        "encoder_source": config.encoder_source,
+        "encoder_id": config.encoder_id,
+        "dims": config.dims,
+        # How the hosts that took part computed; none, or too few images to choose by, is float32.
+        "calibrations": [json.loads(calibration) for calibration in sorted(calibrations)],
+    }
     manifest = commit(target, files, counts, parameters)
     logger.info("window %s of %s is complete: %s", config.window, target.dataset, counts)
     return manifest
@@ -187,7 +247,9 @@ def configure(window: Window, encoder_source: str | None = None) -> Config:
     lake = Lake(settings.lake)
     lake.check()
     landed = lake.covering(LISTINGS, window)
-    encoder = shared_encoder(resolve_encoder(encoder_source, settings))
+    runtime = encoder_runtime(settings)
+    # The GPUs are the workers'.
+    encoder = shared_encoder(resolve_encoder(encoder_source, settings), replace(runtime, device="cpu"))
     return Config(
         lake=lake,
         window=window,
@@ -195,6 +257,8 @@ def configure(window: Window, encoder_source: str | None = None) -> Config:
         encoder_id=encoder.encoder_id,
         dims=encoder.dims,
         batch_size=settings.encoder_batch_size,
+        runtime=runtime,
+        calibrations=settings.cache / "calibrations",
         images=ImageSource.of(settings).allowing(lake.image_roots(LISTINGS, landed)),
         max_dead_letter_ratio=settings.max_dead_letter_ratio,
         landed=tuple(landed),

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -28,6 +28,7 @@ from beam_jobs.lake_io import ReadWindows, WindowTarget, WriteFiles, commit, ses
 from beam_jobs.launcher import add_window, launch, parser, pipeline_options
 from listing_lens import progress
 from listing_lens.embedders import Embedder
+from listing_lens.encoders import encoder_runtime
 from listing_lens.errors import LensError
 from listing_lens.image_source import ImageSource
 from listing_lens.lake import ROWS, SESSIONS, Lake, Manifest, embeddings, evaluations
@@ -38,6 +39,7 @@ from listing_lens.window import Window
 from models.embedder import EmbedderCard
 from models.encoders import shared_encoder
 from models.metrics import METRICS, relevance_by_rank, session_metrics
+from models.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +60,7 @@ class Config:
     window: Window
     card: EmbedderCard
     images: ImageSource
+    runtime: Runtime
     batch_size: int
     landed: tuple[Window, ...]
     expected: int
@@ -157,7 +160,7 @@ class EmbedQueries(beam.DoFn):
         self._config = config
 
     def setup(self) -> None:
-        self._encoder = shared_encoder(self._config.card.encoder_source)
+        self._encoder = shared_encoder(self._config.card.encoder_source, self._config.runtime)
         self._loader = ImageLoader(self._config.images, self._encoder.image_side)
 
     def process(self, sessions: Sequence[Session]) -> Iterator[Query | TaggedOutput]:
@@ -250,13 +253,15 @@ def configure(window: Window, card: EmbedderCard) -> Config:
     settings = load_settings()
     lake = Lake(settings.lake)
     lake.check()
-    Embedder.load(card, lake)
+    runtime = encoder_runtime(settings)
+    Embedder.load(card, lake, replace(runtime, device="cpu"))
     landed = lake.covering(SESSIONS, window)
     return Config(
         lake=lake,
         window=window,
         card=card,
         images=ImageSource.of(settings).allowing(lake.image_roots(SESSIONS, landed)),
+        runtime=runtime,
         batch_size=settings.encoder_batch_size,
         landed=tuple(landed),
         expected=sum(lake.manifest(SESSIONS, part).counts["rows"] for part in landed),

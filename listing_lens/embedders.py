@@ -15,6 +15,7 @@ from listing_lens.projections import load_projection
 from models.embedder import EmbedderCard
 from models.encoders import Encoder, shared_encoder
 from models.projection import Projection
+from models.runtime import DEFAULT_RUNTIME, Runtime
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,13 @@ class Embedder:
     projection: Projection
 
     @classmethod
-    def load(cls, card: EmbedderCard, lake: Lake) -> Embedder:
+    def load(cls, card: EmbedderCard, lake: Lake, runtime: Runtime = DEFAULT_RUNTIME) -> Embedder:
         """Load what a card names.
 
         Raises:
             LensError: a part is missing, or is not the one that the card was written for.
         """
-        encoder = shared_encoder(card.encoder_source)
+        encoder = shared_encoder(card.encoder_source, runtime)
         if encoder.encoder_id != card.encoder_id:
             raise LensError(
                 f"encoder {card.encoder_source!r} is now {encoder.encoder_id}, but space {card.space} needs "

@@ -12,8 +12,14 @@ from listing_lens.settings import Settings
 from listing_lens.window import Window, gaps
 from models.embedder import ENCODER_MODEL
 from models.encoder_files import encoder_id, identify, lasting_source, model_files
+from models.runtime import Runtime
 
 _REGISTERED = re.compile(rf"models:/{ENCODER_MODEL}(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+
+
+def encoder_runtime(settings: Settings) -> Runtime:
+    """Where and how encoders may run, as the settings have it."""
+    return Runtime(settings.encoder_device, settings.encoder_backends, settings.encoder_trusted_code)
 
 
 def resolve_encoder(source: str | None, settings: Settings) -> str:

@@ -274,7 +274,14 @@ def compare_encoders(name: str, others: Sequence[str], settings: Settings) -> Co
     rows = [
         row
         for source, role in roles.items()
-        for row in _judge(Encoder.load(source), role, lake, info, sessions, settings.projection_dims)
+        for row in _judge(
+            Encoder.load(source, trusted_code=settings.encoder_trusted_code),
+            role,
+            lake,
+            info,
+            sessions,
+            settings.projection_dims,
+        )
     ]
     comparison = Comparison(name=name, rows=tuple(rows))
     save_comparison(lake, comparison)

@@ -21,6 +21,7 @@ from pydantic_settings import (
 )
 
 from listing_lens.errors import LensError
+from models.runtime import Backend, Device
 
 DEFAULTS = Path(__file__).with_name("defaults.toml")
 
@@ -50,6 +51,9 @@ class Settings(BaseSettings):
     image_timeout_s: float = Field(gt=0)
     encoder: str = Field(min_length=1)
     encoder_batch_size: int = Field(gt=0)
+    encoder_device: Device
+    encoder_backends: tuple[Backend, ...] = Field(min_length=1)
+    encoder_trusted_code: tuple[str, ...]
     projection_dims: int = Field(gt=0, le=4096)
     max_dead_letter_ratio: float = Field(ge=0, le=1)
     alias: str = Field(pattern=r"^[a-z][a-z0-9-]*$")

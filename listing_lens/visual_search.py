@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
 
+from listing_lens.encoders import encoder_runtime
 from listing_lens.errors import LensError
 from listing_lens.image_source import ImageSource
 from listing_lens.lake import LISTINGS, Lake
@@ -44,7 +45,9 @@ def search_by_photo(photo: Path, k: int, settings: Settings) -> SearchResult:
     # torch takes seconds to import: what can be refused has been by now.
     from listing_lens.embedders import Embedder
 
-    vector = Embedder.load(index.card, lake).embed([query])[0]
+    # One photo is soon done, and leaves the GPUs to the jobs.
+    runtime = replace(encoder_runtime(settings), device="cpu")
+    vector = Embedder.load(index.card, lake, runtime).embed([query])[0]
     return SearchResult(query, photo.name, index, search_index.search(index, vector, k))
 
 

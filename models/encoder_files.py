@@ -24,6 +24,7 @@ from models.errors import LensError
 _CONFIGS = ("config.json", "preprocessor_config.json", "processor_config.json")
 # Weights come as safetensors alone: other formats can carry code. A tokenizer's may be a SentencePiece model or a text.
 _MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _PIXELS = re.compile(r"pixels:([1-9]\d{0,2})")
 
 
@@ -73,8 +74,10 @@ def encoder_folder(source: str) -> Path:
     if source.startswith("gs://"):
         return _fetched(source)
     repo, _, revision = source.partition("@")
+    # Code that a model ships is fetched of one commit only; whether it runs is decided when the model is loaded.
+    code = ["*.py"] if is_pinned(source) else []
     try:
-        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=_MODEL_FILES))
+        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=_MODEL_FILES + code))
     except Exception as err:  # the hub's client raises errors of several libraries, validation and network alike
         raise LensError(
             f"encoder {source!r} is neither a folder nor a model that the hub gave us ({_first_line(err)}): "
@@ -89,8 +92,9 @@ def encoder_id(source: str, folder: Path) -> str:
     tokenizer does not count: the id names the space that images are embedded in.
     """
     digest = hashlib.sha256()
+    own_code = ships_code(folder)
     for path in sorted(folder.iterdir()):
-        if path.suffix == ".safetensors" or path.name in _CONFIGS:
+        if path.suffix == ".safetensors" or path.name in _CONFIGS or (own_code and path.suffix == ".py"):
             digest.update(path.name.encode())
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
@@ -98,6 +102,21 @@ def encoder_id(source: str, folder: Path) -> str:
     name = source.partition("@")[0].rstrip("/").rsplit("/", 1)[-1]
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "encoder"
     return slug if slug.endswith(ending) else f"{slug[:48]}{ending}"
+
+
+def is_pinned(source: str) -> bool:
+    """Whether a source names one commit of a model on the hub, whose content can never be another."""
+    return _COMMIT.fullmatch(source.partition("@")[2]) is not None
+
+
+def ships_code(folder: Path) -> bool:
+    """Whether a model names code of its own, among its files, that it is loaded by."""
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError):
+        # Then it is no model: whoever loads it says so.
+        return False
+    return isinstance(config, dict) and "auto_map" in config
 
 
 def model_files(folder: Path) -> list[Path]:

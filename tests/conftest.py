@@ -52,6 +52,7 @@ def stack_settings(tmp_path_factory: pytest.TempPathFactory, untrained_siglip: P
         home=home,
         lake=str(home / "lake"),
         encoder=str(untrained_siglip),
+        encoder_backends=("float32",),
         projection_dims=8,
         max_dead_letter_ratio=0.1,
         training_folder=home / "finetune",

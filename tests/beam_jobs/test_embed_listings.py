@@ -45,7 +45,14 @@ def test_every_listing_is_embedded_removed_or_set_aside(lake: Lake, dataset: str
     land_marketplace(lake)
     main(_arguments(FIRST))
     counts = lake.manifest(dataset, FIRST).counts
-    assert counts == {"read": 20, "newest": 20, "embedded": 18, "removed": 1, "dead_lettered": 1}
+    assert counts == {
+        "read": 20,
+        "newest": 20,
+        "embedded": 18,
+        "removed": 1,
+        "dead_lettered": 1,
+        "encoded": 18,
+    }
     assert _items(lake, dataset, FIRST, REMOVED) == ["m003"]
     [dead] = [row for batch in lake.read(dataset, [FIRST], kind=DEAD_LETTERS) for row in batch.to_pylist()]
     assert dead == {"item_id": "m002", "stage": "decode", "reason": "not an image of a supported format"}
@@ -62,6 +69,57 @@ def test_embeddings_are_the_encoder_s_own(lake: Lake, dataset: str, untrained_si
             image = decode_image(Path(row["image_uri"]).read_bytes(), limits, min_side=encoder.image_side)
             np.testing.assert_allclose(embedding, encoder.embed([image])[0], atol=1e-5)
             assert np.linalg.norm(embedding) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_same_bytes_are_encoded_once(lake: Lake, dataset: str) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        take_photo(lake, f"{name}.jpg", seed)
+    rows = [listing(f"{name}{n}", image_uri=f"{name}.jpg") for name in "abc" for n in range(20)]
+    land(lake, FIRST, rows)
+    main(_arguments(FIRST))
+    counts = lake.manifest(dataset, FIRST).counts
+    assert (counts["embedded"], counts["encoded"]) == (60, 2)
+    found = {
+        row["item_id"]: embedding
+        for batch in lake.read(dataset, [FIRST])
+        for row, embedding in zip(batch.to_pylist(), embedding_matrix(batch), strict=True)
+    }
+    assert sorted(found) == sorted(row.item_id for row in rows)
+    for name, same in (("a", "b7"), ("b", "a3"), ("c", "c0")):
+        np.testing.assert_array_equal(found[f"{name}11"], found[same])
+    assert found["a0"] @ found["c0"] < 0.999
+
+
+def test_the_manifest_says_how_each_host_computed(
+    lake: Lake, dataset: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LENS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LENS_ENCODER_BACKENDS", '["bfloat16"]')
+    land_marketplace(lake)
+    main(_arguments(FIRST))
+    [calibration] = lake.manifest(dataset, FIRST).parameters["calibrations"]
+    assert calibration["chosen"] == "bfloat16"
+    [trial] = calibration["trials"]
+    assert trial["least_cosine"] >= 0.999
+    monkeypatch.setenv("LENS_ENCODER_BACKENDS", '["float32"]')
+    main(_arguments(SECOND))
+    assert lake.manifest(dataset, SECOND).parameters["calibrations"] == []
+
+
+def test_an_image_has_one_embedding_whatever_its_window_and_batch(
+    lake: Lake, dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abcde":
+        take_photo(lake, f"{name}.jpg", ord(name))
+    land(lake, FIRST, [listing(name) for name in "abcde"])
+    land(lake, SECOND, [listing("e", SECOND)])
+    main(_arguments(FIRST))
+    monkeypatch.setenv("LENS_ENCODER_BATCH_SIZE", "2")
+    main(_arguments(SECOND))
+    [first] = lake.read(dataset, [FIRST])
+    [second] = lake.read(dataset, [SECOND])
+    place = first.column("item_id").to_pylist().index("e")
+    np.testing.assert_allclose(embedding_matrix(first)[place], embedding_matrix(second)[0], atol=1e-6)
 
 
 def test_a_window_run_again_is_the_same(lake: Lake, dataset: str) -> None:
@@ -131,7 +189,7 @@ def test_a_run_that_fails_leaves_the_window_as_it_was(
     def broken(*_: object) -> None:
         raise RuntimeError("the machine is on fire")
 
-    monkeypatch.setattr(Encoder, "embed", broken)
+    monkeypatch.setattr(Encoder, "encode", broken)
     with pytest.raises(RuntimeError, match="on fire"):
         main(_arguments(FIRST))
     assert lake.manifest(dataset, FIRST) == before
@@ -245,5 +303,5 @@ def test_a_sold_listing_s_photo_is_not_even_read(lake: Lake, dataset: str) -> No
     land(lake, FIRST, [replace(listing("gone"), status=Status.DELETED, image_uri="no-such.jpg")])
     main(_arguments(FIRST))
     assert Counter(lake.manifest(dataset, FIRST).counts) == Counter(
-        read=1, newest=1, removed=1, embedded=0, dead_lettered=0
+        read=1, newest=1, removed=1, embedded=0, dead_lettered=0, encoded=0
     )

@@ -26,6 +26,7 @@ from models.embedder import EmbedderCard
 from models.encoders import shared_encoder
 from models.images import ImageLimits, decode_image
 from models.projection import Moments, fit_projection
+from models.runtime import Runtime
 
 IDS = [f"m{n:03d}" for n in range(20)]
 LIMITS = ImageLimits(10**7, 10**7)
@@ -97,9 +98,9 @@ def test_a_photo_finds_its_own_listing_in_the_live_index(small: Small) -> None:
 def test_a_swap_during_a_search_does_not_mix_two_spaces(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     load = Embedder.load
 
-    def load_and_swap(card: EmbedderCard, lake: Lake) -> Embedder:
+    def load_and_swap(card: EmbedderCard, lake: Lake, runtime: Runtime) -> Embedder:
         small.search_index.swap(small.other.name)
-        return load(card, lake)
+        return load(card, lake, runtime)
 
     monkeypatch.setattr(Embedder, "load", load_and_swap)
     try:

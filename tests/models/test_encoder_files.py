@@ -99,6 +99,10 @@ class TestFromTheHub:
         from huggingface_hub.utils import filter_repo_objects
 
         assert list(filter_repo_objects(wanted + unwanted, allow_patterns=options["allow_patterns"])) == wanted
+        # Of one commit its code comes too: it cannot be another when it is run.
+        encoder_folder(f"google/siglip@{'a1b2' * 10}")
+        patterns = asked[-1][1]["allow_patterns"]
+        assert list(filter_repo_objects(wanted + unwanted, allow_patterns=patterns)) == [*wanted, "modeling.py"]
 
 
 def test_a_folder_below_the_home_folder(untrained_siglip: Path, monkeypatch: pytest.MonkeyPatch) -> None:

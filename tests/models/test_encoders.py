@@ -27,6 +27,8 @@ from transformers import (
     Dinov2Model,
     MobileNetV2Config,
     MobileNetV2ForImageClassification,
+    Siglip2Config,
+    Siglip2Model,
     SiglipConfig,
     SiglipModel,
 )
@@ -34,9 +36,10 @@ from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPi
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.mobilenet_v2.image_processing_pil_mobilenet_v2 import MobileNetV2ImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
 from models.demo_encoder import save_untrained_siglip
-from models.encoder_files import encoder_id
+from models.encoder_files import encoder_folder, encoder_id
 from models.encoders import Encoder, shared_encoder
 from models.errors import LensError
 
@@ -216,6 +219,122 @@ class TestModelsForImagesAlone:
             wanted = model(**pixels).last_hidden_state[:, 0].numpy()
         wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
         np.testing.assert_allclose(encoder.embed(photos), wanted, atol=1e-5)
+
+
+class TestPreparation:
+    """Scaling leaves bytes, which threads prepare; the rest of preprocessing is a map that the network begins with."""
+
+    @pytest.mark.parametrize("save", [save_siglip, save_mobilenet, save_dinov2], ids=["siglip", "mobilenet", "dinov2"])
+    def test_is_bytes_and_gives_what_the_processor_gives(
+        self, tmp_path: Path, photos: list[Image.Image], save: Callable[[Path], object]
+    ) -> None:
+        save(tmp_path)
+        encoder = Encoder.load(str(tmp_path))
+        assert encoder.network is not None
+        processor = AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
+        for photo in photos:
+            prepared = encoder.prepare(photo)
+            assert prepared.dtype == np.uint8
+            pixels = torch.from_numpy(prepared) * encoder.network.scale + encoder.network.shift
+            wanted = processor(images=photo, return_tensors="pt")["pixel_values"][0]
+            torch.testing.assert_close(pixels, wanted, atol=1e-5, rtol=0)
+
+    def test_by_a_processor_that_does_more_is_left_to_it(self, copy: Path, photos: list[Image.Image]) -> None:
+        # Rescaling that is off leaves 0 to 255, normalised by means of 0 to 1: no such model exists, but it must be obeyed.
+        change_json("preprocessor_config.json", "do_rescale", False)(copy)
+        encoder = Encoder.load(str(copy))
+        processor = AutoImageProcessor.from_pretrained(copy, backend="pil")
+        assert encoder.network is not None
+        pixels = torch.from_numpy(encoder.prepare(photos[1])) * encoder.network.scale + encoder.network.shift
+        wanted = processor(images=photos[1], return_tensors="pt")["pixel_values"][0]
+        torch.testing.assert_close(pixels, wanted.float(), atol=1e-3, rtol=1e-5)
+
+    def test_keeps_no_text_tower_in_memory(self, encoder: Encoder) -> None:
+        assert encoder.network is not None
+        assert not [name for name, _ in encoder.network.tower.named_parameters() if "text_model" in name]
+
+    def test_siglip_2_of_a_fixed_size_is_siglip_and_of_any_size_is_refused(self, tmp_path: Path) -> None:
+        Siglip2ImageProcessorPil().save_pretrained(tmp_path)
+        tower = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        Siglip2Model(
+            Siglip2Config(text_config=tower | {"vocab_size": 100, "projection_size": 32}, vision_config=tower)
+        ).save_pretrained(tmp_path)
+        with pytest.raises(LensError, match="scales images to no fixed size"):
+            Encoder.load(str(tmp_path))
+
+
+CODE = """
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+class TinyConfig(PreTrainedConfig):
+    model_type = "tiny_with_code"
+class TinyModel(PreTrainedModel):
+    config_class = TinyConfig
+    def __init__(self, config):
+        super().__init__(config)
+        self.mix = torch.nn.Linear(3, 5)
+        self.post_init()
+    def get_image_features(self, pixel_values):
+        return self.mix(pixel_values.mean(dim=(2, 3)))
+"""
+
+
+class TestOwnCode:
+    """As line-corporation/clip-japanese-base: a model of a kind of its own, whose code comes with the weights."""
+
+    COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+    @pytest.fixture
+    def source(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+        """A model of the hub as the hub's client caches it, pinned to a commit."""
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+        monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+        folder = tmp_path / "hub" / "models--someone--tiny" / "snapshots" / self.COMMIT
+        folder.mkdir(parents=True)
+        (folder / "modeling_tiny.py").write_text(CODE)
+        auto_map = {"AutoConfig": "modeling_tiny.TinyConfig", "AutoModel": "modeling_tiny.TinyModel"}
+        (folder / "config.json").write_text(json.dumps({"model_type": "tiny_with_code", "auto_map": auto_map}))
+        chance = torch.Generator().manual_seed(0)
+        weights = {"mix.weight": torch.randn(5, 3, generator=chance), "mix.bias": torch.zeros(5)}
+        save_file(weights, folder / WEIGHTS, {"format": "pt"})
+        SiglipImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(folder)
+        refs = tmp_path / "hub" / "models--someone--tiny" / "refs"
+        refs.mkdir()
+        (refs / "main").write_text(self.COMMIT)
+        return f"someone/tiny@{self.COMMIT}"
+
+    def test_runs_when_it_is_pinned_and_trusted(self, source: str, photos: list[Image.Image]) -> None:
+        encoder = Encoder.load(source, trusted_code=[source])
+        weights = load_file(encoder_folder(source) / WEIGHTS)
+        processor = SiglipImageProcessorPil(size={"height": 16, "width": 16})
+        pixels = processor(images=photos, return_tensors="pt")["pixel_values"]
+        wanted = (pixels.mean(dim=(2, 3)) @ weights["mix.weight"].T).numpy()
+        wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+        np.testing.assert_allclose(encoder.embed(photos), wanted, atol=1e-5)
+        assert encoder.encoder_id.startswith("tiny-")
+
+    def test_does_not_run_unasked(self, source: str) -> None:
+        with pytest.raises(LensError, match="if you trust it, add it to LENS_ENCODER_TRUSTED_CODE"):
+            Encoder.load(source)
+
+    @pytest.mark.parametrize("revision", ["", "@main"])
+    def test_that_is_not_pinned_does_not_run_even_when_it_is_trusted(self, source: str, revision: str) -> None:
+        moving = source.partition("@")[0] + revision
+        with pytest.raises(LensError, match="pin the commit that you have read"):
+            Encoder.load(moving, trusted_code=[moving])
+
+    def test_of_a_folder_does_not_run(self, source: str, tmp_path: Path) -> None:
+        folder = str(shutil.copytree(encoder_folder(source), tmp_path / "tiny"))
+        with pytest.raises(LensError, match="pin the commit"):
+            Encoder.load(folder, trusted_code=[folder])
+
+    def test_counts_for_the_id(self, source: str, tmp_path: Path) -> None:
+        folder = Path(shutil.copytree(encoder_folder(source), tmp_path / "tiny"))
+        before = encoder_id(source, folder)
+        (folder / "modeling_tiny.py").write_text(CODE.replace("mean", "amax"))
+        assert encoder_id(source, folder) != before
 
 
 class TestPixels:

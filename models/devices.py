@@ -1,0 +1,62 @@
+"""Which device a process computes on: the CPU, or a GPU that is its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+
+from models.errors import LensError
+from models.runtime import Device
+
+logger = logging.getLogger(__name__)
+
+
+@cache
+def claim_device(wanted: Device) -> torch.device:
+    """The device of this process, the same at each call.
+
+    Processes that share a machine's GPUs, such as the workers of one job, each get one that no other has; it is free
+    again when its process ends, however it does. "auto" is the CPU when there is no GPU left.
+
+    Raises:
+        LensError: a GPU was asked for and there is none, or every one has a process already.
+    """
+    gpus = torch.cuda.device_count() if wanted != "cpu" else 0
+    if wanted == "cuda" and not gpus:
+        raise LensError("LENS_ENCODER_DEVICE is cuda, but torch sees no GPU: install its driver, or set auto or cpu")
+    if not gpus:
+        return torch.device("cpu")
+    folder = Path(tempfile.gettempdir(), f"listing-lens-gpus-{os.getuid()}")
+    number = claim_one(gpus, folder)
+    if number is not None:
+        return torch.device("cuda", number)
+    if wanted == "auto":
+        logger.warning("all %d GPUs of this machine have a process of their own already: using the CPU", gpus)
+        return torch.device("cpu")
+    raise LensError(
+        f"all {gpus} GPUs of this machine have a process of their own already: run as many workers as there are GPUs"
+    )
+
+
+# Locks of this process, held until it ends.
+_held: list[FileLock] = []
+
+
+def claim_one(count: int, folder: Path) -> int | None:
+    """The first number below `count` that no process holds in a folder, held by this one until it ends; None if all are."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    for number in range(count):
+        lock = FileLock(folder / f"{number}.lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            continue
+        _held.append(lock)
+        return number
+    return None

@@ -1,0 +1,57 @@
+"""How encoders may run on a host: what the settings say of it. Needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class Backend(StrEnum):
+    """A way to compute a model: in which numbers, and whether compiled for the host first."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    # Weights of 8 bits, activations quantised as they come: linear layers only, and on CPUs only.
+    INT8 = "int8"
+    # By torch.compile, which takes a minute a process and a C++ compiler: worth it for large windows.
+    COMPILED = "compiled"
+    COMPILED_BFLOAT16 = "compiled-bfloat16"
+
+    @property
+    def compiled(self) -> bool:
+        return self in (Backend.COMPILED, Backend.COMPILED_BFLOAT16)
+
+    @property
+    def least_cosine(self) -> float:
+        """How close each embedding must stay to the one that float32 gives, for the backend to be used."""
+        return _LEAST_COSINE[self]
+
+
+_LEAST_COSINE = {
+    Backend.FLOAT32: 0.99999,
+    Backend.BFLOAT16: 0.999,
+    Backend.INT8: 0.995,
+    Backend.COMPILED: 0.99999,
+    Backend.COMPILED_BFLOAT16: 0.999,
+}
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how encoders may run.
+
+    Attributes:
+        device: "cuda" is one GPU a process; "auto" is that where there is a GPU, else the CPU.
+        backends: what a calibration may choose from when a catalog is embedded; queries are computed in float32.
+        trusted_code: hub ids with a pinned revision (id@commit) whose own code may run.
+    """
+
+    device: Device = "auto"
+    backends: tuple[Backend, ...] = (Backend.FLOAT32,)
+    trusted_code: tuple[str, ...] = ()
+
+
+DEFAULT_RUNTIME = Runtime()
