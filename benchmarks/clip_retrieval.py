@@ -1,0 +1,108 @@
+"""The embedding job against clip-retrieval's inference, on the same images, by models of the same size, in turn.
+
+    python -m benchmarks.clip_retrieval
+
+clip-retrieval is installed into a virtual environment of its own, in the user's cache, the first time. Both read the same
+folder of 1440×1080 JPEGs and embed with SigLIP base/16-256 with random weights, in equal batches and with equal threads.
+Models are loaded, and the job's backend is chosen, before anything is timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import platformdirs
+import torch
+
+from beam_jobs.embed_listings import configure
+from benchmarks.embedding import DAY, job, land, save_siglip_base, seconds_of, write_photos
+from listing_lens.lake import Lake
+from models.runtime import Backend
+
+_PEER = "clip-retrieval==2.45.0"
+_WORKER = Path(__file__).parent / "peers" / "clip_retrieval_worker.py"
+
+
+def main() -> None:
+    """Run both in turn, so that a change of the machine's speed meets both."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--runs", type=int, default=5)
+    given = parser.parse_args()
+    python = peer_python()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        photos = write_photos(folder / "photos", given.images)
+        os.environ |= {
+            "LENS_LAKE": str(folder / "lake"),
+            "LENS_HOME": str(folder / "home"),
+            "LENS_CACHE": str(folder / "cache"),
+            "LENS_ENCODER": str(save_siglip_base(folder / "siglip-base-patch16-256")),
+            "LENS_ENCODER_BATCH_SIZE": str(given.batch),
+            "LENS_ENCODER_DEVICE": "cpu",
+        }
+        land(Lake(str(folder / "lake")), photos)
+        config = configure(DAY)
+        ours = {
+            "the job in float32": replace(config, runtime=replace(config.runtime, backends=(Backend.FLOAT32,))),
+            "the job, calibrated": config,
+        }
+        threads = torch.get_num_threads()
+        command = [str(python), str(_WORKER), str(folder / "photos"), str(given.batch), str(threads)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            versions = _answer(process, "versions: ")
+            times: dict[str, list[float]] = {name: [] for name in (versions, *ours)}
+            for turn in range(given.runs + 1):
+                taken = {versions: _peer_seconds(process)} | {
+                    name: seconds_of(job(each)) for name, each in ours.items()
+                }
+                # The first turn loads, calibrates and warms up.
+                for name, seconds in taken.items() if turn else ():
+                    times[name].append(seconds)
+            assert process.stdin is not None
+            process.stdin.close()
+    speeds = {name: given.images / statistics.median(values) for name, values in times.items()}
+    print(f"{given.images} JPEGs, batch {given.batch}, {threads} threads, median of {given.runs}")
+    for name, speed in speeds.items():
+        print(f"  {name}: {speed:.2f} images/s, ratio {speed / speeds[versions]:.2f}")
+
+
+def peer_python() -> Path:
+    """The interpreter of the virtual environment that has clip-retrieval, which is made when there is none."""
+    folder = platformdirs.user_cache_path("listing-lens") / "peers" / _PEER.replace("==", "-")
+    python = folder / "bin" / "python"
+    if not (folder / "ready").exists():
+        uv = [sys.executable, "-m", "uv"]
+        subprocess.run([*uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)], check=True)
+        # It imports pkg_resources, which setuptools of today has no more.
+        packages = [_PEER, "setuptools<81"]
+        subprocess.run([*uv, "pip", "install", "--quiet", "--python", str(python), *packages], check=True)
+        (folder / "ready").touch()
+    return python
+
+
+def _peer_seconds(process: subprocess.Popen[str]) -> float:
+    assert process.stdin is not None
+    process.stdin.write("again\n")
+    process.stdin.flush()
+    return float(_answer(process, "seconds: "))
+
+
+def _answer(process: subprocess.Popen[str], beginning: str) -> str:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(beginning):
+            return line.removeprefix(beginning).strip()
+    raise RuntimeError("clip-retrieval's worker ended: its message is above")
+
+
+if __name__ == "__main__":
+    main()
