@@ -17,6 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -282,6 +283,11 @@ class TestWeb:
             source(web.address).read(f"{web.address}/photos/gzip")
         host = web.address.removeprefix("http://")
         assert source(web.address).read(f"{web.address}/photos/mirror") == f"{host} identity".encode()
+
+    def test_threads_share_a_source(self, web: PhotoServer) -> None:
+        reader = source(web.address)
+        with ThreadPoolExecutor(16) as threads:
+            assert set(threads.map(reader.read, [f"{web.address}/photos/ok"] * 64)) == {PHOTO}
 
     def test_one_connection_serves_several_images(self, web: PhotoServer) -> None:
         looked_up: list[str] = []
@@ -709,6 +715,20 @@ class TestCredentials:
     def test_such_as_were_withdrawn_fail_the_job(
         self, web: PhotoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        self.sign_in(f"{web.address}/token", tmp_path, monkeypatch)
+        with pytest.raises(LensError, match="^Google Cloud refuses the credentials to read gs://bucket with: renew"):
+            source("gs://bucket/").read("gs://bucket/a.jpg")
+
+    def test_a_server_of_tokens_that_is_gone_is_one_bad_image(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.sign_in("http://127.0.0.1:9/token", tmp_path, monkeypatch)
+        with pytest.raises(ImageError, match="^cannot be read: TransportError, 3 times$"):
+            source("gs://bucket/").read("gs://bucket/a.jpg")
+
+    @staticmethod
+    def sign_in(token_uri: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Be a service account whose tokens come from this address."""
         key = rsa.generate_private_key(65537, 2048).private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
@@ -717,12 +737,10 @@ class TestCredentials:
             "project_id": "p",
             "client_email": "reader@p.iam.gserviceaccount.com",
             "private_key": key.decode(),
-            "token_uri": f"{web.address}/token",
+            "token_uri": token_uri,
         }
-        (tmp_path / "account.json").write_text(json.dumps(account))
-        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "account.json"))
-        with pytest.raises(LensError, match="^Google Cloud refuses the credentials to read gs://bucket with: renew"):
-            source("gs://bucket/").read("gs://bucket/a.jpg")
+        (folder / "account.json").write_text(json.dumps(account))
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(folder / "account.json"))
 
     @pytest.mark.parametrize(
         ("status", "error", "reason"),

@@ -21,7 +21,7 @@ from PIL import Image
 from models.images import ImageError, ImageLimits, decode_image
 
 LIMITS = ImageLimits(max_bytes=1_000_000, max_pixels=2_000_000)
-SAMPLES = 400
+SAMPLES = 1000
 SEED = 2026
 
 
