@@ -57,6 +57,8 @@ _TIFF_PIXELS = frozenset(
     }
     | {512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532}
 )
+# What else Pillow takes for a TIFF.
+_ODD_TIFF = (b"II+\0", b"MM\0+", b"II\0*", b"MM*\0")
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
 _TIFF_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
 _ORIENTATION = 274
@@ -79,6 +81,8 @@ def pixels_only(data: bytes) -> tuple[bytes, int]:
         return _gif(data), 1
     if data.startswith((b"II*\0", b"MM\0*")):
         return _tiff(data), 1
+    if data.startswith(_ODD_TIFF):
+        raise ValueError("a BigTIFF, or a TIFF of mixed byte order")
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return data, _webp_orientation(data)
     return data, 1

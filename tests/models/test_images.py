@@ -353,6 +353,11 @@ class TestCostly:
             with pytest.raises(ImageError, match=reason):
                 decode_image(tiff_with(data, *tags), LIMITS)
 
+    @pytest.mark.parametrize("order", ["II+\0", "MM\0+", "II\0*", "MM*\0"], ids=repr)
+    def test_a_tiff_that_would_be_read_with_its_metadata_is_refused(self, order: str) -> None:
+        with pytest.raises(ImageError, match="BigTIFF"):
+            decode_image(order.encode() + encoded(picture(), "TIFF")[4:], LIMITS)
+
     @pytest.mark.parametrize("mode", ["I", "F"])
     def test_pixels_without_a_known_white_are_refused(self, mode: str) -> None:
         with pytest.raises(ImageError, match="pixels of 32 bits"):
