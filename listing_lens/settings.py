@@ -6,6 +6,7 @@ import json
 import os
 from datetime import date
 from functools import cached_property
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -49,6 +50,7 @@ class Settings(BaseSettings):
     image_max_bytes: int = Field(gt=0)
     image_max_pixels: int = Field(gt=0)
     image_timeout_s: float = Field(gt=0)
+    image_private_networks: tuple[str, ...]
     encoder: str = Field(min_length=1)
     encoder_batch_size: int = Field(gt=0)
     encoder_device: Device
@@ -106,6 +108,13 @@ class Settings(BaseSettings):
                 "an address must not hold a user or password; Elasticsearch's key is LENS_ELASTICSEARCH_API_KEY"
             )
         return url
+
+    @field_validator("image_private_networks")
+    @classmethod
+    def _are_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for network in networks:
+            ip_network(network)
+        return networks
 
     @property
     def _folder_in_cache(self) -> Path:

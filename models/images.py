@@ -7,16 +7,21 @@ import struct
 import warnings
 from dataclasses import dataclass
 
-from PIL import ExifTags, Image, UnidentifiedImageError
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
-# The formats that marketplaces accept; anything else that Pillow could open (PSD, EPS …) is refused unread. JPEG stands
-# for MPO too, which cameras write: a JPEG with further pictures behind it.
+from models.image_files import pixels_only
+
+# The formats that marketplaces accept; anything else that Pillow could open (PSD, EPS …) is refused unread. MPO, which
+# cameras write, is a JPEG with further pictures behind it.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 # Fewer pixels than this on a side show nothing that could be searched for.
 MIN_SIDE = 8
 
+_WHITE_IS_ZERO = 0
 # What each EXIF orientation takes to stand upright.
-_UPRIGHT: dict[object, Image.Transpose] = {
+_UPRIGHT: dict[int, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -26,8 +31,10 @@ _UPRIGHT: dict[object, Image.Transpose] = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# Pillow's own size warning: the caller's limit is the one that counts. Set once, since decoding runs in threads.
+# Pillow's warning of large images, since the caller's limit counts, and those of damage, which is an `ImageError` or harmless.
+# Set once, since decoding runs in threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 class ImageError(ValueError):
@@ -59,16 +66,21 @@ def decode_image(data: bytes, limits: ImageLimits, *, min_side: int = 0) -> Imag
     if len(data) > limits.max_bytes:
         raise ImageError(f"{len(data):,} bytes exceed the limit of {limits.max_bytes:,}")
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        pixels, orientation = pixels_only(data)
+        image = Image.open(io.BytesIO(pixels), formats=FORMATS)
         width, height = image.size
         if width * height > limits.max_pixels:
             raise ImageError(f"{width}×{height} pixels exceed the limit of {limits.max_pixels:,}")
         if min(width, height) < MIN_SIDE:
             raise ImageError(f"{width}×{height} pixels are too few to show anything")
-        if min_side and image.format in ("JPEG", "MPO"):
+        if min_side and image.format == "JPEG":
             image.draft("RGB", (2 * min_side, 2 * min_side))
+        # Loading forgets which part of the canvas a GIF's first frame covers.
+        covered = image.tile[0].extents if image.format == "GIF" and image.tile else None
         image.load()
-        return _to_rgb(_upright(image))
+        rgb = _over_white(_to_rgb(image), covered)
+        turn = _UPRIGHT.get(orientation)
+        return rgb if turn is None else rgb.transpose(turn)
     except ImageError:
         raise
     except UnidentifiedImageError as err:
@@ -93,19 +105,32 @@ _DAMAGED = (
 )
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    # ImageOps.exif_transpose would write the whole EXIF anew, and fail on a good picture with an odd tag.
-    turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
-    return image if turn is None else image.transpose(turn)
-
-
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I;16"):
-        return image.point(lambda value: value / 256).convert("L").convert("RGB")
+        return _from_16_bits(image).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ImageError(f"pixels of 32 bits ({image.mode}), of which nobody says what is white")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
     return image.convert("RGB")
+
+
+def _over_white(image: Image.Image, covered: tuple[int, int, int, int] | None) -> Image.Image:
+    if covered in (None, (0, 0, *image.size)):
+        return image
+    canvas = Image.new("RGB", image.size, "white")
+    canvas.paste(image.crop(covered), covered)
+    return canvas
+
+
+def _from_16_bits(image: Image.Image) -> Image.Image:
+    grey = np.asarray(image).astype(np.uint16)
+    if "transparency" in image.info:
+        grey[grey == image.info["transparency"]] = 0xFFFF
+    if isinstance(image, TiffImageFile) and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO:
+        grey = 0xFFFF - grey
+    return Image.fromarray((grey >> 8).astype(np.uint8))

@@ -120,6 +120,8 @@ class TestRefused:
             ("ALIAS", "Listings!"),
             ("EMBED_START", "tomorrow"),
             ("IMAGE_SOURCES", "/photos"),
+            ("IMAGE_PRIVATE_NETWORKS", '["10.0.0.1/8"]'),
+            ("IMAGE_PRIVATE_NETWORKS", '["img.internal"]'),
             ("BEAM_OPTIONS", "{"),
             ("TRAINING_PLACE", "moon"),
             ("TRAINING_PROCESSES", "0"),
