@@ -31,8 +31,6 @@ from listing_lens.settings import load_settings
 from listing_lens.window import Window
 from models.encoder_files import identify
 
-pytestmark = pytest.mark.timeout(300)
-
 BOTH = Window(FIRST.start, SECOND.end)
 _WINDOW = ["--window_start", str(BOTH.start), "--window_end", str(BOTH.end)]
 _FIRST = ["--window_start", str(FIRST.start), "--window_end", str(FIRST.end)]
@@ -119,11 +117,17 @@ def local(tmp_path_factory: pytest.TempPathFactory, untrained_siglip: Path, elas
 
 
 @pytest.fixture(scope="module")
-def portable(tmp_path_factory: pytest.TempPathFactory, untrained_siglip: Path, elasticsearch_url: str) -> Iterator[Run]:
-    program = prism_program(load_settings().cache)
+def prism() -> Path:
+    return prism_program(load_settings().cache)
+
+
+@pytest.fixture(scope="module")
+def portable(
+    prism: Path, tmp_path_factory: pytest.TempPathFactory, untrained_siglip: Path, elasticsearch_url: str
+) -> Iterator[Run]:
     folder = tmp_path_factory.mktemp("prism")
     lake = _land(folder / "lake")
-    with running_prism(program, folder) as options:
+    with running_prism(prism, folder) as options:
         run = _run_all(lake, untrained_siglip, elasticsearch_url, options, elsewhere=True)
         yield run
     _delete_indexes(run)
