@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import logging
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, StandardOptions
 from apache_beam.runners.runner import create_runner
@@ -52,13 +54,15 @@ def pipeline_options(settings: Settings, beam_arguments: Sequence[str]) -> Pipel
     Raises:
         LensError: an option that neither the job nor Beam has, or an unknown runner.
     """
+    configured = list(_as_arguments({"runner": settings.beam_runner, **settings.beam_options}))
     known = argparse.ArgumentParser(allow_abbrev=False)
     for options_class in PipelineOptions.__subclasses__():
         options_class._add_argparse_args(known)
+    if unknown := known.parse_known_args(configured)[1]:
+        raise LensError(f"LENS_BEAM_OPTIONS: Beam has no option {unknown[0]}")
     if unknown := known.parse_known_args(list(beam_arguments))[1]:
         raise LensError(f"{unknown[0]} is an option of neither the job nor Beam: --help lists the job's")
-    configured = {"runner": settings.beam_runner, **settings.beam_options}
-    options = PipelineOptions([*_as_arguments(configured), *beam_arguments])
+    options = PipelineOptions([*configured, *beam_arguments])
     runner = options.view_as(StandardOptions).runner
     try:
         create_runner(runner)
@@ -90,12 +94,24 @@ def launch(main: Callable[[Sequence[str] | None], object]) -> None:
     # Its line about the job's id is what the Airflow operator finds the job on Dataflow by.
     logging.getLogger("apache_beam.runners.dataflow").setLevel(logging.INFO)
     try:
-        main(None)
+        _importable(main)(None)
     except Exception as err:
         sentence = refusal(err)
         if sentence is None:
             raise
         sys.exit(f"error: {sentence}")
+
+
+def _importable(main: Callable[[Sequence[str] | None], object]) -> Callable[[Sequence[str] | None], object]:
+    """A job's `main` in the module of its own name.
+
+    What `__main__` defines cannot be found there by a worker, where `__main__` is another program.
+    """
+    if main.__module__ != "__main__":
+        return main
+    name = Path(str(sys.modules["__main__"].__file__)).stem
+    found: Callable[[Sequence[str] | None], object] = importlib.import_module(f"beam_jobs.{name}").main
+    return found
 
 
 def refusal(err: BaseException) -> str | None:

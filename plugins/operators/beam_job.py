@@ -6,18 +6,22 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.apache.beam.operators.beam import BeamRunPythonPipelineOperator
+from airflow.sdk.exceptions import AirflowFailException
 
-from listing_lens.settings import load_settings
+from listing_lens.settings import Settings, load_settings
 from plugins.hooks.beam_job import BeamJobHook
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+_DATAFLOW = "DataflowRunner"
+
 
 class BeamJobOperator(BeamRunPythonPipelineOperator):
     """Run `python -m beam_jobs.JOB` with this interpreter, on the runner that the settings name.
 
-    Streams the job's log, survives a chatty job, and leaves no process behind when it times out or is killed.
+    Streams the job's log, survives a chatty job, and leaves no process behind when it times out or is killed. On Dataflow
+    the job that is running then is cancelled too.
 
     :param job: the module's name in `beam_jobs`.
     :param arguments: the job's options by name, without dashes; None leaves one out. (templated)
@@ -36,8 +40,25 @@ class BeamJobOperator(BeamRunPythonPipelineOperator):
 
     def execute(self, context: Context) -> Any:
         # Read here rather than while the DAG is parsed.
-        self.runner = load_settings().beam_runner
+        settings = load_settings()
+        self.runner = settings.beam_runner
+        if self.runner == _DATAFLOW:
+            self.dataflow_config = _place_of(settings)
         return super().execute(context)
+
+    def execute_on_dataflow(self, context: Context) -> dict[str, str | None]:
+        """Follow the program to its end, rather than to its first job on Dataflow.
+
+        It watches its jobs there itself, may start several, one after the other, and says in a sentence why one failed.
+        """
+        self.beam_hook.start_python_pipeline(
+            variables=self.snake_case_pipeline_options,
+            py_file=self.py_file,
+            py_options=self.py_options,
+            py_interpreter=self.py_interpreter,
+            process_line_callback=self.process_line_callback,
+        )
+        return {"dataflow_job_id": self.dataflow_job_id}
 
     def _init_pipeline_options(self, *args: Any, **kwargs: Any) -> Any:
         prepared = super()._init_pipeline_options(*args, **kwargs)
@@ -48,3 +69,11 @@ class BeamJobOperator(BeamRunPythonPipelineOperator):
         super().on_kill()
         if isinstance(getattr(self, "beam_hook", None), BeamJobHook):
             self.beam_hook.kill()
+
+
+def _place_of(settings: Settings) -> dict[str, str]:
+    """Where the settings put jobs on Dataflow: the provider would fill in its own region, which would win over theirs."""
+    missing = [name for name in ("project", "region", "temp_location") if not settings.beam_options.get(name)]
+    if missing:
+        raise AirflowFailException(f"Dataflow needs {', '.join(missing)}: set it in LENS_BEAM_OPTIONS")
+    return {"project_id": settings.beam_options["project"], "location": settings.beam_options["region"]}

@@ -36,6 +36,11 @@ def test_an_option_that_nobody_has_is_refused(option: str) -> None:
         pipeline_options(load_settings(), [option])
 
 
+def test_a_setting_that_beam_does_not_have_is_refused() -> None:
+    with pytest.raises(LensError, match="^LENS_BEAM_OPTIONS: Beam has no option --max_num_worker=9$"):
+        pipeline_options(load_settings(beam_options={"max_num_worker": 9}), [])
+
+
 def test_what_airflow_adds_is_taken() -> None:
     options = pipeline_options(load_settings(), ["--runner=FnApiRunner", "--labels=airflow-version=v3-3-2"])
     assert options.view_as(GoogleCloudOptions).labels == ["airflow-version=v3-3-2"]

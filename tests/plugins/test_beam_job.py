@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -14,6 +15,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from plugins.hooks.beam_job import BeamJobHook
+from plugins.operators.beam_job import BeamJobOperator
 
 # Writes far more than a pipe holds, on both streams.
 _CHATTY = """
@@ -171,3 +173,52 @@ def test_the_job_is_not_in_our_process_group(hook: BeamJobHook, tmp_path: Path) 
     out = tmp_path / "group"
     _run(hook, tmp_path, f"import os; open({str(out)!r}, 'w').write(str(os.getpgrp()))")
     assert int(out.read_text()) != os.getpgrp()
+
+
+# As a job on Dataflow does: submits two, one after the other, and goes on after each; writes down how it was started.
+_TWO_JOBS = """#!{python}
+import json, sys
+for job in ("2026-11-01_first", "2026-11-01_second"):
+    print(f"INFO Created job with id: [{{job}}]", flush=True)
+open({out!r}, "w").write(json.dumps(sys.argv[1:]))
+"""
+
+
+class _TaskInstance:
+    """Keeps what a task leaves for others."""
+
+    def __init__(self) -> None:
+        self.left: dict[str, object] = {}
+
+    def xcom_push(self, key: str, value: object) -> None:
+        self.left[key] = value
+
+
+def _on_dataflow(monkeypatch: pytest.MonkeyPatch, **options: object) -> None:
+    monkeypatch.setenv("LENS_BEAM_RUNNER", "DataflowRunner")
+    monkeypatch.setenv("LENS_BEAM_OPTIONS", json.dumps(options))
+
+
+def test_on_dataflow_a_program_of_several_jobs_is_followed_to_its_end_where_the_settings_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, out = tmp_path / "python", tmp_path / "arguments.json"
+    program.write_text(_TWO_JOBS.format(python=sys.executable, out=str(out)))
+    program.chmod(0o755)
+    _on_dataflow(monkeypatch, project="listings", region="europe-west4", temp_location="gs://bucket/temp")
+    monkeypatch.setenv("AIRFLOW_CONN_GOOGLE_CLOUD_DEFAULT", json.dumps({"conn_type": "google_cloud_platform"}))
+    operator = BeamJobOperator(task_id="embed_missing", job="embed_listings", arguments={"each_landed": True})
+    operator.py_interpreter = str(program)
+    left = operator.execute({"ti": _TaskInstance()})
+    arguments = json.loads(out.read_text())
+    assert arguments[:3] == ["-m", "beam_jobs.embed_listings", "--runner=DataflowRunner"]
+    assert {"--project=listings", "--region=europe-west4", "--each_landed"} <= set(arguments)
+    assert [name for name in arguments if name.startswith("--job_name=embed-missing-")]
+    assert left == {"dataflow_job_id": "2026-11-01_second"}
+
+
+def test_dataflow_without_its_settings_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    _on_dataflow(monkeypatch, project="listings")
+    operator = BeamJobOperator(task_id="embed", job="embed_listings", arguments={})
+    with pytest.raises(AirflowFailException, match="Dataflow needs region, temp_location: set it in LENS_BEAM_OPTIONS"):
+        operator.execute({"ti": _TaskInstance()})

@@ -1,0 +1,120 @@
+"""The jobs' requests to Dataflow, as the SDK makes them from the documented options: to the last step before submission.
+
+`--template_location` has the runner translate and stage everything, and write the request down instead of sending it. The
+bucket is an emulated one; no other machine is reached.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import google.auth
+import pytest
+from apache_beam.internal.gcp import auth
+from apache_beam.portability.api import beam_runner_api_pb2
+from google.auth.credentials import AnonymousCredentials
+from tiny import FIRST, SECOND, Indexed, land_sessions
+
+from beam_jobs import embed_listings, evaluate_sessions, fit_projection, load_index, sample_pairs, verify_index
+from listing_lens.records import Session
+
+if TYPE_CHECKING:
+    from google.cloud.storage import Bucket
+
+_GUIDE = Path(__file__).parents[2] / "docker" / "dataflow" / "README.md"
+_CPU, _GPU = (json.loads(block) for block in re.findall(r"```json\n(.*?)```", _GUIDE.read_text(), re.DOTALL))
+_KEY = "a-key-that-nobody-may-see"
+
+
+@pytest.fixture
+def dataflow(indexed: Indexed, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Runs a job's `main` with the given options; returns the request that Dataflow would get."""
+    monkeypatch.setattr(google.auth, "default", lambda *_, **__: (AnonymousCredentials(), "my-project"))
+    # Credentials that another test was refused are not asked for again.
+    monkeypatch.setattr(auth._Credentials, "_credentials_init", False)
+    connect = socket.socket.connect
+
+    def connect_to_this_machine(self: socket.socket, address: Any) -> None:
+        assert self.family == socket.AF_UNIX or address[0] in ("127.0.0.1", "::1"), f"a connection to {address}"
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect_to_this_machine)
+    monkeypatch.setenv("LENS_BEAM_RUNNER", "DataflowRunner")
+    monkeypatch.setenv("LENS_ELASTICSEARCH_API_KEY", _KEY)
+
+    def request(main: Callable[[list[str]], None], arguments: list[str], options: dict[str, Any]) -> dict[str, Any]:
+        monkeypatch.setenv("LENS_BEAM_OPTIONS", json.dumps(options | {"temp_location": f"gs://{bucket.name}/temp"}))
+        main([*arguments, f"--template_location=gs://{bucket.name}/request.json"])
+        made: dict[str, Any] = json.loads(bucket.blob("request.json").download_as_bytes())
+        return made
+
+    return request
+
+
+def _jobs(indexed: Indexed) -> dict[str, tuple[Callable[[list[str]], None], list[str]]]:
+    first = ["--window_start", str(FIRST.start), "--window_end", str(FIRST.end)]
+    both = ["--window_start", str(FIRST.start), "--window_end", str(SECOND.end)]
+    shown = ("m004", "m005")
+    land_sessions(
+        indexed.lake, FIRST, [Session("s", FIRST.start + timedelta(hours=1), "m005.jpg", shown, (True, False))]
+    )
+    index = ["--index", indexed.index.name]
+    return {
+        "embed_listings": (embed_listings.main, both),
+        "evaluate_sessions": (evaluate_sessions.main, [*first, "--card", indexed.index.card.model_dump_json()]),
+        "fit_projection": (fit_projection.main, ["--name", "again"]),
+        "load_index": (load_index.main, index),
+        "sample_pairs": (sample_pairs.main, ["--name", "p", *first]),
+        "verify_index": (verify_index.main, index),
+    }
+
+
+@pytest.mark.parametrize("options", [_CPU, _GPU], ids=["cpu", "gpu"])
+def test_every_job_is_a_request_with_the_documented_options(
+    dataflow: Callable[..., dict[str, Any]], options: dict[str, Any], indexed: Indexed, bucket: Bucket
+) -> None:
+    # Of an index that nothing was loaded into, there is nothing to verify.
+    load_index.main(["--index", indexed.index.name, "--runner=FnApiRunner"])
+    for name, (main, arguments) in _jobs(indexed).items():
+        environment = dataflow(main, arguments, options)["environment"]
+        [pool] = environment["workerPools"]
+        assert pool["machineType"] == options["machine_type"], name
+        assert pool["diskSizeGb"] == options["disk_size_gb"]
+        assert pool["autoscalingSettings"] == {
+            "algorithm": "AUTOSCALING_ALGORITHM_BASIC",
+            "maxNumWorkers": options["max_num_workers"],
+        }
+        assert pool["numThreadsPerWorker"] == options["number_of_worker_harness_threads"]
+        assert pool["ipConfiguration"] == "WORKER_IP_PRIVATE"
+        assert pool["subnetwork"] == options["subnetwork"]
+        assert [image["containerImage"] for image in pool["sdkHarnessContainerImages"]] == [
+            options["sdk_container_image"]
+        ]
+        assert environment["serviceAccountEmail"] == options["service_account_email"]
+        assert environment.get("serviceOptions", []) == options.get("dataflow_service_options", [])
+        assert set(options["experiments"]) <= set(environment["experiments"])
+        assert "use_multiple_sdk_containers" not in environment["experiments"]
+        pipeline = _staged_pipeline(environment, bucket)
+        assert len(pipeline.components.transforms) > 5
+        assert {env.urn for env in pipeline.components.environments.values()} == {"beam:env:docker:v1"}
+
+
+def test_no_key_is_in_what_is_submitted(
+    dataflow: Callable[..., dict[str, Any]], indexed: Indexed, bucket: Bucket
+) -> None:
+    dataflow(load_index.main, ["--index", indexed.index.name], _CPU)
+    submitted = {blob.name: blob.download_as_bytes() for blob in bucket.list_blobs()}
+    assert any(name.endswith("/pipeline.pb") for name in submitted)
+    assert not [name for name, content in submitted.items() if _KEY.encode() in content]
+
+
+def _staged_pipeline(environment: dict[str, Any], bucket: Bucket) -> beam_runner_api_pb2.Pipeline:
+    address = environment["sdkPipelineOptions"]["options"]["pipelineUrl"]
+    content = bucket.blob(address.removeprefix(f"gs://{bucket.name}/")).download_as_bytes()
+    return beam_runner_api_pb2.Pipeline.FromString(content)
