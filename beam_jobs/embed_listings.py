@@ -36,7 +36,7 @@ from beam_jobs.lake_io import (
     require_few_dead_letters,
 )
 from beam_jobs.launcher import add_window, launch, optional_window, parser, pipeline_options
-from beam_jobs.photo_embedder import PhotoEmbedder
+from beam_jobs.photo_embedder import PhotoEmbedder, seen_in
 from listing_lens import progress
 from listing_lens.encoders import encoder_runtime, resolve_encoder, windows_not_embedded
 from listing_lens.errors import LensError
@@ -107,7 +107,8 @@ def run(landed: beam.PCollection, config: Config) -> beam.PCollection:
     embedded = (
         searchable
         | "Spread listings" >> beam.Reshuffle()
-        | "Embed" >> beam.ParDo(Embed(config)).with_outputs("dead", "encoded", "calibrations", main="tables")
+        | "Embed"
+        >> beam.ParDo(Embed(config, target.attempt)).with_outputs("dead", "encoded", "calibrations", main="tables")
     )
     files = (
         embedded.tables | "Write" >> beam.ParDo(WriteFiles(target, ROWS, embedding_schema(config.dims))),
@@ -154,16 +155,18 @@ class Embed(beam.DoFn):
     Photos are loaded ahead of the model and encoded in full batches, whatever the bundles' sizes up to their ends.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, run: str) -> None:
         self._config = config
+        self._run = run
 
     def setup(self) -> None:
         config = self._config
         self._encoder = calibrated_encoder(
             config.encoder_source, config.runtime, config.batch_size, config.calibrations
         )
+        reference = self._encoder.reference
         self._photos: PhotoEmbedder[Listing] = PhotoEmbedder(
-            config.images, self._encoder.reference, self._encoder.encode, config.batch_size
+            config.images, reference, self._encoder.encode, config.batch_size, seen_in(self._run, reference.dims)
         )
 
     def start_bundle(self) -> None:

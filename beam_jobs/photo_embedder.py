@@ -8,6 +8,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from threading import Lock
 from typing import Any, Generic, TypeVar
 
@@ -58,6 +59,12 @@ class SeenPhotos:
                 self._embeddings.popitem(last=False)
 
 
+@lru_cache(maxsize=1)
+def seen_in(run: str, dims: int) -> SeenPhotos:
+    """What this process has seen in a run, whichever thread asks."""
+    return SeenPhotos(dims)
+
+
 class PhotoEmbedder(Generic[Item]):
     """Embeds the photos of items in the order in which they are added; the same bytes are encoded once. Close it when done.
 
@@ -67,13 +74,15 @@ class PhotoEmbedder(Generic[Item]):
         encoded: how many photos the model has encoded.
     """
 
-    def __init__(self, images: ImageSource, encoder: Encoder, encode: Encode, batch_size: int) -> None:
+    def __init__(
+        self, images: ImageSource, encoder: Encoder, encode: Encode, batch_size: int, seen: SeenPhotos
+    ) -> None:
         self.encoded = 0
         self._images = images
         self._encoder = encoder
         self._encode = encode
         self._batch_size = batch_size
-        self._seen = SeenPhotos(encoder.dims)
+        self._seen = seen
         self._ahead: deque[tuple[Item, Future[_Loaded | Unusable]]] = deque()
         # Fetching waits, decoding and hashing release the interpreter's lock: threads serve all.
         self._threads = ThreadPoolExecutor(2 * (os.cpu_count() or 1))

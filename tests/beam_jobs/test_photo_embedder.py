@@ -47,7 +47,7 @@ class Batches:
 
 
 def embedder(folder: Path, encode: Any, batch_size: int) -> PhotoEmbedder[int]:
-    return PhotoEmbedder(ImageSource((str(folder),), LIMITS, 1.0), ENCODER, encode, batch_size)
+    return PhotoEmbedder(ImageSource((str(folder),), LIMITS, 1.0), ENCODER, encode, batch_size, SeenPhotos(48))
 
 
 NAMES = st.sampled_from([f"{n}.jpg" for n in range(5)] + [f"{n}-copy.jpg" for n in range(5)] + ["bad.jpg", "none.jpg"])
@@ -104,7 +104,9 @@ def test_photos_are_loaded_while_the_model_computes(photos: Path) -> None:
         assert loaded.wait(30), "the fifth photo is not loaded before the first batch is done"
         return ENCODER.encode(prepared)
 
-    embedding: PhotoEmbedder[int] = PhotoEmbedder(Source((str(photos),), LIMITS, 1.0), ENCODER, encode, 2)
+    embedding: PhotoEmbedder[int] = PhotoEmbedder(
+        Source((str(photos),), LIMITS, 1.0), ENCODER, encode, 2, SeenPhotos(48)
+    )
     results = [result for n in range(5) for result in embedding.add(n, str(photos / f"{n}.jpg"))]
     assert len(results) + len(list(embedding.flush())) == 5
     embedding.close()
@@ -115,7 +117,9 @@ def test_what_fails_the_job_is_not_a_bad_photo(photos: Path) -> None:
         def read(self, uri: str) -> bytes:
             raise LensError("no credentials")
 
-    embedding: PhotoEmbedder[int] = PhotoEmbedder(Source((str(photos),), LIMITS, 1.0), ENCODER, ENCODER.encode, 2)
+    embedding: PhotoEmbedder[int] = PhotoEmbedder(
+        Source((str(photos),), LIMITS, 1.0), ENCODER, ENCODER.encode, 2, SeenPhotos(48)
+    )
     list(embedding.add(0, "0.jpg"))
     with pytest.raises(LensError, match="no credentials"):
         list(embedding.flush())
