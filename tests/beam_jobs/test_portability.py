@@ -80,6 +80,8 @@ def _run_all(lake: Lake, encoder: Path, elasticsearch_url: str, options: list[st
         "ENCODER": encoder,
         "PROJECTION_DIMS": 8,
         "ENCODER_BATCH_SIZE": 8,
+        # What a calibration would choose may differ between the two.
+        "ENCODER_BACKENDS": '["float32"]',
         "MAX_DEAD_LETTER_RATIO": 0.1,
         "ELASTICSEARCH_URL": elasticsearch_url,
         "ALIAS": alias,
@@ -221,7 +223,12 @@ def test_two_worker_processes_embed_the_same(
     local: Run, tmp_path: Path, untrained_siglip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lake = _land(tmp_path / "lake")
-    for name, value in (("LAKE", lake.root), ("ENCODER", untrained_siglip), ("ENCODER_BATCH_SIZE", 4)):
+    for name, value in (
+        ("LAKE", lake.root),
+        ("ENCODER", untrained_siglip),
+        ("ENCODER_BATCH_SIZE", 4),
+        ("ENCODER_BACKENDS", '["float32"]'),
+    ):
         monkeypatch.setenv(f"LENS_{name}", str(value))
     with pytest.MonkeyPatch.context() as elsewhere:
         _work_elsewhere_only(elsewhere)

@@ -165,7 +165,12 @@ class TestEmbed:
         CLIPImageProcessorPil(size={"shortest_edge": 40}, crop_size=crop).save_pretrained(tmp_path)
         clip = Encoder.load(str(tmp_path))
         assert (clip.dims, clip.image_side) == (16, 40)
-        assert clip.embed(photos).shape == (len(photos), 16)
+        model = AutoModel.from_pretrained(tmp_path).eval()
+        processor = AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
+        with torch.no_grad():
+            wanted = model.get_image_features(**processor(images=photos, return_tensors="pt")).pooler_output.numpy()
+        wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+        np.testing.assert_allclose(clip.embed(photos), wanted, atol=1e-6)
 
 
 def save_mobilenet(folder: Path) -> None:
