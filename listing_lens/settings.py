@@ -50,6 +50,7 @@ class Settings(BaseSettings):
     image_timeout_s: float = Field(gt=0)
     encoder: str = Field(min_length=1)
     encoder_batch_size: int = Field(gt=0)
+    embedding_dtype: Literal["float32", "float16"]
     projection_dims: int = Field(gt=0, le=4096)
     max_dead_letter_ratio: float = Field(ge=0, le=1)
     alias: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
