@@ -64,10 +64,11 @@ def test_jobs_read_packed_windows_as_before(indexed: Indexed) -> None:
     load_index.main(["--index", indexed.index.name])
     loaded = loaded_windows(lake, indexed.index)
     was = files(lake, encoder_id)
-    # Two windows of three kinds gain nothing by default: a third makes them worth it.
-    third = Window(SECOND.end, SECOND.end + timedelta(days=1))
-    land(lake, third, [])
-    embed(lake, encoder_id, [third], dims=_matrix(lake, encoder_id).shape[1])
+    # Two windows alone would gain little.
+    later = list(Window(SECOND.end, SECOND.end + timedelta(days=4)).split(timedelta(days=1)))
+    for window in later:
+        land(lake, window, [])
+    embed(lake, encoder_id, later, dims=_matrix(lake, encoder_id).shape[1])
     compact_embeddings.main([])
     assert files(lake, encoder_id) < was
     assert loaded_windows(lake, indexed.index) == loaded == [FIRST, SECOND]

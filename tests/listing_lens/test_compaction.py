@@ -6,13 +6,15 @@ condition itself is looked at on its way.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
 import fsspec
@@ -325,6 +327,59 @@ class TestReading:
         compact_all(folder)
         with pytest.raises(LensError, match="are packed in .*read them by Lake.read"):
             folder.paths(DATASET, [hour(0)])
+
+
+class TestMemory:
+    """What a process takes for a window of 160 MB: a few row groups of 4 MB, not the file."""
+
+    WORK: ClassVar = {
+        "reading": "for batch in lake.read(dataset, [large]): embedding_matrix(batch)",
+        "reading a pack": "for batch in lake.read(dataset, [packed]): embedding_matrix(batch)",
+        "compacting": "compact(lake, dataset, [small, large], datetime(2026, 3, 1, tzinfo=UTC))",
+    }
+    CODE = """
+import resource, sys
+from datetime import UTC, datetime
+from listing_lens.compaction import compact
+from listing_lens.lake import Lake
+from listing_lens.records import embedding_matrix
+from listing_lens.window import Window
+lake, dataset = Lake(sys.argv[1]), sys.argv[2]
+small, large, packed = (Window.from_name(name) for name in sys.argv[3:])
+compact(lake, dataset, [small], datetime(2026, 3, 1, tzinfo=UTC))
+for batch in lake.read(dataset, [small]): embedding_matrix(batch)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+{work}
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+    @pytest.fixture(scope="class")
+    def large(self, tmp_path_factory: pytest.TempPathFactory) -> Lake:
+        lake = Lake(str(tmp_path_factory.mktemp("large") / "lake"))
+        rng = np.random.default_rng(0)
+        field = embedding_schema(256).field("embedding")
+        for window, groups in ((hour(0), 1), (hour(1), 40), (hour(2), 40)):
+            name = f"{lake.new_attempt(NOW)}-rows.parquet"
+            with lake.open_for_writing(DATASET, window, name) as file:
+                writer = RowGroupWriter(file, pa.schema([field]))
+                for _ in range(groups):
+                    numbers = pa.array(rng.random(4096 * 256, dtype=np.float32))
+                    column = pa.FixedSizeListArray.from_arrays(numbers, type=field.type)
+                    writer.write(pa.Table.from_arrays([column], schema=pa.schema([field])))
+                writer.close()
+            lake.commit(Manifest(dataset=DATASET, window=window.name, files={ROWS: [name]}, counts={}, created_at=NOW))
+        compact(lake, DATASET, [hour(2)], LATER)
+        assert sum(lake.sizes(DATASET).values()) > 3 * 100e6
+        return lake
+
+    @pytest.mark.parametrize("work", WORK)
+    def test_is_bounded_by_row_groups(self, large: Lake, work: str) -> None:
+        code = self.CODE.replace("{work}", self.WORK[work])
+        names = [hour(n).name for n in range(3)]
+        command = [sys.executable, "-c", code, large.root, DATASET, *names]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        # Kilobytes.
+        assert int(done.stdout) < 80_000
 
 
 class TestSweeping:
