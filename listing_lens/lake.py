@@ -30,7 +30,7 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from listing_lens.errors import LensError
-from listing_lens.parquet import RowGroupWriter
+from listing_lens.parquet import ROWS_PER_GROUP, RowGroupWriter
 from listing_lens.window import Window, gaps
 from models.cloud_storage import cloud_storage
 
@@ -203,7 +203,8 @@ class Lake:
             slices = [groups for _, groups in found]
             with self._fs.open(path, "rb") as file, pq.ParquetFile(file) as parquet:
                 wanted = [n for groups in slices for n in groups or range(parquet.num_row_groups)]
-                yield from parquet.iter_batches(batch_size=batch_rows, columns=columns, row_groups=wanted)
+                for together in _streamed_together(parquet.metadata, wanted):
+                    yield from parquet.iter_batches(batch_size=batch_rows, columns=columns, row_groups=together)
 
     def _places(self, manifest: Manifest, kind: str) -> Iterator[tuple[str, range | None]]:
         """Paths and row groups where a manifest's rows are; None is all of a file."""
@@ -389,6 +390,24 @@ class Lake:
             self._fs.ls("/".join(self.root.split("/")[:3]) if self._in_cloud else self.root)
         except OSError as err:
             raise LensError(f"lake {self.root} cannot be reached ({err}): check LENS_LAKE") from err
+
+
+def _streamed_together(metadata: pq.FileMetaData, wanted: Iterable[int]) -> Iterator[list[int]]:
+    """Runs of row groups that are not longer, together, than one of full length.
+
+    pyarrow keeps what it has read of every row group until the iterator over its batches ends; so each run has its own.
+    """
+    together: list[int] = []
+    rows = 0
+    for number in wanted:
+        more = metadata.row_group(number).num_rows
+        if together and rows + more > ROWS_PER_GROUP:
+            yield together
+            together, rows = [], 0
+        together.append(number)
+        rows += more
+    if together:
+        yield together
 
 
 def outlived(names: Iterable[str], last: Manifest | None, now: datetime) -> list[str]:
