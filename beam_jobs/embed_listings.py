@@ -46,6 +46,7 @@ from listing_lens.records import (
     DEAD_LETTER_SCHEMA,
     LISTING_SCHEMA,
     DeadLetter,
+    EmbeddingDtype,
     Listing,
     embedding_schema,
     embeddings_table,
@@ -75,6 +76,7 @@ class Config:
     encoder_source: str
     encoder_id: str
     dims: int
+    dtype: EmbeddingDtype
     batch_size: int
     runtime: Runtime
     calibrations: Path
@@ -111,7 +113,7 @@ def run(landed: beam.PCollection, config: Config) -> beam.PCollection:
         >> beam.ParDo(Embed(config, target.attempt)).with_outputs("dead", "encoded", "calibrations", main="tables")
     )
     files = (
-        embedded.tables | "Write" >> beam.ParDo(WriteFiles(target, ROWS, embedding_schema(config.dims))),
+        embedded.tables | "Write" >> beam.ParDo(WriteFiles(target, ROWS, embedding_schema(config.dims, config.dtype))),
         removed | WriteRecords(target, REMOVED, LISTING_SCHEMA),
         embedded.dead | WriteRecords(target, DEAD_LETTERS, DEAD_LETTER_SCHEMA),
     ) | "All files" >> beam.Flatten()
@@ -196,7 +198,7 @@ class Embed(beam.DoFn):
                 usable.append(listing)
                 vectors.append(result)
         if usable:
-            yield embeddings_table(usable, np.stack(vectors))
+            yield embeddings_table(usable, np.stack(vectors), self._config.dtype)
         if tried:
             progress.advance(f"embedded {self._config.window.start:%Y-%m-%d %H:%M}", tried, self._config.expected)
 
@@ -232,6 +234,7 @@ def _check_and_commit(
         "encoder_source": config.encoder_source,
         "encoder_id": config.encoder_id,
         "dims": config.dims,
+        "embedding_dtype": config.dtype,
         # How the hosts that took part computed; none, or too few images to choose by, is float32.
         "calibrations": [json.loads(calibration) for calibration in sorted(calibrations)],
     }
@@ -259,6 +262,7 @@ def configure(window: Window, encoder_source: str | None = None) -> Config:
         encoder_source=encoder.source,
         encoder_id=encoder.encoder_id,
         dims=encoder.dims,
+        dtype=settings.embedding_dtype,
         batch_size=settings.encoder_batch_size,
         runtime=runtime,
         calibrations=settings.cache / "calibrations",

@@ -9,22 +9,19 @@ from typing import IO, Any
 
 import apache_beam as beam
 import pyarrow as pa
-import pyarrow.parquet as pq
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from listing_lens.errors import LensError
 from listing_lens.image_source import resolve_uri
 from listing_lens.lake import LISTINGS, ROWS, SESSIONS, Lake, Manifest
+from listing_lens.parquet import ROWS_PER_GROUP, RowGroupWriter
 from listing_lens.records import Listing, Session, listings_of, sessions_of, to_table
 from listing_lens.window import Window
 
-# About 12 MB of 768-d embeddings: large enough to compress and scan well, small enough to stream.
-_ROWS_PER_GROUP = 4096
-
 
 class ReadWindows(beam.PTransform):
-    """Windows of a dataset → `pa.RecordBatch`es, each window read by one worker at a time."""
+    """Windows of a dataset → `pa.RecordBatch`es; a window, or those of one pack together, is read by one worker at a time."""
 
     def __init__(
         self,
@@ -43,11 +40,18 @@ class ReadWindows(beam.PTransform):
         self._batch_rows = batch_rows
 
     def expand(self, windows: beam.PCollection) -> beam.PCollection:
-        return windows | "Spread windows" >> beam.Reshuffle() | "Read batches" >> beam.FlatMap(self._batches)
+        return (
+            windows
+            | "Spread windows" >> beam.Reshuffle()
+            | "Find" >> beam.Map(lambda window: (self._lake.place(self._dataset, window), window))
+            | "By pack" >> beam.GroupByKey()
+            | "Read batches" >> beam.FlatMap(lambda found: self._batches(found[1]))
+        )
 
-    def _batches(self, window: Window) -> Iterator[pa.RecordBatch]:
+    def _batches(self, windows: Iterable[Window]) -> Iterator[pa.RecordBatch]:
+        windows = sorted(windows)
         for kind in self._kinds:
-            yield from self._lake.read(self._dataset, [window], self._columns, kind=kind, batch_rows=self._batch_rows)
+            yield from self._lake.read(self._dataset, windows, self._columns, kind=kind, batch_rows=self._batch_rows)
 
 
 @dataclass(frozen=True)
@@ -67,28 +71,16 @@ class WindowFile:
         unique = Lake.new_attempt(datetime.now(UTC)).rsplit("-", 1)[-1]
         self.name = f"{target.attempt}-{label.replace('_', '-')}-{unique}.parquet"
         self._file: IO[bytes] = target.lake.open_for_writing(target.dataset, target.window, self.name)
-        self._writer = pq.ParquetWriter(self._file, schema, compression="zstd")
-        self._schema = schema
-        self._rows_per_group = rows_per_group
-        self._buffer: list[pa.Table] = []
+        self._writer = RowGroupWriter(self._file, schema, rows_per_group)
 
     def write(self, table: pa.Table) -> None:
         """Add rows."""
-        self._buffer.append(table)
-        if sum(len(part) for part in self._buffer) >= self._rows_per_group:
-            self._flush()
+        self._writer.write(table)
 
     def close(self) -> None:
         """Write what is left, and the end of the file."""
-        self._flush()
         self._writer.close()
         self._file.close()
-
-    def _flush(self) -> None:
-        if self._buffer:
-            rows = pa.concat_tables(self._buffer).cast(self._schema)
-            self._writer.write_table(rows, row_group_size=self._rows_per_group)
-            self._buffer = []
 
 
 class WriteFiles(beam.DoFn):
@@ -98,7 +90,7 @@ class WriteFiles(beam.DoFn):
     """
 
     def __init__(
-        self, target: WindowTarget, kind: str, schema: pa.Schema, rows_per_group: int = _ROWS_PER_GROUP
+        self, target: WindowTarget, kind: str, schema: pa.Schema, rows_per_group: int = ROWS_PER_GROUP
     ) -> None:
         self._target = target
         self._kind = kind
@@ -124,7 +116,7 @@ class WriteRecords(beam.PTransform):
     """Records, as dataclasses or by column → (kind, name) of the files that hold them."""
 
     def __init__(
-        self, target: WindowTarget, kind: str, schema: pa.Schema, rows_per_group: int = _ROWS_PER_GROUP
+        self, target: WindowTarget, kind: str, schema: pa.Schema, rows_per_group: int = ROWS_PER_GROUP
     ) -> None:
         super().__init__(f"Write {kind}")
         self._schema = schema

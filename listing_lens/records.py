@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -65,9 +65,16 @@ DEAD_LETTER_SCHEMA = pa.schema(
 )
 
 
-def embedding_schema(dims: int) -> pa.Schema:
-    """A listing's row and its embedding, of unit length."""
-    return LISTING_SCHEMA.append(pa.field("embedding", pa.list_(pa.float32(), dims), nullable=False))
+# How embeddings are stored; what a window's are stored as is the parameter `embedding_dtype` of its manifest.
+EmbeddingDtype = Literal["float32", "float16"]
+_ARROW_TYPES = {"float32": pa.float32(), "float16": pa.float16()}
+
+
+def embedding_schema(dims: int, dtype: EmbeddingDtype = "float32") -> pa.Schema:
+    """A listing's row and its embedding, of unit length, as a fixed-size list of `dims` numbers of `dtype`."""
+    # Without nulls there are no validity bits to decode, which makes the column a third faster to read.
+    number = pa.field("element", _ARROW_TYPES[dtype], nullable=False)
+    return LISTING_SCHEMA.append(pa.field("embedding", pa.list_(number, dims), nullable=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,19 +132,21 @@ def newest(versions: Iterable[Listing]) -> Listing:
     return max(versions, key=lambda listing: (listing.updated_at, repr(listing)))
 
 
-def embeddings_table(listings: Sequence[Listing], embeddings: NDArray[np.float32]) -> pa.Table:
-    """Listings with their embeddings (n, dims)."""
-    dims = embeddings.shape[1]
-    column = pa.FixedSizeListArray.from_arrays(pa.array(np.ravel(embeddings), pa.float32()), dims)
-    return to_table(listings, LISTING_SCHEMA).append_column(embedding_schema(dims).field("embedding"), column)
+def embeddings_table(
+    listings: Sequence[Listing], embeddings: NDArray[np.float32], dtype: EmbeddingDtype = "float32"
+) -> pa.Table:
+    """Listings with their embeddings (n, dims), stored as `dtype`."""
+    field = embedding_schema(embeddings.shape[1], dtype).field("embedding")
+    numbers = pa.array(np.ravel(embeddings).astype(dtype, copy=False))
+    column = pa.FixedSizeListArray.from_arrays(numbers, type=field.type)
+    return to_table(listings, LISTING_SCHEMA).append_column(field, column)
 
 
 def embedding_matrix(batch: pa.RecordBatch) -> NDArray[np.float32]:
-    """The embeddings of a batch: (n, dims) float32, without a copy where Arrow allows."""
+    """The embeddings of a batch: (n, dims) float32 whatever is stored, without a copy where Arrow allows."""
     column = batch.column("embedding")
-    matrix: NDArray[np.float32] = (
-        column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)
-    )
+    numbers = column.flatten().to_numpy(zero_copy_only=False)
+    matrix: NDArray[np.float32] = numbers.astype(np.float32, copy=False).reshape(len(column), column.type.list_size)
     return matrix
 
 

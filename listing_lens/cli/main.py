@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from typer.core import TyperGroup
 
-from listing_lens.cli import catalog, demo, pipeline, search, stack
+from listing_lens.cli import catalog, demo, lake, pipeline, search, stack
 from listing_lens.errors import LensError
 from listing_lens.settings import load_settings
 
@@ -37,6 +37,7 @@ app.command()(stack.up)
 app.command()(stack.status)
 app.command()(stack.down)
 app.add_typer(catalog.app, name="catalog", help="Bring listings into the lake.")
+app.add_typer(lake.app, name="lake", help="Look after the lake.")
 app.command()(pipeline.run)
 app.command()(pipeline.embed)
 app.add_typer(pipeline.projection, name="projection", help="Fit the projection.")

@@ -18,6 +18,7 @@ from listing_lens.records import (
     LISTING_SCHEMA,
     SESSION_SCHEMA,
     DeadLetter,
+    EmbeddingDtype,
     Listing,
     Session,
     Status,
@@ -67,6 +68,25 @@ def only_batch(table: pa.Table) -> pa.RecordBatch:
 def listing(number: int, status: Status = Status.ON_SALE) -> Listing:
     now = datetime(2026, 1, 31, 12, 0, 0, 123456, tzinfo=UTC)
     return Listing(f"item-{number}", "A coat", ("Fashion", "Coats"), 4200, f"{number}.jpg", status, now, now)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_embeddings_are_stored_as_asked_and_read_as_float32(dtype: EmbeddingDtype, count: int) -> None:
+    rows = np.random.default_rng(0).standard_normal((count, 6)).astype(np.float32)
+    table = through_a_file(embeddings_table([listing(n) for n in range(count)], rows, dtype))
+    assert table.schema.equals(embedding_schema(6, dtype))
+    matrix = embedding_matrix(only_batch(table)) if count else np.empty((0, 6), np.float32)
+    assert matrix.dtype == np.float32
+    np.testing.assert_array_equal(matrix, rows.astype(dtype))
+
+
+def test_windows_of_either_type_and_older_ones_are_read_side_by_side() -> None:
+    rows = np.eye(3, 4, dtype=np.float32)
+    old = pa.table({"embedding": pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), 4)})
+    made = [embeddings_table([listing(n) for n in range(3)], rows, dtype) for dtype in ("float32", "float16")]
+    for table in (old, *made):
+        np.testing.assert_array_equal(embedding_matrix(only_batch(table.select(["embedding"]))), rows)
 
 
 @given(st.lists(listings, min_size=1, max_size=5))

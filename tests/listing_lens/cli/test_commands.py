@@ -13,17 +13,19 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import typer
 from click import Command, Group
 from tiny import FIRST, SECOND, listing
 
 from listing_lens.cli import app
-from listing_lens.lake import embeddings
+from listing_lens.lake import Lake, embeddings
 from listing_lens.search_index import SearchIndex
 from listing_lens.workflow import connect_registry, promote
 from models.embedder import CANDIDATE, CHAMPION
@@ -230,3 +232,19 @@ def test_an_evaluation_is_printed_written_and_logged(lens: Lens, marketplace: Ma
     runs = client.search_runs([experiment.experiment_id], f"params.space = '{marketplace.card.space}'")
     assert [run.data.params["evaluated"] for run in runs] == ["4"]
     assert runs[0].data.metrics["projected/precision_at_1"] == 1
+
+
+class TestLake:
+    def test_compacted_has_fewer_files_and_the_same_windows(self, lens: Lens, tmp_path: Path) -> None:
+        lake, dataset = Lake(str(tmp_path / "lens-lake")), embeddings("small-12345678")
+        windows = list(FIRST.split(timedelta(hours=1)))
+        for number, window in enumerate(windows):
+            lake.write_table(dataset, window, pa.table({"number": [number]}), window.end)
+        result = lens("lake", "compact")
+        assert result.exit_code == 0, result.output
+        cells = [cell.strip() for cell in result.stdout.splitlines()[-2].split("│")]
+        assert cells[1:5] == ["small-12345678", "24", "1", "24"]
+        assert [batch["number"].to_pylist() for batch in lake.read(dataset, windows)] == [[*range(24)]]
+
+    def test_without_embeddings_is_no_error(self, lens: Lens) -> None:
+        assert lens("lake", "compact").exit_code == 0
