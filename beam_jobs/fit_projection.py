@@ -26,7 +26,8 @@ from listing_lens.settings import load_settings
 from listing_lens.window import Window
 from models.embedder import EmbedderCard
 from models.encoder_files import identify
-from models.projection import Moments, fit_projection
+from models.moments import Moments
+from models.projection import fit_projection
 
 logger = logging.getLogger(__name__)
 

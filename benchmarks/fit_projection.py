@@ -17,7 +17,8 @@ import numpy as np
 import sklearn
 from sklearn.decomposition import PCA
 
-from models.projection import Moments, fit_projection
+from models.moments import Moments
+from models.projection import fit_projection
 
 _RUNS = 5
 _BLOCK = 4096

@@ -35,7 +35,8 @@ from models.demo_encoder import save_untrained_siglip
 from models.embedder import CANDIDATE, CHAMPION, ENCODER_MODEL, MODEL, EmbedderCard
 from models.encoder_files import identify
 from models.metrics import METRICS
-from models.projection import Moments, fit_projection
+from models.moments import Moments
+from models.projection import fit_projection
 from models.registry import Registry
 
 

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
 from models.errors import LensError
-from models.projection import Moments, Projection, fit_projection
+from models.moments import Moments
+from models.projection import Projection, fit_projection
 
 Rows = NDArray[np.float32]
 
@@ -182,7 +183,7 @@ class TestApply:
 
     def test_what_has_no_direction_is_given_one(self) -> None:
         eye = np.eye(2, dtype=np.float32)
-        projection = Projection(eye, np.array([-1, -1], np.float32), np.ones(2), 9)
+        projection = Projection(eye, np.array([-1, -1], np.float32), np.ones(2), np.ones(2), 9)
         np.testing.assert_array_equal(projection.apply(np.ones((1, 2), np.float32)), [[1, 0]])
 
     @pytest.mark.parametrize("shape", [(3, 11), (3, 13), (12,), (1, 1, 12)], ids=str)

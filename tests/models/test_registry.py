@@ -20,7 +20,8 @@ from mlflow import MlflowClient
 
 from models.embedder import CANDIDATE, CHAMPION, ENCODER_MODEL, MODEL, EmbedderCard
 from models.errors import LensError
-from models.projection import Moments, Projection, fit_projection
+from models.moments import Moments
+from models.projection import Projection, fit_projection
 from models.registry import RegisteredEmbedder, RegisteredEncoder, Registry
 
 WINDOWS = ["20260101T000000Z_20260101T010000Z", "20260101T010000Z_20260101T020000Z"]
