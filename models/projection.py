@@ -172,9 +172,8 @@ def fit_projection(
     if spectrum[0] <= 0:
         raise LensError(f"all {moments.count} embeddings are equal: there is no direction to keep")
     if dims is None:
-        shares = np.cumsum(spectrum) / spectrum.sum()
-        # Beyond the rank there is only rounding.
-        dims = min(int(np.searchsorted(shares, explained_variance)) + 1, spectrum.size, moments.count - 1)
+        held = np.cumsum(spectrum)
+        dims = int((held < (explained_variance or 1) * held[-1]).sum()) + 1
     kept = axes[:, :dims]
     kept = kept * np.sign(kept[np.abs(kept).argmax(axis=0), np.arange(dims)])
     if whiten:
