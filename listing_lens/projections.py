@@ -109,6 +109,10 @@ def save_projection(lake: Lake, projection: Projection) -> None:
     lake.write_bytes(f"{folder}/projection.json", about)
 
 
+def projection_exists(lake: Lake, projection_id: str) -> bool:
+    return lake.exists(f"{projection_folder(lake, projection_id)}/projection.json")
+
+
 def load_projection(lake: Lake, projection_id: str) -> Projection:
     """Raises LensError when the lake has no such projection, or another one in its place."""
     folder = projection_folder(lake, projection_id)

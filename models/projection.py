@@ -172,8 +172,9 @@ def fit_projection(
     if spectrum[0] <= 0:
         raise LensError(f"all {moments.count} embeddings are equal: there is no direction to keep")
     if dims is None:
+        assert explained_variance is not None
         held = np.cumsum(spectrum)
-        dims = int((held < (explained_variance or 1) * held[-1]).sum()) + 1
+        dims = int((held < explained_variance * held[-1]).sum()) + 1
     kept = axes[:, :dims]
     kept = kept * np.sign(kept[np.abs(kept).argmax(axis=0), np.arange(dims)])
     if whiten:
