@@ -13,6 +13,7 @@ from models.projection import Projection
 CUTOFFS = (1, 10, 100)
 HEADLINE_K = 10
 HEADLINE = f"recall@{HEADLINE_K}"
+# A smaller gain in it is not worth a rebuild.
 _NOTICEABLE = 0.005
 
 
@@ -80,7 +81,7 @@ class Assessment(BaseModel):
             f"{finds}, {change.gain:+.3f} ± {change.gain_error:.3f} beside the projection before it, whose axes hold "
             f"{change.variance_held:.1%} of the variance that it keeps"
         )
-        # What half a point of recall is worth nobody would notice, and less than two errors may be chance.
+        # Less than two standard errors may be chance.
         certain = abs(change.gain) > max(_NOTICEABLE, 2 * change.gain_error)
         if not certain:
             return f"{gained}: a rebuild would change little."

@@ -146,8 +146,7 @@ def _about_one_shift(
     `gram` is the sum of the parts' Gram matrices; it is changed in place.
     """
     moved = shifts - shifts[0]
-    cross = sums.T @ moved
-    gram += cross
-    gram += cross.T
-    gram += (counts * moved.T) @ moved
+    # s mᵀ + m sᵀ + n m mᵀ of each part, as h mᵀ + m hᵀ: one product and one pass over the matrix.
+    half = sums + counts[:, None] / 2 * moved
+    gram += np.vstack([half, moved]).T @ np.vstack([moved, half])
     return Moments(int(counts.sum()), shifts[0], sums.sum(axis=0) + counts @ moved, gram)
