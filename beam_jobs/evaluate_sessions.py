@@ -1,9 +1,10 @@
 """Evaluate an embedder on one window's search sessions: how well would it have ranked what was shown?
 
 For each session the query photo is embedded, and the items that were shown are ranked by their similarity to it; those
-that were tapped are the relevant ones. Every session is judged twice: by `embedding` (the encoder alone) and by
-`projected` (what an index holds), so that the projection's price shows. Sessions that cannot be judged are left out and
-counted by reason. Per-session metrics and their means are written to the lake.
+that were tapped are the relevant ones. Every session is judged by `embedding` (the encoder alone), by `projected`
+(what an index holds) and by the projection's first dimensions (`projected_8`, `projected_16`, …), so that the price of each
+shows. Sessions that cannot be judged are left out and counted by reason. The means are written to the lake, and the
+per-session metrics of the first two.
 
     python -m beam_jobs.evaluate_sessions --window_start … --window_end … --card '{"encoder_source": …}'
 """
@@ -39,6 +40,7 @@ from listing_lens.window import Window
 from models.embedder import EmbedderCard
 from models.encoders import shared_encoder
 from models.metrics import METRICS, relevance_by_rank, session_metrics
+from models.projection import prefix_dims
 from models.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -123,7 +125,7 @@ def run(landed: beam.PCollection, config: Config) -> beam.PCollection:
     judged = (
         {"queries": by_session, "items": shown}
         | "Bring together" >> beam.CoGroupByKey()
-        | "Judge" >> beam.ParDo(Judge(config)).with_outputs("left_out", main="results")
+        | "Judge" >> beam.ParDo(Judge(config)).with_outputs("left_out", "fewer_dims", main="results")
     )
     files = (
         judged.results
@@ -132,7 +134,8 @@ def run(landed: beam.PCollection, config: Config) -> beam.PCollection:
         | "Write" >> beam.ParDo(WriteFiles(target, ROWS, RESULT_SCHEMA))
     )
     means = (
-        judged.results
+        (judged.results, judged.fewer_dims)
+        | "All variants" >> beam.Flatten()
         | "Each metric" >> beam.FlatMap(lambda row: [(f"{row['variant']}/{name}", row[name]) for name in METRICS])
         | "Mean" >> beam.combiners.Mean.PerKey()
     )
@@ -185,13 +188,19 @@ class EmbedQueries(beam.DoFn):
 
 
 class Judge(beam.DoFn):
-    """A session's query and the embeddings of what it showed → one row of metrics a variant; or the reason why not."""
+    """A session's query and the embeddings of what it showed → one row of metrics a variant; or the reason why not.
+
+    Variants of fewer dimensions than an index holds have an output of their own, `fewer_dims`.
+    """
 
     def __init__(self, config: Config) -> None:
         self._config = config
 
     def setup(self) -> None:
-        self._projection = load_projection(self._config.lake, self._config.card.projection_id)
+        projection = load_projection(self._config.lake, self._config.card.projection_id)
+        self._projected = {"projected": projection} | {
+            f"projected_{dims}": projection.prefix(dims) for dims in prefix_dims(projection.dims)
+        }
 
     def process(self, grouped: tuple[str, dict[str, Any]]) -> Iterator[dict[str, object] | TaggedOutput]:
         session_id, group = grouped
@@ -202,9 +211,12 @@ class Judge(beam.DoFn):
                 yield TaggedOutput("left_out", "item_not_embedded")
                 continue
             vectors = np.vstack([query.embedding, *(items[item_id] for item_id in session.shown)])
-            for variant, rows in zip(VARIANTS, (vectors, self._projection.apply(vectors)), strict=True):
+            by_variant = {"embedding": vectors}
+            by_variant |= {variant: projection.apply(vectors) for variant, projection in self._projected.items()}
+            for variant, rows in by_variant.items():
                 ranked = relevance_by_rank(rows[1:] @ rows[0], session.tapped, session.shown)
-                yield {"session_id": session_id, "variant": variant, **session_metrics(ranked)}
+                row = {"session_id": session_id, "variant": variant, **session_metrics(ranked)}
+                yield row if variant in VARIANTS else TaggedOutput("fewer_dims", row)
 
 
 def _by_item(batch: pa.RecordBatch, wanted: dict[str, None]) -> Iterable[tuple[str, Dated]]:

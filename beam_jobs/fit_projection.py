@@ -1,19 +1,28 @@
 """Fit the projection: the lake's embeddings → moments that merge → eigendecomposition → a projection in the lake.
 
-Reads every embedding of one encoder once, and holds no more than a block of rows and a matrix of d × d a worker.
+Reads every embedding of one encoder once, and holds no more than a batch of rows and a few matrices of d × d a worker. It
+can be fitted on a sample: of some windows (--window_start, --window_end), of a share of the items (--fraction), or of about
+so many rows (--rows), which is the share that they are of the rows in the windows. Items are drawn by a hash of their ids:
+a draw repeats, takes all versions of an item or none, and contains every smaller draw.
 
     python -m beam_jobs.fit_projection --name 2026-01-31
+    python -m beam_jobs.fit_projection --name 2026-01-31 --rows 2000000 --explained_variance 0.9 --whiten
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from typing import Any
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
+from beam_jobs.draw import is_drawn
 from beam_jobs.lake_io import ReadWindows
 from beam_jobs.launcher import add_window, launch, optional_window, parser, pipeline_options
 from listing_lens import progress
@@ -26,67 +35,90 @@ from listing_lens.settings import load_settings
 from listing_lens.window import Window
 from models.embedder import EmbedderCard
 from models.encoder_files import identify
-from models.projection import Moments, fit_projection
+from models.moments import Moments
+from models.projection import fit_projection
 
 logger = logging.getLogger(__name__)
 
 
+# Adding up a batch's moments costs as much as a few hundred of its rows.
+_BATCH_ROWS = 16_384
+_SALT = "fit projection"
+
+Rows = NDArray[np.floating[Any]]
+
+
 @dataclass(frozen=True)
 class Config:
-    """One fit: of which encoder's embeddings in which windows, to how many dimensions, under which name."""
+    """One fit, under which name: of which encoder's embeddings, and which axes are kept.
+
+    Attributes:
+        share: of the items, which are drawn.
+        dims, explained_variance: what is kept, as `models.projection.fit_projection` takes it; one is None.
+        expected: rows that the windows hold.
+    """
 
     lake: Lake
     name: str
     encoder_source: str
     encoder_id: str
     windows: tuple[Window, ...]
-    dims: int
+    share: float
+    dims: int | None
+    explained_variance: float | None
+    whiten: bool
     expected: int
 
 
 def run(windows: beam.PCollection, config: Config) -> beam.PCollection:
     """Windows of embeddings → the `Fit`, once its projection is in the lake."""
+    dataset, columns = embeddings(config.encoder_id), ["item_id", "embedding"]
     return (
         windows
-        | "Embeddings" >> ReadWindows(config.lake, embeddings(config.encoder_id), ["embedding"])
-        | "Moments" >> beam.Map(_moments_of, total=config.expected)
-        | "Merge" >> beam.CombineGlobally(MergeMoments())
+        | "Embeddings" >> ReadWindows(config.lake, dataset, columns, batch_rows=_BATCH_ROWS)
+        | "Draw" >> beam.FlatMap(_drawn_rows, config)
+        | "Moments" >> beam.CombineGlobally(MergeMoments())
         | "Fit and save" >> beam.Map(_fit_and_save, config)
     )
 
 
 class MergeMoments(beam.CombineFn):
-    """Merges moments in any order; None stands for no rows."""
+    """Matrices of rows (n, d) → their moments, in any order; None stands for no rows."""
 
     def create_accumulator(self) -> Moments | None:
         return None
 
-    def add_input(self, merged: Moments | None, element: Moments) -> Moments:
-        return element if merged is None else merged.merge(element)
+    def add_input(self, merged: Moments | None, rows: Rows) -> Moments:
+        moments = Moments.of(rows)
+        return moments if merged is None else merged.merge(moments)
 
     def merge_accumulators(self, accumulators: Iterable[Moments | None]) -> Moments | None:
-        merged = None
-        for accumulator in accumulators:
-            if accumulator is not None:
-                merged = self.add_input(merged, accumulator)
-        return merged
+        present = [accumulator for accumulator in accumulators if accumulator is not None]
+        return reduce(Moments.merge, present) if present else None
 
     def extract_output(self, merged: Moments | None) -> Moments | None:
         return merged
 
 
-def _moments_of(batch: pa.RecordBatch, total: int) -> Moments:
-    moments = Moments.of(embedding_matrix(batch))
-    progress.advance("fitted on", len(batch), total)
-    return moments
+def _drawn_rows(batch: pa.RecordBatch, config: Config) -> Iterator[Rows]:
+    rows = embedding_matrix(batch)
+    if config.share < 1:
+        rows = rows[is_drawn(batch["item_id"], config.share, _SALT)]
+    if len(rows):
+        yield rows
+    progress.advance("read", len(batch), config.expected)
 
 
 def _fit_and_save(moments: Moments | None, config: Config) -> Fit:
     if moments is None:
+        drawn = "" if config.share == 1 else f" among the drawn {config.share:.2%} of the items"
         raise LensError(
-            f"the windows of {embeddings(config.encoder_id)} hold no embedding: embed windows with listings first"
+            f"the windows of {embeddings(config.encoder_id)} hold no embedding{drawn}: "
+            "embed windows with listings first, or draw more"
         )
-    projection = fit_projection(moments, config.dims)
+    projection = fit_projection(
+        moments, config.dims, explained_variance=config.explained_variance, whiten=config.whiten
+    )
     save_projection(config.lake, projection)
     fit = Fit(
         card=EmbedderCard(
@@ -98,6 +130,7 @@ def _fit_and_save(moments: Moments | None, config: Config) -> Fit:
         ),
         rows=projection.rows,
         windows=[window.name for window in config.windows],
+        share=config.share,
         explained_variance=float(projection.explained_variance_ratio.sum()),
     )
     config.lake.write_bytes(fit_path(config.lake, config.name), fit.model_dump_json(indent=2).encode())
@@ -107,12 +140,29 @@ def _fit_and_save(moments: Moments | None, config: Config) -> Fit:
     return fit
 
 
-def configure(name: str, encoder_source: str | None, dims: int | None, within: Window | None) -> Config:
-    """Find the windows to fit on.
+def configure(
+    name: str,
+    encoder_source: str | None,
+    within: Window | None,
+    *,
+    fraction: float | None = None,
+    rows: int | None = None,
+    dims: int | None = None,
+    explained_variance: float | None = None,
+    whiten: bool = False,
+) -> Config:
+    """Find the windows to fit on, and the share of their items that makes up the sample.
 
     Raises:
-        LensError: the encoder is unknown, the lake is out of reach, or holds no embeddings of the encoder.
+        LensError: the encoder is unknown, the lake is out of reach, or holds no embeddings of the encoder; or a share or a
+            number that is none.
     """
+    if fraction is not None and not 0 < fraction <= 1:
+        raise LensError(f"--fraction is {fraction}: give a share of the items above 0, and 1 at most")
+    if rows is not None and rows < 1:
+        raise LensError(f"--rows is {rows}: give 1 or more")
+    if explained_variance is not None and not 0 < explained_variance < 1:
+        raise LensError(f"--explained_variance is {explained_variance}: give a share between 0 and 1")
     settings = load_settings()
     lake = Lake(settings.lake)
     lake.check()
@@ -123,7 +173,20 @@ def configure(name: str, encoder_source: str | None, dims: int | None, within: W
         where = f"within {within} " if within else ""
         raise LensError(f"the lake {lake.root} holds no embeddings of {known_as} {where}yet: run `lens embed` first")
     expected = sum(lake.manifest(embeddings(known_as), window).counts["embedded"] for window in windows)
-    return Config(lake, name, source, known_as, tuple(windows), dims or settings.projection_dims, expected)
+    if rows is not None:
+        fraction = min(1.0, rows / max(expected, 1))
+    return Config(
+        lake=lake,
+        name=name,
+        encoder_source=source,
+        encoder_id=known_as,
+        windows=tuple(windows),
+        share=1.0 if fraction is None else fraction,
+        dims=settings.projection_dims if dims is None and explained_variance is None else dims,
+        explained_variance=explained_variance,
+        whiten=whiten,
+        expected=expected,
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -131,10 +194,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--name", required=True, help="what the fit is known by: fits/NAME.json in the lake")
     arguments.add_argument("--encoder", metavar="SOURCE", help="the encoder (default: LENS_ENCODER)")
-    arguments.add_argument("--dims", type=int, help="dimensions to keep (default: LENS_PROJECTION_DIMS)")
+    kept = arguments.add_mutually_exclusive_group()
+    kept.add_argument("--dims", type=int, help="dimensions to keep (default: LENS_PROJECTION_DIMS)")
+    kept.add_argument(
+        "--explained_variance",
+        type=float,
+        metavar="SHARE",
+        help="keep as few dimensions as hold this share of the variance",
+    )
+    arguments.add_argument("--whiten", action="store_true", help="scale every kept axis to the same variance")
+    sample = arguments.add_mutually_exclusive_group()
+    sample.add_argument("--fraction", type=float, metavar="SHARE", help="fit on this share of the items (default: all)")
+    sample.add_argument("--rows", type=int, help="fit on about so many rows (default: all)")
     add_window(arguments, required=False)
     known, beam_arguments = arguments.parse_known_args(argv)
-    config = configure(known.name, known.encoder, known.dims, optional_window(known))
+    config = configure(
+        known.name,
+        known.encoder,
+        optional_window(known),
+        fraction=known.fraction,
+        rows=known.rows,
+        dims=known.dims,
+        explained_variance=known.explained_variance,
+        whiten=known.whiten,
+    )
     with beam.Pipeline(options=pipeline_options(load_settings(), beam_arguments)) as pipeline:
         run(pipeline | "Windows" >> beam.Create(config.windows), config)
 

@@ -9,9 +9,9 @@ day, by what they tapped.
     airflow backfill create --dag-id evaluate_offline --from-date 2026-01-30 --to-date 2026-01-31 --reprocess-behavior completed
 
 **What.** `require_window` checks the data interval. `resolve_embedder` looks the version up in MLflow. `evaluate` embeds
-the query photos, ranks the items that were shown, by the encoder alone and with the projection, and writes per-session
-metrics to the lake. `log_evaluation` logs their means to MLflow with a figure and a report page. Sessions without a tap,
-with an unreadable photo, or with an item that has no embedding are left out, and counted by reason.
+the query photos, ranks the items that were shown, by the encoder alone and with the projection, at all and at fewer of its
+dimensions, and writes metrics to the lake. `log_evaluation` logs their means to MLflow with figures and a report page.
+Sessions without a tap, with an unreadable photo, or with an item that has no embedding are left out, and counted by reason.
 
 **When it fails.** *Sessions have not landed*: see what feeds the lake. *No session can be judged*: the items that were
 shown are not embedded; run `embed_new_listings` for their windows.

@@ -1,19 +1,23 @@
 """
 ### Refit the projection
 
-Fits the PCA on all embeddings of the encoder in the lake, and registers encoder and projection together as the next
-version of `listing-embedder` in MLflow, with the alias `candidate`.
+Fits the PCA on the encoder's embeddings in the lake, and registers encoder and projection together as the next version of
+`listing-embedder` in MLflow, with the alias `candidate`.
 
 **When.** Weekly, or by hand after the first windows were embedded, or, with its parameter, after another encoder has
 embedded the catalog (see `embed_new_listings`).
 
-**What.** `fit` merges sufficient statistics over the lake in one pass and writes the projection to it. `register_fit` logs
-the fit to MLflow with its figure, and makes it the candidate. `promote` makes it the champion if the run was asked to,
-or if there is no champion yet; then `rebuild_index` is triggered, since vectors of two projections are never compared.
-Otherwise it stays the candidate, and the index stays as it is.
+**What.** `fit` merges sufficient statistics over the lake in one pass and writes the projection to it: of all embeddings, or
+of a sample, by window, by share of the items or by rows. `previous_projection` looks up the champion's projection, if it is
+of the same encoder, and `assess` judges the new one beside it on a sample of today's items: recall against exact search with
+the whole embeddings, at 8, 16, 32 … dimensions, and the angles between the two subspaces. Its log ends with a sentence on
+whether a rebuild is worth it. `register_fit` logs the fit and its assessment to MLflow, with figures, and makes it the
+candidate. `promote` makes it the champion if the run was asked to, or if there is no champion yet; then `rebuild_index` is
+triggered, since vectors of two projections are never compared. Otherwise it stays the candidate, and the index stays as it
+is.
 
-**When it fails.** *Too few embeddings*: embed more windows, or keep fewer dimensions. A repeated run fits anew; an equal
-projection is registered once.
+**When it fails.** *Too few embeddings*: embed more windows, or keep fewer dimensions. *Whitening would blow up rounding*: keep
+as few dimensions as it says. A repeated run fits anew; an equal projection is registered once.
 
 **Must not race with** nothing: the projection gets a new id, and nothing that exists changes.
 """
@@ -26,7 +30,9 @@ from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOpe
 from airflow.sdk import DAG, Param
 
 from plugins.operators.beam_job import BeamJobOperator
-from plugins.tasks import RUN_NAME, encoder_param, first_day, promote, register_fit
+from plugins.tasks import RUN_NAME, encoder_param, first_day, previous_projection, promote, register_fit
+
+_FIT_PARAMS = ("encoder", "dims", "explained_variance", "whiten", "fraction", "rows", "window_start", "window_end")
 
 with DAG(
     dag_id="refit_projection",
@@ -49,6 +55,36 @@ with DAG(
             minimum=1,
             description="Dimensions to keep; empty is LENS_PROJECTION_DIMS.",
         ),
+        "explained_variance": Param(
+            None,
+            type=["null", "number"],
+            exclusiveMinimum=0,
+            exclusiveMaximum=1,
+            description="Keep as few dimensions as hold this share of the variance, instead of a number of them.",
+        ),
+        "whiten": Param(False, type="boolean", description="Scale every kept axis to the same variance."),
+        "fraction": Param(
+            None,
+            type=["null", "number"],
+            exclusiveMinimum=0,
+            maximum=1,
+            description="Fit on this share of the items, drawn by a hash of their ids; empty is all.",
+        ),
+        "rows": Param(
+            None,
+            type=["null", "integer"],
+            minimum=1,
+            description="Fit on about so many embeddings, drawn likewise, instead of a share.",
+        ),
+        "window_start": Param(
+            None,
+            type=["null", "string"],
+            format="date-time",
+            description="Fit on windows from here on only, with window_end; empty is all.",
+        ),
+        "window_end": Param(
+            None, type=["null", "string"], format="date-time", description="The end of those windows, not included."
+        ),
         "promote": Param(
             False,
             type="boolean",
@@ -62,7 +98,11 @@ with DAG(
     fit = BeamJobOperator(
         task_id="fit",
         job="fit_projection",
-        arguments={"name": RUN_NAME, "encoder": "{{ params.encoder }}", "dims": "{{ params.dims }}"},
+        arguments={"name": RUN_NAME} | {name: f"{{{{ params.{name} }}}}" for name in _FIT_PARAMS},
+    )
+    previous = previous_projection(RUN_NAME)
+    assess = BeamJobOperator(
+        task_id="assess", job="assess_projection", arguments={"name": RUN_NAME, "previous": previous}
     )
     version = register_fit(RUN_NAME)
     promoted = promote(version, "{{ params.promote }}")
@@ -75,5 +115,5 @@ with DAG(
         skip_when_already_exists=True,
     )
 
-    fit >> version
+    fit >> previous >> assess >> version
     promoted >> rebuild

@@ -51,7 +51,8 @@ from models.finetune.recipe import Recipe
 from models.finetune.shards import Shards
 from models.finetune.training import Outcome, TrainingLog, train
 from models.finetune.validation import HeldOutSession, Validation, embed_all, mean_metrics, rank_sessions
-from models.projection import Moments, fit_projection
+from models.moments import Moments
+from models.projection import fit_projection
 from models.registry import Registry
 
 logger = logging.getLogger(__name__)

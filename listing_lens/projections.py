@@ -1,13 +1,20 @@
-"""Where projections are kept: in the lake, by id, with a record of each fit by its name."""
+"""Where projections are kept: in the lake, by id, with a record of each fit and of its assessment by the fit's name."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from listing_lens.errors import LensError
 from listing_lens.lake import Lake
 from models.embedder import EmbedderCard
 from models.projection import Projection
+
+# Recall at these is assessed, and this one decides.
+CUTOFFS = (1, 10, 100)
+HEADLINE_K = 10
+HEADLINE = f"recall@{HEADLINE_K}"
+# A smaller gain in it is not worth a rebuild.
+_NOTICEABLE = 0.005
 
 
 class Fit(BaseModel):
@@ -18,7 +25,67 @@ class Fit(BaseModel):
     card: EmbedderCard
     rows: int
     windows: list[str]
+    # Of the items, drawn by their hash.
+    share: float = Field(default=1.0, gt=0, le=1)
     explained_variance: float
+
+
+class Quality(BaseModel):
+    """What a projection keeps of exact search with the whole embeddings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    projection_id: str
+    dims: int
+    # By dimensions, its own and fewer: "recall@10" → the mean over the queries.
+    recall: dict[int, dict[str, float]]
+
+
+class Change(BaseModel):
+    """What a fit changes against the projection before it, judged on the same items."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    before: Quality
+    # Principal angles between the two subspaces.
+    largest_angle_degrees: float
+    mean_angle_degrees: float
+    # Share of the variance that the new projection keeps which lies in the subspace of the one before.
+    variance_held: float
+    # In recall@10, and its standard error over the queries.
+    gain: float
+    gain_error: float
+
+
+class Assessment(BaseModel):
+    """How good the projection of a fit is, and what it changes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    items: int
+    queries: int
+    fitted: Quality
+    # None when there was no projection of the same encoder before.
+    change: Change | None
+
+    @property
+    def advice(self) -> str:
+        """One sentence for whoever decides on a rebuild."""
+        change, now = self.change, self.fitted.recall[self.fitted.dims][HEADLINE]
+        finds = f"{HEADLINE} against exact search with the whole embeddings is {now:.3f}"
+        if change is None:
+            return f"{finds}; there is no projection before it to compare with."
+        if change.before.projection_id == self.fitted.projection_id:
+            return f"{finds}; the fit gives the projection before it again: there is nothing to rebuild."
+        gained = (
+            f"{finds}, {change.gain:+.3f} ± {change.gain_error:.3f} beside the projection before it, whose axes hold "
+            f"{change.variance_held:.1%} of the variance that it keeps"
+        )
+        # Less than two standard errors may be chance.
+        certain = abs(change.gain) > max(_NOTICEABLE, 2 * change.gain_error)
+        if not certain:
+            return f"{gained}: a rebuild would change little."
+        return f"{gained}: {'a rebuild is worth considering' if change.gain > 0 else 'keep the one before'}."
 
 
 def projection_folder(lake: Lake, projection_id: str) -> str:
@@ -30,12 +97,21 @@ def fit_path(lake: Lake, name: str) -> str:
     return f"{lake.root}/fits/{name}.json"
 
 
+def assessment_path(lake: Lake, name: str) -> str:
+    """Where the assessment of the fit of this name lies."""
+    return f"{lake.root}/fits/{name}-assessment.json"
+
+
 def save_projection(lake: Lake, projection: Projection) -> None:
     """Keep a projection under its id; the JSON comes last, and makes it exist."""
     tensors, about = projection.save()
     folder = projection_folder(lake, projection.projection_id)
     lake.write_bytes(f"{folder}/projection.safetensors", tensors)
     lake.write_bytes(f"{folder}/projection.json", about)
+
+
+def projection_exists(lake: Lake, projection_id: str) -> bool:
+    return lake.exists(f"{projection_folder(lake, projection_id)}/projection.json")
 
 
 def load_projection(lake: Lake, projection_id: str) -> Projection:
@@ -60,3 +136,11 @@ def load_fit(lake: Lake, name: str) -> Fit:
         return Fit.model_validate_json(lake.read_bytes(fit_path(lake, name)))
     except FileNotFoundError:
         raise LensError(f"no fit {name!r} in the lake {lake.root}: run `lens projection fit`") from None
+
+
+def load_assessment(lake: Lake, name: str) -> Assessment | None:
+    """The assessment of a fit; None when it was not assessed."""
+    try:
+        return Assessment.model_validate_json(lake.read_bytes(assessment_path(lake, name)))
+    except FileNotFoundError:
+        return None

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 from listing_lens.finetunes import load_finetune
 from listing_lens.lake import Lake, evaluations
 from listing_lens.pages import evaluation_page
-from listing_lens.projections import load_fit, load_projection
+from listing_lens.projections import Assessment, load_assessment, load_fit, load_projection, projection_exists
 from listing_lens.search_index import SearchIndex
 from listing_lens.settings import Settings, missing
 from listing_lens.window import Window
 from models import figures
 from models.embedder import CHAMPION
 from models.encoder_files import encoder_folder
+from models.projection import prefix_dims
 from models.registry import RegisteredEmbedder, Registry
+
+logger = logging.getLogger(__name__)
 
 VARIANTS = {"embedding": "encoder alone", "projected": "with projection"}
 
@@ -27,12 +32,39 @@ def connect_registry(settings: Settings) -> Registry:
 
 
 def register_fit(name: str, settings: Settings) -> int:
-    """Register the embedder that a fit made possible as the candidate. Returns its version."""
+    """Register the embedder that a fit made possible as the candidate, with its assessment if any. Returns its version."""
     lake = Lake(settings.lake)
     fit = load_fit(lake, name)
     projection = load_projection(lake, fit.card.projection_id)
-    figure = figures.explained_variance(projection)
-    return connect_registry(settings).register(fit.card, projection, fit.windows, figure, name=name)
+    assessment = load_assessment(lake, name)
+    pictures = {"explained_variance": figures.explained_variance(projection)}
+    if assessment is not None:
+        before = assessment.change.before.recall if assessment.change else None
+        pictures["recall_by_dims"] = figures.recall_by_dims(assessment.fitted.recall, before)
+    return connect_registry(settings).register(
+        fit.card,
+        projection,
+        fit.windows,
+        name=name,
+        share=fit.share,
+        metrics=_metrics_of(assessment) if assessment else {},
+        figures=pictures,
+    )
+
+
+def previous_projection(name: str, settings: Settings) -> str | None:
+    """The id of the champion's projection, if a fit can be compared with it: it is of the same encoder, and in the lake."""
+    lake, registry = Lake(settings.lake), connect_registry(settings)
+    encoder_id = load_fit(lake, name).card.encoder_id
+    if not registry.has(CHAMPION):
+        return None
+    champion = registry.get(CHAMPION).card
+    if champion.encoder_id != encoder_id:
+        return None
+    if not projection_exists(lake, champion.projection_id):
+        logger.warning("the champion's projection %s is not in the lake: nothing to compare", champion.projection_id)
+        return None
+    return champion.projection_id
 
 
 def register_finetune(name: str, settings: Settings) -> int:
@@ -85,12 +117,35 @@ def log_evaluation(window: Window, embedder: RegisteredEmbedder, settings: Setti
     """Log an evaluation that the lake holds to MLflow, and write its page. Returns the page's path."""
     manifest = Lake(settings.lake).manifest(evaluations(embedder.card.space), window)
     means = manifest.parameters["metrics"]
-    figure = figures.metrics_by_k(means, VARIANTS)
-    page = evaluation_page(window=window, embedder=embedder, counts=manifest.counts, means=means, figure=figure)
+    by_k = figures.metrics_by_k(means, VARIANTS)
+    by_dims = figures.ndcg_by_dims(_ndcg_by_dims(means, embedder.card.dims), means["embedding/ndcg@5"])
+    page = evaluation_page(
+        window=window, embedder=embedder, counts=manifest.counts, means=means, by_k=by_k, by_dims=by_dims
+    )
     connect_registry(settings).log_evaluation(
-        embedder, window=window.name, counts=manifest.counts, means=means, figure=figure, page=page
+        embedder,
+        window=window.name,
+        counts=manifest.counts,
+        means=means,
+        figures={"metrics_by_k": by_k, "ndcg_by_dims": by_dims},
+        page=page,
     )
     path = settings.home / "pages" / f"evaluation-{window.name}-v{embedder.version}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def _ndcg_by_dims(means: Mapping[str, float], dims: int) -> dict[int, float]:
+    """nDCG@5 by the dimensions that an evaluation judged a projection at: fewer than its own, where it did, then those."""
+    fewer = {at: f"projected_{at}/ndcg@5" for at in prefix_dims(dims)}
+    return {at: means[name] for at, name in fewer.items() if name in means} | {dims: means["projected/ndcg@5"]}
+
+
+def _metrics_of(assessment: Assessment) -> dict[str, float]:
+    quality, change = assessment.fitted, assessment.change
+    metrics = dict(quality.recall[quality.dims])
+    if change is not None:
+        metrics |= {f"before/{name}": value for name, value in change.before.recall[change.before.dims].items()}
+        metrics |= change.model_dump(exclude={"before"})
+    return metrics

@@ -1,15 +1,12 @@
-"""The projection: a PCA that takes an embedding to the vector that is indexed.
-
-Fitted from sufficient statistics that merge, so that a catalog of any size is read once, in any order, by any number of
-workers (Chan, Golub and LeVeque 1983 for the merge of shifted sums).
-"""
+"""The projection: a PCA that takes an embedding to the vector that is indexed."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from itertools import count, takewhile
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,75 +14,15 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from models.errors import LensError
+from models.moments import Moments
 
-# Rows per float32 matrix product: longer sums would lose digits before they reach float64.
-_BLOCK_ROWS = 2048
+if TYPE_CHECKING:
+    from sklearn.decomposition import PCA
 
-
-@dataclass(frozen=True)
-class Moments:
-    """Count, sum (d,) and Gram matrix (d, d) of rows about a shift (d,), all in float64. Merging is commutative."""
-
-    count: int
-    shift: NDArray[np.float64]
-    sum: NDArray[np.float64]
-    gram: NDArray[np.float64]
-
-    @classmethod
-    def of(cls, rows: NDArray[np.floating[Any]]) -> Moments:
-        """The moments of rows (n, d), n at least 1.
-
-        Raises:
-            LensError: the rows hold a NaN or an infinity, or are not a matrix.
-        """
-        if rows.ndim != 2 or not len(rows):
-            raise LensError(f"embeddings must be a matrix of at least one row, not of shape {rows.shape}")
-        if not np.isfinite(rows).all():
-            bad = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
-            raise LensError(f"embedding {bad} of the block holds a NaN or an infinity: embed its window again")
-        shift = rows[:_BLOCK_ROWS].mean(axis=0, dtype=np.float64).astype(np.float32)
-        dims = rows.shape[1]
-        total, gram = np.zeros(dims), np.zeros((dims, dims))
-        for start in range(0, len(rows), _BLOCK_ROWS):
-            # About a shift near the mean the products stay small, and float32 keeps its digits.
-            centred = rows[start : start + _BLOCK_ROWS].astype(np.float32, copy=False) - shift
-            total += centred.sum(axis=0, dtype=np.float64)
-            gram += centred.T @ centred
-        return cls(len(rows), shift.astype(np.float64), total, gram)
-
-    def merge(self, other: Moments) -> Moments:
-        """The moments of both sets of rows together.
-
-        Raises:
-            LensError: they differ in dimensions.
-        """
-        if self.shift.shape != other.shift.shape:
-            raise LensError(
-                f"embeddings of {self.shift.size} and of {other.shift.size} dimensions in one fit: they are of two encoders"
-            )
-        moved = other.shift - self.shift
-        return Moments(
-            self.count + other.count,
-            self.shift,
-            self.sum + other.sum + other.count * moved,
-            self.gram
-            + other.gram
-            + np.outer(other.sum, moved)
-            + np.outer(moved, other.sum)
-            + other.count * np.outer(moved, moved),
-        )
-
-    @property
-    def mean(self) -> NDArray[np.float64]:
-        """(d,) float64."""
-        mean: NDArray[np.float64] = self.shift + self.sum / self.count
-        return mean
-
-    @property
-    def covariance(self) -> NDArray[np.float64]:
-        """Of the sample, (d, d) float64."""
-        covariance: NDArray[np.float64] = (self.gram - np.outer(self.sum, self.sum) / self.count) / (self.count - 1)
-        return covariance
+# A squared length from which on single precision has all digits of it.
+_FAINT = 1e-30
+# A variance that is a smaller share of the largest is not told from rounding, of the embeddings or of the fit.
+_RESOLVED = 1e-6
 
 
 @dataclass(frozen=True)
@@ -93,16 +30,20 @@ class Projection:
     """`normalise(x @ components + bias)`.
 
     Attributes:
-        components: (d, k) float32, orthonormal columns, by falling variance.
+        components: (d, k) float32, by falling variance; orthonormal columns, or such divided by their standard deviation.
         bias: (k,) float32, minus the projected mean.
+        mean: (d,) float64, of the embeddings that it was fitted on.
         spectrum: (d,) float64, the variance along every principal axis, also those left out.
         rows: how many embeddings it was fitted on.
+        whitened: whether each kept axis is scaled to a variance of 1.
     """
 
     components: NDArray[np.float32]
     bias: NDArray[np.float32]
+    mean: NDArray[np.float64]
     spectrum: NDArray[np.float64]
     rows: int
+    whitened: bool = False
 
     @property
     def input_dims(self) -> int:
@@ -120,37 +61,72 @@ class Projection:
         return digest.hexdigest()[:8]
 
     @property
+    def axes(self) -> NDArray[np.float64]:
+        """(d, k) float64, the kept axes at unit length, also of a whitened projection."""
+        components = self.components.astype(np.float64)
+        axes: NDArray[np.float64] = components / np.linalg.norm(components, axis=0)
+        return axes
+
+    @property
     def explained_variance_ratio(self) -> NDArray[np.float64]:
         """(k,) float64: the share of all variance along each kept axis."""
         ratio: NDArray[np.float64] = self.spectrum[: self.dims] / self.spectrum.sum()
         return ratio
 
+    def prefix(self, dims: int) -> Projection:
+        """The first axes alone: what a fit of the same embeddings to fewer dimensions gives."""
+        return replace(self, components=np.ascontiguousarray(self.components[:, :dims]), bias=self.bias[:dims])
+
     def apply(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Project (n, d) embeddings to (n, k) float32 vectors of unit length.
+        """Project (n, d) embeddings to (n, k) float32 vectors of unit length; nothing else of that size is allocated.
 
         Raises:
-            LensError: the embeddings have other dimensions than those it was fitted on.
+            LensError: the embeddings have other dimensions than those it was fitted on, or one holds a NaN.
         """
-        if embeddings.ndim != 2 or embeddings.shape[1] != self.input_dims:
+        if embeddings.ndim != 2 or embeddings.shape[1] != self.components.shape[0]:
             raise LensError(
                 f"projection {self.projection_id} takes embeddings of {self.input_dims} dimensions, "
                 f"not an array of shape {embeddings.shape}: it belongs to another encoder"
             )
-        vectors = embeddings @ self.components + self.bias
-        # An embedding at the very mean has no direction. It is given one: an index takes unit vectors only.
-        vectors[~vectors.any(axis=1), 0] = 1.0
-        unit: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        return unit
+        vectors: NDArray[np.float32] = embeddings @ self.components
+        vectors += self.bias
+        squares = np.vecdot(vectors, vectors)
+        if not squares.min(initial=1.0) > _FAINT:
+            _give_length(vectors, squares)
+        vectors /= np.sqrt(squares)[:, None]
+        return vectors
+
+    def as_pca(self) -> PCA:
+        """As scikit-learn's fitted PCA, whose `transform` gives what `apply` computes before it normalises.
+
+        Of a projection that was saved without its mean, `inverse_transform` lacks what the mean has outside the kept axes.
+        """
+        # Nothing else here needs it, and it takes a second to import.
+        from sklearn.decomposition import PCA
+
+        pca = PCA(self.dims, whiten=self.whitened, svd_solver="covariance_eigh")
+        kept = self.spectrum[: self.dims]
+        pca.mean_ = self.mean
+        pca.components_ = np.ascontiguousarray(self.axes.T)
+        pca.explained_variance_ = kept
+        pca.explained_variance_ratio_ = self.explained_variance_ratio
+        pca.singular_values_ = np.sqrt(kept * (self.rows - 1))
+        left_out = self.spectrum[self.dims : min(self.input_dims, self.rows)]
+        pca.noise_variance_ = float(left_out.mean()) if left_out.size else 0.0
+        pca.n_components_, pca.n_features_in_, pca.n_samples_ = self.dims, self.input_dims, self.rows
+        return pca
 
     def save(self) -> tuple[bytes, bytes]:
         """As two files' contents: the arrays as safetensors, and a JSON that describes them."""
-        tensors = save_tensors({"components": self.components, "bias": self.bias, "spectrum": self.spectrum})
+        arrays = {"components": self.components, "bias": self.bias, "mean": self.mean, "spectrum": self.spectrum}
+        tensors = save_tensors(arrays)
         about = {
             "projection_id": self.projection_id,
             "input_dims": self.input_dims,
             "dims": self.dims,
             "rows": self.rows,
             "explained_variance": float(self.explained_variance_ratio.sum()),
+            "whitened": self.whitened,
             "sha256": hashlib.sha256(tensors).hexdigest(),
         }
         return tensors, json.dumps(about, indent=2).encode()
@@ -166,35 +142,90 @@ class Projection:
         if hashlib.sha256(tensors).hexdigest() != description["sha256"]:
             raise LensError(f"projection {description['projection_id']} is damaged: its hash differs; fit it again")
         arrays = load_tensors(tensors)
-        return cls(arrays["components"], arrays["bias"], arrays["spectrum"], description["rows"])
+        components, bias = arrays["components"], arrays["bias"]
+        # Files without a mean are of projections that are not whitened: within the kept axes it is minus the bias.
+        mean = arrays["mean"] if "mean" in arrays else -(components.astype(np.float64) @ bias)
+        whitened = description.get("whitened", False)
+        return cls(components, bias, mean, arrays["spectrum"], description["rows"], whitened)
 
 
-def fit_projection(moments: Moments, dims: int) -> Projection:
+def fit_projection(
+    moments: Moments, dims: int | None = None, *, explained_variance: float | None = None, whiten: bool = False
+) -> Projection:
     """Exact PCA from the moments, by eigendecomposition of the covariance in float64.
 
     Each axis points to where its largest entry is positive, so that equal data give an equal projection.
 
+    Args:
+        moments: of the embeddings.
+        dims: how many axes to keep.
+        explained_variance: keep as few axes as hold this share of all variance, above 0 and below 1; instead of `dims`.
+        whiten: scale each kept axis to a variance of 1.
+
     Raises:
-        LensError: fewer rows than it takes to span `dims` axes, or an impossible number of axes.
+        LensError: fewer embeddings than it takes to span the axes, an impossible number or share of them, or axes to be
+            whitened whose variance is lost in rounding.
     """
-    if dims < 1:
-        raise LensError(f"cannot keep {dims} dimensions: keep at least one")
-    if dims > moments.shift.size:
-        raise LensError(f"cannot keep {dims} dimensions of embeddings that have {moments.shift.size}: lower the number")
-    if moments.count <= dims:
-        raise LensError(
-            f"{moments.count} embeddings cannot fit a projection to {dims} dimensions: embed more windows first, "
-            f"or keep fewer dimensions than embeddings"
-        )
+    _check(moments, dims, explained_variance)
     spectrum, axes = np.linalg.eigh(moments.covariance)
     spectrum, axes = np.maximum(spectrum[::-1], 0.0), axes[:, ::-1]
     if spectrum[0] <= 0:
         raise LensError(f"all {moments.count} embeddings are equal: there is no direction to keep")
+    if dims is None:
+        assert explained_variance is not None
+        held = np.cumsum(spectrum)
+        dims = int((held < explained_variance * held[-1]).sum()) + 1
     kept = axes[:, :dims]
     kept = kept * np.sign(kept[np.abs(kept).argmax(axis=0), np.arange(dims)])
+    if whiten:
+        resolved = int((spectrum >= _RESOLVED * spectrum[0]).sum())
+        if dims > resolved:
+            raise LensError(
+                f"axes beyond the first {resolved} hold less than {_RESOLVED:.0e} of the largest one's variance, and "
+                f"whitening would blow up their rounding: keep {resolved} dimensions or fewer, or fit without whitening"
+            )
+        kept = kept / np.sqrt(spectrum[:dims])
     return Projection(
         components=np.ascontiguousarray(kept, dtype=np.float32),
         bias=(-moments.mean @ kept).astype(np.float32),
+        mean=moments.mean,
         spectrum=spectrum,
         rows=moments.count,
+        whitened=whiten,
     )
+
+
+def prefix_dims(dims: int) -> tuple[int, ...]:
+    """The powers of two, from 8 on, that are fewer dimensions than those: what a projection is judged at, besides its own."""
+    return tuple(takewhile(lambda fewer: fewer < dims, (2**power for power in count(3))))
+
+
+def _give_length(vectors: NDArray[np.float32], squares: NDArray[np.float32]) -> None:
+    """Scale up, in place, vectors (n, k) whose squared length (n,) is lost in single precision."""
+    faint = np.flatnonzero(~(squares > _FAINT))
+    if np.isnan(squares[faint]).any():
+        bad = faint[np.isnan(squares[faint])][0]
+        raise LensError(f"embedding {bad} of {len(vectors)} holds a NaN or an infinity: embed it again")
+    scaled = vectors[faint]
+    largest = np.abs(scaled).max(axis=1)
+    scaled /= np.where(largest > 0, largest, 1.0)[:, None]
+    # An embedding at the very mean has no direction. It is given one: an index takes unit vectors only.
+    scaled[largest == 0, 0] = 1.0
+    vectors[faint], squares[faint] = scaled, np.vecdot(scaled, scaled)
+
+
+def _check(moments: Moments, dims: int | None, explained_variance: float | None) -> None:
+    if (dims is None) == (explained_variance is None):
+        raise LensError("a projection keeps a number of dimensions or a share of the variance: give one of the two")
+    if explained_variance is not None and not 0 < explained_variance < 1:
+        raise LensError(f"cannot keep a share of {explained_variance} of the variance: give one between 0 and 1")
+    if dims is not None and dims < 1:
+        raise LensError(f"cannot keep {dims} dimensions: keep at least one")
+    if dims is not None and dims > moments.shift.size:
+        raise LensError(f"cannot keep {dims} dimensions of embeddings that have {moments.shift.size}: lower the number")
+    fewest = 1 if dims is None else dims
+    if moments.count <= fewest:
+        raise LensError(
+            f"{moments.count} embeddings cannot fit a projection to {fewest} dimensions: embed more windows first, "
+            f"or keep fewer dimensions than embeddings"
+        )

@@ -105,12 +105,33 @@ class Registry:
     # ---- embedders --------------------------------------------------------------------------------------------------
 
     def register(
-        self, card: EmbedderCard, projection: Projection, windows: Sequence[str], figure: Figure, *, name: str
+        self,
+        card: EmbedderCard,
+        projection: Projection,
+        windows: Sequence[str],
+        *,
+        name: str,
+        share: float,
+        metrics: Mapping[str, float],
+        figures: Mapping[str, Figure],
     ) -> int:
-        """Log a fit as a run and its embedder as a version, and make that the candidate. The same space is kept once."""
+        """Log a fit as a run and its embedder as a version, and make that the candidate. The same space is kept once.
+
+        Args:
+            card, projection: the embedder.
+            windows: what it was fitted on.
+            name: the run's.
+            share: which share of the windows' items was drawn.
+            metrics: further ones than the fit's own.
+            figures: by their names, without an ending.
+        """
         version = self._version_with(MODEL, space=card.space)
         if version is None:
-            run_id = self._log_fit(card, projection, windows, figure, name)
+            run_id = self._start_run(_PROJECTION_EXPERIMENT, name)
+            self._log_fit(run_id, card, projection, windows, share)
+            self.log_metrics(run_id, metrics)
+            self._log_figures(run_id, figures)
+            self.end(run_id)
             version = self._create_version(MODEL, run_id, _space_tags(card))
         self.client.set_registered_model_alias(MODEL, CANDIDATE, str(version))
         return version
@@ -268,7 +289,7 @@ class Registry:
         self.client.log_batch(run_id, params=params, tags=[RunTag(_KEY, key)])
         return run_id
 
-    def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
         """Log the metrics of one step, in one request."""
         now_ms = round(time() * 1000)
         self.client.log_batch(
@@ -292,34 +313,30 @@ class Registry:
         window: str,
         counts: Mapping[str, int],
         means: Mapping[str, float],
-        figure: Figure,
+        figures: Mapping[str, Figure],
         page: str,
     ) -> str:
-        """Log an evaluation as a run, with its page. Returns the run's id."""
-        run = self.client.create_run(self._experiment(_EVALUATION_EXPERIMENT), run_name=f"v{embedder.version} {window}")
-        run_id: str = run.info.run_id
+        """Log an evaluation as a run, with its figures by name and its page. Returns the run's id."""
+        run_id = self._start_run(_EVALUATION_EXPERIMENT, f"v{embedder.version} {window}")
         parameters = {"window": window, "model_version": embedder.version, **_space_tags(embedder.card), **counts}
         for key, value in parameters.items():
             self.client.log_param(run_id, key, value)
-        for key, value in means.items():
-            self.client.log_metric(run_id, _metric_name(key), value)
-        self.client.log_figure(run_id, figure, "metrics_by_k.png")
+        self.log_metrics(run_id, means)
+        self._log_figures(run_id, figures)
         self.client.log_text(run_id, page, "report.html")
-        self.client.set_terminated(run_id)
+        self.end(run_id)
         return run_id
 
     def _log_fit(
-        self, card: EmbedderCard, projection: Projection, windows: Sequence[str], figure: Figure, name: str
-    ) -> str:
-        run = self.client.create_run(self._experiment(_PROJECTION_EXPERIMENT), run_name=name)
-        run_id: str = run.info.run_id
+        self, run_id: str, card: EmbedderCard, projection: Projection, windows: Sequence[str], share: float
+    ) -> None:
         parameters = {**_space_tags(card), "dims": card.dims, "encoder_source": card.encoder_source}
+        parameters |= {"whitened": projection.whitened, "share": share}
         parameters |= {"windows": len(windows), "first_window": windows[0], "last_window": windows[-1]}
         for key, value in parameters.items():
             self.client.log_param(run_id, key, value)
-        self.client.log_metric(run_id, "rows", projection.rows)
-        self.client.log_metric(run_id, "explained_variance", float(projection.explained_variance_ratio.sum()))
-        self.client.log_figure(run_id, figure, "explained_variance.png")
+        explained_variance = float(projection.explained_variance_ratio.sum())
+        self.log_metrics(run_id, {"rows": projection.rows, "explained_variance": explained_variance})
         self.client.log_dict(run_id, list(windows), "windows.json")
         tensors, about = projection.save()
         with tempfile.TemporaryDirectory() as folder:
@@ -327,8 +344,13 @@ class Registry:
             (Path(folder) / "projection.json").write_bytes(about)
             (Path(folder) / "card.json").write_text(card.model_dump_json(indent=2))
             self.client.log_artifacts(run_id, folder, _ARTIFACTS[MODEL])
-        self.client.set_terminated(run_id)
-        return run_id
+
+    def _start_run(self, experiment: str, name: str) -> str:
+        return str(self.client.create_run(self._experiment(experiment), run_name=name).info.run_id)
+
+    def _log_figures(self, run_id: str, figures: Mapping[str, Figure]) -> None:
+        for name, figure in figures.items():
+            self.log_figure(run_id, figure, f"{name}.png")
 
     def _card_of(self, version: ModelVersion) -> EmbedderCard:
         with tempfile.TemporaryDirectory() as folder:

@@ -83,6 +83,14 @@ def resolve_embedder(model: str) -> dict[str, Any]:
 
 
 @task
+def previous_projection(name: str) -> str | None:
+    """Find the projection that a fit is compared with: the champion's, if of the same encoder. Returns its id or None."""
+    from listing_lens import workflow
+
+    return workflow.previous_projection(name, load_settings())
+
+
+@task
 def register_fit(name: str) -> int:
     """Register the embedder that a fit made possible as the candidate. Returns its version."""
     from listing_lens import workflow

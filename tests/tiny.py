@@ -89,3 +89,13 @@ def land_marketplace(lake: Lake, *, items: int = 40, windows: tuple[Window, Wind
     land(lake, one, first)
     land(lake, two, second)
     return first + second
+
+
+def correlated(
+    rows: int, dims: int, *, mean: float = 0.0, scale: float = 1.0, seed: int = 0
+) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    """Rows whose principal variances fall from axis to axis, so that each axis is determined."""
+    rng = np.random.default_rng(seed)
+    axes = np.linalg.qr(rng.standard_normal((dims, dims)))[0]
+    deviations = scale * 0.9 ** np.arange(dims)
+    return (mean + (rng.standard_normal((rows, dims)) * deviations) @ axes).astype(np.float32)

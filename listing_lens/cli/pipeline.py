@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated
@@ -15,6 +15,7 @@ from listing_lens.cli.progress import run_with_bars
 from listing_lens.errors import LensError
 from listing_lens.finetunes import Comparison
 from listing_lens.lake import LISTINGS, SESSIONS, Lake, evaluations
+from listing_lens.projections import Assessment, load_assessment
 from listing_lens.search_index import SearchIndex
 from listing_lens.settings import Settings, load_settings
 from listing_lens.window import Window
@@ -47,11 +48,35 @@ def embed(start: Start = None, end: End = None, encoder: Encoder = None) -> None
 @projection.command("fit")
 def fit(
     dims: Annotated[int | None, typer.Option(help="Dimensions to keep; default: LENS_PROJECTION_DIMS.")] = None,
+    explained_variance: Annotated[
+        float | None, typer.Option(help="Keep as few dimensions as hold this share of the variance, instead of --dims.")
+    ] = None,
+    whiten: Annotated[bool, typer.Option("--whiten", help="Scale every kept axis to the same variance.")] = False,
+    fraction: Annotated[
+        float | None, typer.Option(help="Fit on this share of the items, drawn by a hash of their ids; default: all.")
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option(help="Fit on about so many embeddings, drawn likewise, instead of --fraction.")
+    ] = None,
+    start: Start = None,
+    end: End = None,
     encoder: Encoder = None,
     promote: Annotated[bool, typer.Option(help="Make it the champion; the first one becomes it anyway.")] = False,
 ) -> None:
-    """Fit the projection on the lake's embeddings, and register the embedder in MLflow."""
-    _fit(load_settings(), encoder=encoder, dims=dims, promote=promote)
+    """Fit the projection on the lake's embeddings, assess it, and register the embedder in MLflow."""
+    settings = load_settings()
+    _require_one_at_most(dims=dims, explained_variance=explained_variance)
+    _require_one_at_most(fraction=fraction, rows=rows)
+    options = [
+        *_option("--dims", dims),
+        *_option("--explained_variance", explained_variance),
+        *(["--whiten"] if whiten else []),
+        *_option("--fraction", fraction),
+        *_option("--rows", rows),
+        *(_bounds(_span(LISTINGS, start, end, settings)) if start or end else []),
+        *_option("--encoder", encoder),
+    ]
+    _fit(settings, options, promote=promote)
 
 
 @index.command("rebuild")
@@ -103,7 +128,7 @@ def run(
     # An alias may move meanwhile: all steps take the encoder that it names now.
     encoder = resolve_encoder(encoder, settings)
     _embed(_span(LISTINGS, None, None, settings), settings, encoder)
-    _rebuild(str(_fit(settings, encoder=encoder, dims=dims, promote=True)), settings)
+    _rebuild(str(_fit(settings, [*_option("--dims", dims), "--encoder", encoder], promote=True)), settings)
     console.print("search it with `lens search PHOTO`")
 
 
@@ -112,13 +137,20 @@ def _embed(window: Window, settings: Settings, encoder: str | None) -> None:
     run_with_bars("embed", "embed_listings", arguments, settings)
 
 
-def _fit(settings: Settings, *, encoder: str | None, dims: int | None, promote: bool) -> int:
+def _fit(settings: Settings, options: Sequence[str], *, promote: bool) -> int:
+    """Fit with these options of the job, assess, register, and promote when asked or when there is no champion."""
     from listing_lens import workflow
 
     workflow.connect_registry(settings)
     name = _build_name()
-    arguments = ["--name", name, *_option("--dims", dims), *_option("--encoder", encoder)]
-    run_with_bars("fit projection", "fit_projection", arguments, settings)
+    run_with_bars("fit projection", "fit_projection", ["--name", name, *options], settings)
+    previous = workflow.previous_projection(name, settings)
+    arguments = ["--name", name, *_option("--previous", previous)]
+    run_with_bars("assess projection", "assess_projection", arguments, settings)
+    assessment = load_assessment(Lake(settings.lake), name)
+    if assessment is not None:
+        console.print(assessment_table(assessment))
+        console.print(assessment.advice)
     version = workflow.register_fit(name, settings)
     promoted = workflow.promote(version, asked=promote, settings=settings)
     console.print(f"listing-embedder version {version} is the {CHAMPION if promoted else CANDIDATE}")
@@ -164,6 +196,26 @@ def print_metrics(window: Window, space: str, settings: Settings) -> None:
     manifest = Lake(settings.lake).manifest(evaluations(space), window)
     title = f"{manifest.counts['evaluated']:,} sessions of {window}"
     console.print(metrics_table(title, manifest.parameters["metrics"]))
+
+
+def assessment_table(assessment: Assessment) -> Table:
+    """Recall by dimensions, a row each, beside the projection before it where there is one; and how far the axes moved."""
+    now, change = assessment.fitted.recall, assessment.change
+    before = change.before.recall if change else {}
+    names = list(now[assessment.fitted.dims])
+    title = f"{assessment.queries:,} queries among {assessment.items:,} items"
+    caption = (
+        None
+        if change is None
+        else (
+            f"angles to the axes before: {change.mean_angle_degrees:.2f}° on average, {change.largest_angle_degrees:.2f}° at most"
+        )
+    )
+    table = Table("dimensions", *names, *(f"{name} before" for name in names if before), title=title, caption=caption)
+    for dims in sorted({*now, *before}):
+        values = [by_dims.get(dims, {}).get(name) for by_dims in (now, before) if by_dims for name in names]
+        table.add_row(str(dims), *("–" if value is None else f"{value:.3f}" for value in values))
+    return table
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -219,6 +271,12 @@ def _span(dataset: str, start: str | None, end: str | None, settings: Settings) 
 
 def _bounds(window: Window) -> list[str]:
     return ["--window_start", window.start.isoformat(), "--window_end", window.end.isoformat()]
+
+
+def _require_one_at_most(**options: object | None) -> None:
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
+    if len(given) > 1:
+        raise LensError(f"{' and '.join(given)} exclude each other: give one of them")
 
 
 def _option(name: str, value: object | None) -> list[str]:

@@ -55,11 +55,10 @@ def evaluation_page(
     embedder: RegisteredEmbedder,
     counts: Mapping[str, int],
     means: Mapping[str, float],
-    figure: Figure,
+    by_k: Figure,
+    by_dims: Figure,
 ) -> str:
     """An evaluation's figures, as a table in the papers' order and as curves, and what was left out of them."""
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=150)
     return _templates.get_template("evaluation.html").render(
         window=window,
         version=embedder.version,
@@ -67,7 +66,8 @@ def evaluation_page(
         counts=counts,
         means=means,
         columns=["ndcg@5", "precision@5", "precision@3", "precision@1", "recall@5", "recall@3", "recall@1"],
-        figure=_png_uri(png.getvalue()),
+        by_k=_figure_uri(by_k),
+        by_dims=_figure_uri(by_dims),
     )
 
 
@@ -79,5 +79,7 @@ def _data_uri(image: Image.Image) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
-def _png_uri(data: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
+def _figure_uri(figure: Figure) -> str:
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=150)
+    return f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"

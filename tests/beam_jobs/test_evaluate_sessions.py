@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 from tiny import FIRST, SECOND, Indexed, image_root, land_sessions, take_photo
 
+from beam_jobs import fit_projection
 from beam_jobs.evaluate_sessions import VARIANTS, main
 from beam_jobs.launcher import refusal
 from listing_lens.embedders import Embedder
 from listing_lens.errors import LensError
-from listing_lens.lake import evaluations
+from listing_lens.lake import Lake, evaluations
+from listing_lens.projections import load_fit
 from listing_lens.records import Session
 from listing_lens.window import Window
+from models.embedder import EmbedderCard
 from models.images import ImageLimits, decode_image
 from models.metrics import METRICS, relevance_by_rank, session_metrics
 
@@ -69,6 +72,29 @@ def test_metrics_are_those_of_the_ranking_by_similarity(indexed: Indexed) -> Non
         assert manifest.parameters["metrics"][f"{variant}/ndcg@5"] == pytest.approx(mean)
     # A photo of the very item ranks it first.
     assert rows["s1", "embedding"]["precision@1"] == 1
+
+
+def test_means_are_also_of_the_first_dimensions(indexed: Indexed) -> None:
+    lake = indexed.lake
+    fit_projection.main(["--name", "wide", "--dims", "20"])
+    card = load_fit(lake, "wide").card
+    sessions = [_session("s1", "m007.jpg", {"m007"}), _session("s2", "m009.jpg", {"m004", "m011"})]
+    land_sessions(lake, FIRST, sessions)
+    means = _means(lake, card)
+    assert {name.split("/")[0] for name in means} == {*VARIANTS, "projected_8", "projected_16"}
+    # The first dimensions of a fit are the fit to so many.
+    assert indexed.index.card.dims == 8
+    narrow = _means(lake, indexed.index.card)
+    for name in METRICS:
+        assert means[f"projected_8/{name}"] == pytest.approx(narrow[f"projected/{name}"])
+    rows = [row for batch in lake.read(evaluations(card.space), [FIRST]) for row in batch.to_pylist()]
+    assert sorted(row["variant"] for row in rows) == ["embedding", "embedding", "projected", "projected"]
+
+
+def _means(lake: Lake, card: EmbedderCard) -> dict[str, float]:
+    bounds = ["--window_start", FIRST.start.isoformat(), "--window_end", FIRST.end.isoformat()]
+    main([*bounds, "--card", card.model_dump_json()])
+    return lake.manifest(evaluations(card.space), FIRST).parameters["metrics"]
 
 
 def test_sessions_are_left_out_by_reason_and_counted(indexed: Indexed) -> None:

@@ -5,17 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.decomposition import PCA
-from tiny import FIRST, SECOND, land, land_marketplace
+from tiny import FIRST, NOW, SECOND, correlated, land, land_marketplace, listing
 
 from beam_jobs import embed_listings, fit_projection
+from beam_jobs.draw import is_drawn
 from beam_jobs.launcher import refusal
 from listing_lens.errors import LensError
 from listing_lens.lake import Lake, embeddings
-from listing_lens.projections import load_fit, load_projection
-from listing_lens.records import embedding_matrix
+from listing_lens.projections import Fit, load_fit, load_projection
+from listing_lens.records import embedding_matrix, embeddings_table
 from listing_lens.window import Window
+from models.encoder_files import identify
+from models.projection import Projection
 
 _BOTH = ["--window_start", FIRST.start.isoformat(), "--window_end", SECOND.end.isoformat()]
 
@@ -40,6 +46,101 @@ def test_a_window_narrows_it(lake: Lake) -> None:
     embed_listings.main([*_BOTH, "--each_landed"])
     fit_projection.main(["--name", "narrow", "--window_start", str(SECOND.start), "--window_end", str(SECOND.end)])
     assert load_fit(lake, "narrow").windows == [SECOND.name]
+
+
+@pytest.fixture
+def embedded(lake: Lake, untrained_siglip: Path) -> dict[str, np.ndarray]:
+    """Embeddings of 400 items in two windows, half of them in both, as two versions. Returns each item's versions."""
+    dataset = embeddings(identify(str(untrained_siglip)))
+    versions: dict[str, np.ndarray] = {}
+    for window, first, seed in ((FIRST, 0, 1), (SECOND, 100, 2)):
+        rows = correlated(300, 16, mean=0.5, scale=0.1, seed=seed)
+        items = [f"m{n:03d}" for n in range(first, first + 300)]
+        table = embeddings_table([listing(item, window) for item in items], rows)
+        lake.write_table(dataset, window, table, NOW, counts={"embedded": 300})
+        for item, row in zip(items, rows, strict=True):
+            versions[item] = np.vstack([*([versions[item]] if item in versions else []), row[None]])
+    return versions
+
+
+def _fit(lake: Lake, name: str, *options: str) -> tuple[Fit, Projection]:
+    fit_projection.main(["--name", name, *options])
+    fit = load_fit(lake, name)
+    return fit, load_projection(lake, fit.card.projection_id)
+
+
+def test_a_sample_is_of_whole_items_and_repeats(lake: Lake, embedded: dict[str, np.ndarray]) -> None:
+    fit, projection = _fit(lake, "sampled", "--fraction", "0.3")
+    item_ids = pa.array(sorted(embedded))
+    drawn = [
+        item for item, is_in in zip(sorted(embedded), is_drawn(item_ids, 0.3, "fit projection"), strict=True) if is_in
+    ]
+    rows = np.vstack([embedded[item] for item in drawn])
+    assert 0.2 < len(drawn) / len(embedded) < 0.4
+    assert (fit.rows, fit.share) == (len(rows), 0.3)
+    np.testing.assert_allclose(projection.mean, rows.mean(axis=0), rtol=1e-5)
+    assert _fit(lake, "again", "--fraction", "0.3")[0].card == fit.card
+    # Of 600 rows, 180 are the same share.
+    assert _fit(lake, "by rows", "--rows", "180")[0] == fit
+    assert _fit(lake, "all of them", "--rows", "10000")[0].share == 1
+
+
+def test_axes_are_kept_by_the_variance_that_they_hold_and_whitened(lake: Lake, embedded: dict[str, np.ndarray]) -> None:
+    fit, projection = _fit(lake, "white", "--explained_variance", "0.9", "--whiten")
+    rows = np.vstack(list(embedded.values())).astype(np.float64)
+    reference = PCA(0.9, svd_solver="full", whiten=True).fit(rows)
+    assert fit.card.dims == projection.dims == reference.n_components_
+    assert projection.whitened
+    np.testing.assert_allclose(
+        np.abs(projection.as_pca().transform(rows)), np.abs(reference.transform(rows)), atol=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--fraction", "0"], "--fraction is 0.0"),
+        (["--fraction", "1.5"], "--fraction is 1.5"),
+        (["--rows", "0"], "--rows is 0"),
+        (["--explained_variance", "1"], "--explained_variance is 1.0"),
+    ],
+)
+def test_a_share_that_is_none_is_refused_before_anything_is_read(lake: Lake, options: list[str], sentence: str) -> None:
+    with pytest.raises(LensError, match=sentence):
+        fit_projection.main(["--name", "none", *options])
+
+
+@pytest.mark.parametrize(
+    "options", [["--dims", "4", "--explained_variance", "0.5"], ["--fraction", "0.5", "--rows", "9"]]
+)
+def test_options_that_contradict_each_other_are_refused(
+    lake: Lake, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        fit_projection.main(["--name", "none", *options])
+    assert "not allowed with" in capsys.readouterr().err
+
+
+def test_a_sample_that_draws_nothing_says_so(lake: Lake, embedded: dict[str, np.ndarray]) -> None:
+    with pytest.raises(Exception, match="hold no embedding among the drawn 0.00% of the items"):
+        fit_projection.main(["--name", "none", "--fraction", "0.000001"])
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), shards=st.integers(1, 8), seed=st.integers(0, 999))
+def test_shards_combine_in_any_order(data: st.DataObject, shards: int, seed: int) -> None:
+    rows = correlated(200, 6, mean=1.0, scale=0.01, seed=seed)
+    cuts = sorted(data.draw(st.lists(st.integers(1, 199), max_size=12, unique=True)))
+    combine = fit_projection.MergeMoments()
+    accumulators = [combine.create_accumulator() for _ in range(shards)]
+    for part in data.draw(st.permutations(np.split(rows, cuts))):
+        at = data.draw(st.integers(0, shards - 1))
+        accumulators[at] = combine.add_input(accumulators[at], part)
+    merged = combine.extract_output(combine.merge_accumulators(data.draw(st.permutations(accumulators))))
+    assert merged is not None
+    covariance = np.cov(rows.astype(np.float64), rowvar=False)
+    np.testing.assert_allclose(merged.covariance, covariance, atol=1e-6 * np.abs(covariance).max())
+    assert combine.extract_output(combine.merge_accumulators([None, None])) is None
 
 
 def test_a_lake_without_embeddings_says_what_to_do(lake: Lake) -> None:

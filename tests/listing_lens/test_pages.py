@@ -54,9 +54,13 @@ def searched(*hits: ShownHit, name: str = "query.jpg") -> str:
 def evaluated(means: Mapping[str, float], counts: Mapping[str, int] = COUNTS) -> str:
     card = EmbedderCard(encoder_source="/m", encoder_id=HOSTILE, encoder_dims=768, projection_id="12345678", dims=128)
     window = Window.parse("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z")
-    figure = Figure()
     return evaluation_page(
-        window=window, embedder=RegisteredEmbedder(3, card), counts=counts, means=means, figure=figure
+        window=window,
+        embedder=RegisteredEmbedder(3, card),
+        counts=counts,
+        means=means,
+        by_k=Figure(),
+        by_dims=Figure(),
     )
 
 
@@ -96,6 +100,10 @@ def test_an_evaluation_shows_means_and_what_was_left_out() -> None:
     page = Elements(evaluated(MEANS))
     assert not page.of("script")
     assert page.text.count("0.125") == 14
+    assert [image["alt"] for image in page.of("img")] == [
+        "nDCG, precision and recall by k",
+        "nDCG@5 by the dimensions kept",
+    ]
     assert {"nDCG@5", "P@1", "R@3", "Means over 1,234 sessions"} <= set(page.text)
     assert {"12", "3", "2", "1"} <= set(page.text)
 

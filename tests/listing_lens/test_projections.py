@@ -11,7 +11,8 @@ from listing_lens.errors import LensError
 from listing_lens.lake import Lake
 from listing_lens.projections import Fit, fit_path, load_fit, load_projection, projection_folder, save_projection
 from models.embedder import EmbedderCard
-from models.projection import Moments, Projection, fit_projection
+from models.moments import Moments
+from models.projection import Projection, fit_projection
 
 
 @pytest.fixture

@@ -25,7 +25,8 @@ from listing_lens.visual_search import SearchResult, as_page, search_by_photo
 from models.embedder import EmbedderCard
 from models.encoders import shared_encoder
 from models.images import ImageLimits, decode_image
-from models.projection import Moments, fit_projection
+from models.moments import Moments
+from models.projection import fit_projection
 from models.runtime import Runtime
 
 IDS = [f"m{n:03d}" for n in range(20)]

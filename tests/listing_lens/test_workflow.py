@@ -20,12 +20,21 @@ from listing_lens.encoders import publish_encoder
 from listing_lens.errors import LensError
 from listing_lens.finetunes import Finetune, save_finetune
 from listing_lens.lake import Lake, evaluations
-from listing_lens.projections import Fit, fit_path, save_projection
+from listing_lens.projections import (
+    Assessment,
+    Change,
+    Fit,
+    Quality,
+    assessment_path,
+    fit_path,
+    save_projection,
+)
 from listing_lens.settings import Settings, load_settings
 from listing_lens.workflow import (
     VARIANTS,
     connect_registry,
     log_evaluation,
+    previous_projection,
     promote,
     promote_encoder,
     register_finetune,
@@ -35,7 +44,8 @@ from models.demo_encoder import save_untrained_siglip
 from models.embedder import CANDIDATE, CHAMPION, ENCODER_MODEL, MODEL, EmbedderCard
 from models.encoder_files import identify
 from models.metrics import METRICS
-from models.projection import Moments, fit_projection
+from models.moments import Moments
+from models.projection import fit_projection
 from models.registry import Registry
 
 
@@ -61,7 +71,7 @@ def no_champion(registry: Registry) -> Iterator[None]:
         registry.client.set_registered_model_alias(MODEL, CHAMPION, str(before))
 
 
-def fitted(settings: Settings, name: str, seed: int) -> EmbedderCard:
+def fitted(settings: Settings, name: str, seed: int, encoder_id: str = "small-12345678") -> EmbedderCard:
     """What the job fit_projection leaves in the lake."""
     lake = Lake(settings.lake)
     rows = np.random.default_rng([2026, seed]).standard_normal((60, 6)).astype(np.float32)
@@ -69,7 +79,7 @@ def fitted(settings: Settings, name: str, seed: int) -> EmbedderCard:
     save_projection(lake, projection)
     card = EmbedderCard(
         encoder_source="/models/small",
-        encoder_id="small-12345678",
+        encoder_id=encoder_id,
         encoder_dims=6,
         projection_id=projection.projection_id,
         dims=3,
@@ -79,12 +89,41 @@ def fitted(settings: Settings, name: str, seed: int) -> EmbedderCard:
     return card
 
 
+def assessed(card: EmbedderCard, before: EmbedderCard) -> Assessment:
+    """What the job assess_projection leaves in the lake."""
+    qualities = [
+        Quality(projection_id=one.projection_id, dims=3, recall={3: {"recall@1": at, "recall@10": at}})
+        for one, at in ((card, 0.75), (before, 0.5))
+    ]
+    change = Change(
+        before=qualities[1],
+        largest_angle_degrees=12.5,
+        mean_angle_degrees=4.0,
+        variance_held=0.9,
+        gain=0.25,
+        gain_error=0.01,
+    )
+    return Assessment(items=300, queries=100, fitted=qualities[0], change=change)
+
+
 class TestRegister:
     def test_makes_the_fit_a_candidate(self, settings: Settings, registry: Registry) -> None:
         card = fitted(settings, "weekly", 1)
         version = register_fit("weekly", settings)
         assert registry.get(str(version)).card == card
         assert registry.get(CANDIDATE).version == version
+
+    def test_logs_the_assessment_with_the_fit(self, settings: Settings, registry: Registry) -> None:
+        before, card = fitted(settings, "old", 80), fitted(settings, "weekly", 81)
+        lake = Lake(settings.lake)
+        assessment = assessed(card, before)
+        lake.write_bytes(assessment_path(lake, "weekly"), assessment.model_dump_json().encode())
+        version = register_fit("weekly", settings)
+        run_id = registry.client.get_model_version(MODEL, str(version)).run_id
+        metrics = registry.client.get_run(run_id).data.metrics
+        assert (metrics["recall_at_10"], metrics["before/recall_at_10"]) == (0.75, 0.5)
+        assert (metrics["gain"], metrics["largest_angle_degrees"]) == (0.25, 12.5)
+        assert "recall_by_dims.png" in {file.path for file in registry.client.list_artifacts(run_id)}
 
     def test_run_again_registers_nothing_new(self, settings: Settings) -> None:
         fitted(settings, "weekly", 2)
@@ -100,6 +139,32 @@ class TestRegister:
         with pytest.raises(LensError, match=f"projection {card.projection_id} is not in the lake"):
             register_fit("weekly", settings)
         assert not registry.client.search_model_versions(f"name = '{MODEL}' and tags.space = '{card.space}'")
+
+
+@pytest.mark.usefixtures("no_champion")
+class TestPreviousProjection:
+    def test_is_the_champions(self, settings: Settings) -> None:
+        old = fitted(settings, "old", 82)
+        fitted(settings, "weekly", 83)
+        assert previous_projection("weekly", settings) is None
+        promote(register_fit("old", settings), asked=True, settings=settings)
+        assert previous_projection("weekly", settings) == old.projection_id
+
+    def test_of_another_encoder_is_none(self, settings: Settings) -> None:
+        fitted(settings, "old", 84, encoder_id="other-12345678")
+        fitted(settings, "weekly", 85)
+        promote(register_fit("old", settings), asked=True, settings=settings)
+        assert previous_projection("weekly", settings) is None
+
+    def test_of_another_lake_is_none_and_said(
+        self, settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        old = fitted(settings, "old", 86)
+        promote(register_fit("old", settings), asked=True, settings=settings)
+        elsewhere = settings.model_copy(update={"lake": str(tmp_path / "elsewhere")})
+        fitted(elsewhere, "weekly", 87)
+        assert previous_projection("weekly", elsewhere) is None
+        assert f"projection {old.projection_id} is not in the lake" in caplog.text
 
 
 @pytest.mark.usefixtures("no_champion")

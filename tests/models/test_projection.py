@@ -1,35 +1,24 @@
-"""The projection: what a fit must not lose (digits, rows, the order of merges) and what must not slip in (NaN, damage).
-
-scikit-learn's PCA in float64 is the reference. Embeddings of real encoders sit far from the origin and close together, so
-the badly conditioned case (mean 1.0, deviation 0.01) is the ordinary one; there a plain float32 covariance loses its
-largest eigenvalue.
-"""
+"""The projection: a fit is scikit-learn's exact PCA in float64, and what it saves comes back or is refused."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from functools import reduce
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
+from safetensors.numpy import save as save_tensors
 from sklearn.decomposition import PCA
+from tiny import correlated
 
 from models.errors import LensError
-from models.projection import Moments, Projection, fit_projection
+from models.moments import Moments
+from models.projection import Projection, fit_projection, prefix_dims
 
 Rows = NDArray[np.float32]
-
-
-def correlated(rows: int, dims: int, *, mean: float = 0.0, scale: float = 1.0, seed: int = 0) -> Rows:
-    """Rows whose principal variances fall from axis to axis, so that each axis is determined."""
-    rng = np.random.default_rng(seed)
-    axes = np.linalg.qr(rng.standard_normal((dims, dims)))[0]
-    deviations = scale * 0.9 ** np.arange(dims)
-    return (mean + (rng.standard_normal((rows, dims)) * deviations) @ axes).astype(np.float32)
 
 
 def fitted(rows: Rows, dims: int) -> Projection:
@@ -39,67 +28,6 @@ def fitted(rows: Rows, dims: int) -> Projection:
 @pytest.fixture(scope="module")
 def projection() -> Projection:
     return fitted(correlated(500, 12), 5)
-
-
-class TestMoments:
-    @settings(max_examples=60)
-    @given(data=st.data(), rows=st.integers(2, 80), dims=st.integers(1, 9), seed=st.integers(0, 2**32 - 1))
-    def test_any_split_merged_in_any_order_is_the_whole(
-        self, data: st.DataObject, rows: int, dims: int, seed: int
-    ) -> None:
-        block = correlated(rows, dims, mean=1.0, scale=0.1, seed=seed)
-        cuts = sorted(data.draw(st.sets(st.integers(1, rows - 1), max_size=6)))
-        parts = data.draw(st.permutations([Moments.of(part) for part in np.split(block, cuts)]))
-        # As a tree or as a chain: neighbours are merged in drawn order until one is left.
-        while len(parts) > 1:
-            at = data.draw(st.integers(0, len(parts) - 2))
-            parts[at : at + 2] = [parts[at].merge(parts[at + 1])]
-        merged = parts[0]
-        exact = block.astype(np.float64)
-        covariance = np.cov(exact, rowvar=False).reshape(dims, dims)
-        assert merged.count == rows
-        np.testing.assert_allclose(merged.mean, exact.mean(axis=0), rtol=1e-6, atol=1e-7)
-        np.testing.assert_allclose(merged.covariance, covariance, atol=1e-6 * np.abs(covariance).max())
-
-    @settings(max_examples=30)
-    @given(offset=st.floats(-1000, 1000), seed=st.integers(0, 1000))
-    def test_merging_parts_that_lie_far_apart(self, offset: float, seed: int) -> None:
-        near, far = correlated(50, 4, seed=seed), correlated(30, 4, mean=offset, seed=seed + 1)
-        covariance = np.cov(np.vstack([near, far]).astype(np.float64), rowvar=False)
-        for merged in (Moments.of(near).merge(Moments.of(far)), Moments.of(far).merge(Moments.of(near))):
-            np.testing.assert_allclose(merged.covariance, covariance, atol=1e-6 * np.abs(covariance).max())
-
-    def test_more_rows_than_one_matrix_product_takes(self) -> None:
-        rows = correlated(5000, 6, mean=1.0, scale=0.01)
-        covariance = np.cov(rows.astype(np.float64), rowvar=False)
-        np.testing.assert_allclose(Moments.of(rows).covariance, covariance, atol=1e-6 * np.abs(covariance).max())
-
-    def test_far_from_the_origin_it_agrees_with_float64(self) -> None:
-        rows = correlated(20_000, 32, mean=1.0, scale=0.01)
-        reference = PCA(n_components=8, svd_solver="full").fit(rows.astype(np.float64))
-        moments = reduce(Moments.merge, [Moments.of(part) for part in np.array_split(rows, 7)])
-        ours = fit_projection(moments, 8)
-        largest = reference.explained_variance_[0]
-        assert np.abs(ours.spectrum[:8] - reference.explained_variance_).max() <= 1e-6 * largest
-        # The cosines of the angles between the two subspaces.
-        cosines = np.linalg.svd(reference.components_ @ ours.components.astype(np.float64), compute_uv=False)
-        assert cosines.min() > 1 - 1e-6
-
-    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-    def test_a_row_that_is_no_number_is_named(self, value: float) -> None:
-        rows = correlated(10, 3)
-        rows[7, 1] = value
-        with pytest.raises(LensError, match=r"embedding 7 .* NaN or an infinity"):
-            Moments.of(rows)
-
-    @pytest.mark.parametrize("shape", [(0, 3), (3,), (2, 3, 4)], ids=["no rows", "a vector", "a cube"])
-    def test_what_is_no_matrix_of_rows_is_refused(self, shape: tuple[int, ...]) -> None:
-        with pytest.raises(LensError, match="matrix of at least one row"):
-            Moments.of(np.zeros(shape, np.float32))
-
-    def test_two_encoders_are_not_merged(self) -> None:
-        with pytest.raises(LensError, match="of 3 and of 4 dimensions"):
-            Moments.of(correlated(5, 3)).merge(Moments.of(correlated(5, 4)))
 
 
 class TestFit:
@@ -154,6 +82,122 @@ class TestFit:
         )
         assert projection.rows == 300
 
+    @pytest.mark.parametrize(
+        ("mean", "deviations"),
+        [
+            pytest.param(0.0, 0.98 ** np.arange(64), id="falling"),
+            pytest.param(1.0, 0.01 * 0.98 ** np.arange(64), id="far from the origin"),
+            pytest.param(0.0, np.geomspace(1, 1e-6, 64), id="variances over 12 orders"),
+            pytest.param(0.3, np.ones(64), id="all alike"),
+        ],
+    )
+    def test_loses_no_more_than_a_millionth_of_what_float64_finds(
+        self, mean: float, deviations: NDArray[np.float64]
+    ) -> None:
+        rng = np.random.default_rng(3)
+        axes = np.linalg.qr(rng.standard_normal((64, 64)))[0]
+        rows = (mean + (rng.standard_normal((9000, 64)) * deviations) @ axes).astype(np.float32)
+        exact = PCA(16, svd_solver="covariance_eigh").fit(rows.astype(np.float64))
+        ours = fitted(rows, 16)
+        assert np.abs(ours.spectrum[:16] - exact.explained_variance_).max() <= 1e-6 * exact.explained_variance_[0]
+        captured = np.trace(ours.axes.T @ np.cov(rows.astype(np.float64), rowvar=False) @ ours.axes)
+        assert captured >= (1 - 1e-6) * exact.explained_variance_.sum()
+
+    def test_fewer_rows_than_dimensions_span_what_they_can(self) -> None:
+        rows = correlated(20, 50)
+        projection = fitted(rows, 19)
+        reference = PCA(19, svd_solver="full").fit(rows.astype(np.float64))
+        np.testing.assert_allclose(projection.spectrum[:19], reference.explained_variance_, rtol=1e-5)
+        np.testing.assert_allclose(projection.spectrum[19:], 0, atol=1e-6 * projection.spectrum[0])
+
+    @pytest.mark.parametrize("share", [0.3, 0.9, 0.999])
+    def test_keeps_as_few_axes_as_hold_a_share_of_the_variance(self, share: float) -> None:
+        rows = correlated(300, 12)
+        projection = fit_projection(Moments.of(rows), explained_variance=share)
+        assert projection.dims == PCA(share, svd_solver="full").fit(rows.astype(np.float64)).n_components_
+        held = np.cumsum(projection.explained_variance_ratio)
+        assert held[-1] >= share
+        assert projection.dims == 1 or held[-2] < share
+
+    @pytest.mark.parametrize(
+        ("wanted", "sentence"),
+        [
+            ({"explained_variance": 0.0}, "share of 0.0"),
+            ({"explained_variance": 1.0}, "share of 1.0"),
+            ({"dims": 3, "explained_variance": 0.5}, "give one of the two"),
+            ({}, "give one of the two"),
+        ],
+    )
+    def test_what_says_nothing_of_what_to_keep_is_refused(self, wanted: dict[str, float], sentence: str) -> None:
+        with pytest.raises(LensError, match=sentence):
+            fit_projection(Moments.of(correlated(50, 6)), **wanted)  # type: ignore[arg-type]
+
+
+class TestWhitening:
+    def test_gives_every_axis_a_variance_of_one(self) -> None:
+        rows = correlated(4000, 10, mean=1.0, scale=0.1)
+        plain, white = fitted(rows, 6), fit_projection(Moments.of(rows), 6, whiten=True)
+        projected = rows.astype(np.float64) @ white.components + white.bias
+        np.testing.assert_allclose(np.cov(projected, rowvar=False), np.eye(6), atol=1e-4)
+        assert white.whitened
+        assert white.projection_id != plain.projection_id
+        np.testing.assert_allclose(white.axes, plain.axes, atol=1e-6)
+
+    def test_is_still_a_product_a_sum_and_a_normalisation(self) -> None:
+        rows = correlated(400, 10)
+        white = fit_projection(Moments.of(rows), 6, whiten=True)
+        wanted = rows @ white.components + white.bias
+        wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+        np.testing.assert_allclose(white.apply(rows), wanted, atol=1e-6)
+
+    def test_refuses_axes_that_are_rounding_and_says_how_many_are_not(self) -> None:
+        rows = correlated(500, 8)
+        rows[:, 5] = rows[:, 2]
+        with pytest.raises(LensError, match="first 7 hold .*keep 7 dimensions or fewer, or fit without whitening"):
+            fit_projection(Moments.of(rows), 8, whiten=True)
+        assert fit_projection(Moments.of(rows), 7, whiten=True).dims == 7
+
+
+class TestPrefix:
+    def test_is_the_fit_to_fewer_dimensions(self) -> None:
+        rows = correlated(300, 20)
+        whole, fewer = fitted(rows, 12), fitted(rows, 5)
+        assert whole.prefix(5).projection_id == fewer.projection_id
+        assert whole.prefix(5).apply(rows).tobytes() == fewer.apply(rows).tobytes()
+
+    def test_is_taken_at_powers_of_two(self) -> None:
+        by_dims = {dims: prefix_dims(dims) for dims in (1, 8, 9, 100, 128)}
+        assert by_dims == {1: (), 8: (), 9: (8,), 100: (8, 16, 32, 64), 128: (8, 16, 32, 64)}
+
+
+@pytest.mark.parametrize("whiten", [False, True], ids=["plain", "whitened"])
+class TestAsPca:
+    def test_transforms_as_the_projection_does_before_it_normalises(self, whiten: bool) -> None:
+        rows, fresh = correlated(400, 16, mean=1.0, scale=0.1), correlated(30, 16, mean=1.0, scale=0.1, seed=9)
+        projection = fit_projection(Moments.of(rows), 6, whiten=whiten)
+        transformed = projection.as_pca().transform(fresh)
+        np.testing.assert_allclose(transformed, fresh @ projection.components + projection.bias, atol=1e-5)
+
+    def test_is_what_scikit_learn_would_have_fitted(self, whiten: bool) -> None:
+        rows = correlated(400, 16, mean=1.0, scale=0.1)
+        ours = fit_projection(Moments.of(rows), 6, whiten=whiten).as_pca()
+        theirs = PCA(6, svd_solver="covariance_eigh", whiten=whiten).fit(rows.astype(np.float64))
+        assert vars(theirs).keys() - vars(ours).keys() <= {"_fit_svd_solver"}
+        for name in ("n_components_", "n_features_in_", "n_samples_"):
+            assert getattr(ours, name) == getattr(theirs, name)
+        for name in (
+            "mean_",
+            "explained_variance_",
+            "explained_variance_ratio_",
+            "singular_values_",
+            "noise_variance_",
+        ):
+            np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=1e-5)
+        np.testing.assert_allclose(np.abs(ours.components_), np.abs(theirs.components_), atol=1e-5)
+        fresh = correlated(30, 16, mean=1.0, scale=0.1, seed=9)
+        back = [pca.inverse_transform(pca.transform(fresh)) for pca in (ours, theirs)]
+        np.testing.assert_allclose(*back, atol=1e-5)
+
 
 class TestApply:
     def test_agrees_with_scikit_learn_up_to_sign(self) -> None:
@@ -182,8 +226,27 @@ class TestApply:
 
     def test_what_has_no_direction_is_given_one(self) -> None:
         eye = np.eye(2, dtype=np.float32)
-        projection = Projection(eye, np.array([-1, -1], np.float32), np.ones(2), 9)
+        projection = Projection(eye, np.array([-1, -1], np.float32), np.ones(2), np.ones(2), 9)
         np.testing.assert_array_equal(projection.apply(np.ones((1, 2), np.float32)), [[1, 0]])
+
+    @pytest.mark.parametrize("scale", [1e-15, 1e-25, 1e-40])
+    def test_what_is_too_faint_to_be_squared_keeps_its_direction(self, scale: float) -> None:
+        eye = np.eye(3, dtype=np.float32)
+        projection = Projection(eye, np.zeros(3, np.float32), np.zeros(3), np.ones(3), 9)
+        rows = np.array([[1, 0, 0], [3 * scale, 0, -4 * scale], [0, 0, 0]], np.float32)
+        np.testing.assert_allclose(projection.apply(rows), [[1, 0, 0], [0.6, 0, -0.8], [1, 0, 0]], rtol=1e-4)
+
+    def test_a_row_that_is_no_number_is_named(self, projection: Projection) -> None:
+        rows = correlated(9, 12)
+        rows[4, 2] = np.nan
+        with pytest.raises(LensError, match="embedding 4 of 9 holds a NaN"):
+            projection.apply(rows)
+
+    def test_leaves_what_it_is_given(self, projection: Projection) -> None:
+        rows = correlated(9, 12)
+        before = rows.copy()
+        projection.apply(rows)
+        np.testing.assert_array_equal(rows, before)
 
     @pytest.mark.parametrize("shape", [(3, 11), (3, 13), (12,), (1, 1, 12)], ids=str)
     def test_another_encoders_embeddings_are_refused(self, projection: Projection, shape: tuple[int, ...]) -> None:
@@ -194,7 +257,7 @@ class TestApply:
 class TestFiles:
     def test_come_back_to_the_bit(self, projection: Projection) -> None:
         loaded = Projection.load(*projection.save())
-        for name in ("components", "bias", "spectrum"):
+        for name in ("components", "bias", "mean", "spectrum"):
             ours, theirs = getattr(projection, name), getattr(loaded, name)
             assert (ours.dtype, ours.tobytes()) == (theirs.dtype, theirs.tobytes())
         assert (loaded.rows, loaded.projection_id) == (projection.rows, projection.projection_id)
@@ -205,6 +268,22 @@ class TestFiles:
         assert about["projection_id"] == projection.projection_id
         assert (about["input_dims"], about["dims"], about["rows"]) == (12, 5, 500)
         assert about["explained_variance"] == pytest.approx(projection.explained_variance_ratio.sum())
+
+    def test_say_whether_it_is_whitened(self) -> None:
+        for whiten in (False, True):
+            saved = fit_projection(Moments.of(correlated(60, 8)), 3, whiten=whiten).save()
+            assert json.loads(saved[1])["whitened"] is whiten
+            assert Projection.load(*saved).whitened is whiten
+
+    def test_of_before_means_and_whitening_were_saved_still_load(self, projection: Projection) -> None:
+        tensors = save_tensors({name: getattr(projection, name) for name in ("components", "bias", "spectrum")})
+        about = {"projection_id": projection.projection_id, "rows": 500, "sha256": hashlib.sha256(tensors).hexdigest()}
+        loaded = Projection.load(tensors, json.dumps(about).encode())
+        rows = correlated(9, 12)
+        assert loaded.projection_id == projection.projection_id
+        assert not loaded.whitened
+        assert loaded.apply(rows).tobytes() == projection.apply(rows).tobytes()
+        np.testing.assert_allclose(loaded.as_pca().transform(rows), projection.as_pca().transform(rows), atol=1e-6)
 
     @pytest.mark.parametrize("at", [0, 100, -1], ids=["first byte", "in the middle", "last byte"])
     def test_a_changed_byte_is_refused(self, projection: Projection, at: int) -> None:

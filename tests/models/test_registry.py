@@ -20,7 +20,8 @@ from mlflow import MlflowClient
 
 from models.embedder import CANDIDATE, CHAMPION, ENCODER_MODEL, MODEL, EmbedderCard
 from models.errors import LensError
-from models.projection import Moments, Projection, fit_projection
+from models.moments import Moments
+from models.projection import Projection, fit_projection
 from models.registry import RegisteredEmbedder, RegisteredEncoder, Registry
 
 WINDOWS = ["20260101T000000Z_20260101T010000Z", "20260101T010000Z_20260101T020000Z"]
@@ -51,7 +52,15 @@ def embedder(seed: int) -> tuple[EmbedderCard, Projection]:
 
 def register(registry: Registry, seed: int) -> int:
     card, projection = embedder(seed)
-    return registry.register(card, projection, WINDOWS, Figure(), name=f"fit {seed}")
+    return registry.register(
+        card,
+        projection,
+        WINDOWS,
+        name=f"fit {seed}",
+        share=0.5,
+        metrics={"recall@10": 0.75, "before/recall@10": 0.5},
+        figures={"explained_variance": Figure(), "recall_by_dims": Figure()},
+    )
 
 
 def artefacts(client: MlflowClient, run_id: str, folder: Path) -> dict[str, bytes]:
@@ -85,6 +94,7 @@ class TestRegister:
             "embedder/projection.json",
             "embedder/projection.safetensors",
             "explained_variance.png",
+            "recall_by_dims.png",
             "windows.json",
         }
         # The two ways in which a pickle begins: as such, and in the archive that torch and NumPy write.
@@ -101,6 +111,8 @@ class TestRegister:
         assert run.data.params["space"] == card.space
         assert run.data.params["first_window"] == WINDOWS[0]
         assert run.data.params["last_window"] == WINDOWS[-1]
+        assert (run.data.params["share"], run.data.params["whitened"]) == ("0.5", "False")
+        assert (run.data.metrics["recall_at_10"], run.data.metrics["before/recall_at_10"]) == (0.75, 0.5)
         assert run.data.metrics["rows"] == 60
         assert run.data.metrics["explained_variance"] == pytest.approx(projection.explained_variance_ratio.sum())
 
@@ -283,7 +295,7 @@ def test_an_evaluation_can_be_read_back(registry: Registry, client: MlflowClient
         window=WINDOWS[0],
         counts={"read": 12, "evaluated": 10},
         means={"projected/ndcg@5": 0.75, "embedding/recall@1": 0.5},
-        figure=Figure(),
+        figures={"metrics_by_k": Figure(), "ndcg_by_dims": Figure()},
         page="<!doctype html><title>é</title>",
     )
     run = client.get_run(run_id)
@@ -293,7 +305,7 @@ def test_an_evaluation_can_be_read_back(registry: Registry, client: MlflowClient
     assert (run.data.params["window"], run.data.params["evaluated"]) == (WINDOWS[0], "10")
     assert run.data.params["space"] == embedder(10)[0].space
     files = artefacts(client, run_id, tmp_path)
-    assert set(files) == {"metrics_by_k.png", "report.html"}
+    assert set(files) == {"metrics_by_k.png", "ndcg_by_dims.png", "report.html"}
     assert files["report.html"].decode() == "<!doctype html><title>é</title>"
     assert files["metrics_by_k.png"].startswith(b"\x89PNG")
 

@@ -26,12 +26,13 @@ from tiny import FIRST, SECOND, listing
 
 from listing_lens.cli import app
 from listing_lens.lake import Lake, embeddings
+from listing_lens.projections import load_projection
 from listing_lens.search_index import SearchIndex
 from listing_lens.workflow import connect_registry, promote
 from models.embedder import CANDIDATE, CHAMPION
 
 if TYPE_CHECKING:
-    from tests.listing_lens.cli.conftest import Lens, Marketplace
+    from tests.listing_lens.cli.conftest import Lens, Marketplace, Refusal
 
 LENS = Path(sys.executable).with_name("lens")
 
@@ -212,8 +213,36 @@ def test_a_later_fit_is_a_candidate_and_leaves_the_champion(
     assert result.exit_code == 0, result.output
     candidate = registry.get(CANDIDATE)
     assert f"listing-embedder version {candidate.version} is the candidate\n" in result.stdout
+    # It is judged beside the champion's projection, which has 8 dimensions.
+    rows = [[cell.strip() for cell in line.split("│")] for line in result.stdout.splitlines() if line.startswith("│")]
+    recall = {row[1]: row[2:-1] for row in rows}
+    assert recall.keys() == {"4", "8"}
+    assert recall["8"][:2] == ["–", "–"]
+    assert "beside the projection before it" in result.stdout
     assert (candidate.card.encoder_id, candidate.card.dims) == (marketplace.card.encoder_id, 4)
     assert registry.get(CHAMPION).version == marketplace.version
+
+
+def test_a_fit_takes_a_share_of_the_variance_and_a_sample(
+    lens: Lens, marketplace: Marketplace, untrained_siglip: Path
+) -> None:
+    options = ["--explained-variance", "0.6", "--whiten", "--fraction", "0.9", "--start", FIRST.start.isoformat()]
+    result = lens("projection", "fit", "--encoder", untrained_siglip, *options)
+    assert result.exit_code == 0, result.output
+    candidate = connect_registry(marketplace.settings).get(CANDIDATE)
+    projection = load_projection(marketplace.lake, candidate.card.projection_id)
+    assert projection.whitened
+    assert projection.explained_variance_ratio.sum() >= 0.6
+    assert projection.rows < 38
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--dims", "4", "--explained-variance", "0.5"], ["--fraction", "0.5", "--rows", "9"]],
+    ids=["what is kept", "what is drawn"],
+)
+def test_options_of_a_fit_that_exclude_each_other_are_refused(refusal: Refusal, options: list[str]) -> None:
+    assert refusal("projection", "fit", *options).endswith("exclude each other: give one of them")
 
 
 def test_an_evaluation_is_printed_written_and_logged(lens: Lens, marketplace: Marketplace) -> None:

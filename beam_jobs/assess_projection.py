@@ -1,0 +1,195 @@
+"""Assess a fitted projection: what it keeps of exact search, and how far it is from the one before.
+
+A sample of the encoder's items, each in its newest version, is searched exactly with the whole embeddings and with the
+projection at several dimensions; the shares of neighbours that are found again are its recall. The projection before it, if
+one is named, is judged on the same items, and the angles between the two subspaces are taken: so that an engineer can
+decide whether the fit is worth an index rebuild. Items are drawn by a hash of their ids, and another one than a fit's.
+
+    python -m beam_jobs.assess_projection --name 2026-01-31 --previous 1f2e3d4c
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from beam_jobs.draw import is_drawn
+from beam_jobs.lake_io import ReadWindows
+from beam_jobs.launcher import launch, parser, pipeline_options
+from listing_lens import progress
+from listing_lens.errors import LensError
+from listing_lens.lake import Lake, embeddings
+from listing_lens.projections import (
+    CUTOFFS,
+    HEADLINE,
+    HEADLINE_K,
+    Assessment,
+    Change,
+    Quality,
+    assessment_path,
+    load_fit,
+    load_projection,
+)
+from listing_lens.records import embedding_matrix
+from listing_lens.settings import load_settings
+from listing_lens.window import Window
+from models.pair_rules import draw_number
+from models.projection import Projection, prefix_dims
+from models.subspaces import nearest, neighbour_recall, principal_angles, variance_held
+
+logger = logging.getLogger(__name__)
+
+_SALT = "assess projection"
+
+# An item's embedding (d,), and when the item was updated.
+Dated = tuple[datetime, NDArray[np.float32]]
+# By dimensions: "recall@10" → of each query (q,).
+Recalls = dict[int, dict[str, NDArray[np.float64]]]
+
+
+@dataclass(frozen=True)
+class Config:
+    """One assessment: of which fit, against which projection if any, on which share of an encoder's items."""
+
+    lake: Lake
+    name: str
+    encoder_id: str
+    windows: tuple[Window, ...]
+    share: float
+    queries: int
+    projection_id: str
+    previous_id: str | None
+    expected: int
+
+
+def run(windows: beam.PCollection, config: Config) -> beam.PCollection:
+    """Windows of embeddings → the `Assessment`, once it is in the lake."""
+    return (
+        windows
+        | "Embeddings"
+        >> ReadWindows(config.lake, embeddings(config.encoder_id), ["item_id", "updated_at", "embedding"])
+        | "Draw" >> beam.FlatMap(_drawn_versions, config)
+        # The numbers break a tie of times, so that a rerun keeps the same version.
+        | "Newest"
+        >> beam.CombinePerKey(lambda versions: max(versions, key=lambda dated: (dated[0], dated[1].tobytes())))
+        | "Undated" >> beam.MapTuple(lambda item_id, dated: (item_id, dated[1]))
+        | "Gather" >> beam.combiners.ToDict()
+        | "Assess and save" >> beam.Map(_assess_and_save, config)
+    )
+
+
+def _drawn_versions(batch: pa.RecordBatch, config: Config) -> Iterator[tuple[str, Dated]]:
+    drawn = np.flatnonzero(is_drawn(batch["item_id"], config.share, _SALT))
+    item_ids, times = (batch[name].take(pa.array(drawn)).to_pylist() for name in ("item_id", "updated_at"))
+    # Copies: a view would hold the whole batch.
+    yield from zip(item_ids, zip(times, embedding_matrix(batch)[drawn], strict=True), strict=True)
+    progress.advance("read", len(batch), config.expected)
+
+
+def _assess_and_save(sample: Mapping[str, NDArray[np.float32]], config: Config) -> Assessment:
+    if len(sample) <= HEADLINE_K:
+        raise LensError(
+            f"{len(sample)} items were drawn from {embeddings(config.encoder_id)}, too few to assess a projection on: "
+            "embed more windows, or raise --items"
+        )
+    item_ids = sorted(sample, key=lambda item_id: (draw_number(_SALT, item_id), item_id))
+    vectors = np.stack([sample[item_id] for item_id in item_ids])
+    fitted = load_projection(config.lake, config.projection_id)
+    previous = load_projection(config.lake, config.previous_id) if config.previous_id else None
+    assessment = assess(vectors, min(config.queries, len(vectors)), fitted, previous)
+    config.lake.write_bytes(assessment_path(config.lake, config.name), assessment.model_dump_json(indent=2).encode())
+    logger.info("%s on %s items: %s", config.projection_id, f"{assessment.items:,}", assessment.advice)
+    return assessment
+
+
+def assess(vectors: NDArray[np.float32], queries: int, fitted: Projection, previous: Projection | None) -> Assessment:
+    """Judge a projection, and the one before it, on embeddings (n, d) in random order, of which the first are the queries.
+
+    Raises:
+        LensError: the projections are of other embeddings.
+    """
+    asked, cutoffs = np.arange(queries), [k for k in CUTOFFS if k < len(vectors)]
+    exact = nearest(vectors, asked, max(cutoffs))
+
+    def recalls(projection: Projection) -> Recalls:
+        by_dims = {}
+        for dims in (*prefix_dims(projection.dims), projection.dims):
+            found = nearest(projection.prefix(dims).apply(vectors), asked, max(cutoffs))
+            by_dims[dims] = {f"recall@{k}": neighbour_recall(found, exact, k) for k in cutoffs}
+        return by_dims
+
+    now = recalls(fitted)
+    change = None
+    if previous is not None:
+        before = recalls(previous)
+        gains = now[fitted.dims][HEADLINE] - before[previous.dims][HEADLINE]
+        angles = principal_angles(fitted, previous)
+        change = Change(
+            before=_quality(previous, before),
+            largest_angle_degrees=float(angles.max()),
+            mean_angle_degrees=float(angles.mean()),
+            variance_held=variance_held(fitted, previous),
+            gain=float(gains.mean()),
+            gain_error=float(gains.std() / np.sqrt(queries)),
+        )
+    return Assessment(items=len(vectors), queries=queries, fitted=_quality(fitted, now), change=change)
+
+
+def _quality(projection: Projection, recalls: Recalls) -> Quality:
+    means = {dims: {name: float(of.mean()) for name, of in recall.items()} for dims, recall in recalls.items()}
+    return Quality(projection_id=projection.projection_id, dims=projection.dims, recall=means)
+
+
+def configure(name: str, previous_id: str | None, items: int, queries: int) -> Config:
+    """Find what a fit made, and the windows of its encoder as they are now.
+
+    Raises:
+        LensError: no such fit has finished, the lake is out of reach, or there is nothing to draw or to ask.
+    """
+    for option, value in (("items", items), ("queries", queries)):
+        if value < 1:
+            raise LensError(f"--{option} is {value}: give 1 or more")
+    lake = Lake(load_settings().lake)
+    lake.check()
+    card = load_fit(lake, name).card
+    windows = lake.windows(embeddings(card.encoder_id))
+    expected = sum(lake.manifest(embeddings(card.encoder_id), window).counts["embedded"] for window in windows)
+    return Config(
+        lake=lake,
+        name=name,
+        encoder_id=card.encoder_id,
+        windows=tuple(windows),
+        share=min(1.0, items / max(expected, 1)),
+        queries=queries,
+        projection_id=card.projection_id,
+        previous_id=previous_id,
+        expected=expected,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the arguments and run the pipeline to its end."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--name", required=True, help="the fit, as fit_projection was told to call it")
+    arguments.add_argument("--previous", metavar="PROJECTION_ID", help="the projection to compare with (default: none)")
+    arguments.add_argument(
+        "--items", type=int, default=20_000, help="about so many are searched (default: %(default)s)"
+    )
+    arguments.add_argument(
+        "--queries", type=int, default=500, help="so many of them are searched for (default: %(default)s)"
+    )
+    known, beam_arguments = arguments.parse_known_args(argv)
+    config = configure(known.name, known.previous, known.items, known.queries)
+    with beam.Pipeline(options=pipeline_options(load_settings(), beam_arguments)) as pipeline:
+        run(pipeline | "Windows" >> beam.Create(config.windows), config)
+
+
+if __name__ == "__main__":
+    launch(main)

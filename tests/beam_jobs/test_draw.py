@@ -1,0 +1,41 @@
+"""Draws: the same in every run, each within every larger one, and as large as was asked for."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+
+from beam_jobs.draw import is_drawn
+
+ITEMS = pa.array([f"m{n:05d}" for n in range(20_000)])
+
+
+def test_a_larger_draw_contains_the_smaller() -> None:
+    drawn = [is_drawn(ITEMS, share, "salt") for share in (0.01, 0.1, 0.5, 1.0)]
+    for smaller, larger in pairwise(drawn):
+        assert (larger | ~smaller).all()
+    np.testing.assert_allclose([one.mean() for one in drawn], [0.01, 0.1, 0.5, 1], atol=0.015)
+
+
+def test_it_is_the_same_for_good() -> None:
+    # Whatever draws these one day draws another sample from every lake.
+    assert np.flatnonzero(is_drawn(ITEMS[:100], 0.1, "fit projection")).tolist() == [
+        2,
+        3,
+        7,
+        34,
+        39,
+        42,
+        50,
+        59,
+        73,
+        81,
+        97,
+    ]
+
+
+def test_another_salt_draws_others() -> None:
+    both = is_drawn(ITEMS, 0.1, "one") & is_drawn(ITEMS, 0.1, "another")
+    np.testing.assert_allclose(both.mean(), 0.01, atol=0.004)
