@@ -21,7 +21,11 @@ JOBS = sorted(
     path.stem for path in (ROOT / "beam_jobs").glob("*.py") if "\nif __name__ ==" in path.read_text(encoding="utf-8")
 )
 # A template is one job: what would start several, when left out, must be given.
-NEEDED_FOR_ONE_JOB = {"embed_listings": {"window_start", "window_end"}, "load_index": {"index"}}
+NEEDED_FOR_ONE_JOB = {
+    "embed_listings": {"window_start", "window_end"},
+    "load_index": {"index"},
+    "compact_embeddings": {"encoder"},
+}
 
 
 def options_of(job: str) -> dict[str, argparse.Action]:
