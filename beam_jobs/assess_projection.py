@@ -180,7 +180,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.add_argument("--name", required=True, help="the fit, as fit_projection was told to call it")
     arguments.add_argument("--previous", metavar="PROJECTION_ID", help="the projection to compare with (default: none)")
     arguments.add_argument(
-        "--items", type=int, default=20_000, help="about so many are searched (default: %(default)s)"
+        "--items",
+        type=int,
+        default=20_000,
+        help="about so many are searched, fewer when they have many versions (default: %(default)s)",
     )
     arguments.add_argument(
         "--queries", type=int, default=500, help="so many of them are searched for (default: %(default)s)"

@@ -7,24 +7,29 @@ import logging
 import os
 import secrets
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from listing_lens.embedders import require_encoder
 from models.calibration import LEAST_IMAGES, Calibration, calibrate, host_of
-from models.encoders import Encoder, shared_encoder
+from models.encoders import Encoder
+from models.errors import LensError
 from models.runtime import Backend, Runtime
 
 logger = logging.getLogger(__name__)
 
 
 class CalibratedEncoder:
-    """Encodes batches of one shape, by the backend that a calibration chose. Threads may share it.
+    """Encodes by the backend that a calibration chose. Threads may share it.
 
     Attributes:
         reference: the encoder in float32.
@@ -42,21 +47,23 @@ class CalibratedEncoder:
         self._chosen: Encoder | None = reference if fixed else None
 
     def encode(self, prepared: NDArray[Any]) -> NDArray[np.float32]:
-        """Prepared images (n, …), n at least 1: (n, dims) float32, each row of unit length.
+        """Prepared images (n, …), n from 1 to the batch size: (n, dims) float32, each row of unit length.
 
-        Batches are filled up to a few sizes, so that a compiled backend meets one, and others few.
+        On a GPU and by compiled backends every batch has the same size: the last is filled up.
 
         Raises:
             LensError: no backend can be used.
         """
         encoder = self._encoder_for(prepared)
-        count = len(prepared)
-        full = min(self._batch_size, 1 << (count - 1).bit_length())
-        if self.calibration and self.calibration.chosen.compiled:
-            full = self._batch_size
-        if count < full:
-            prepared = np.concatenate([prepared, np.broadcast_to(prepared[:1], (full - count, *prepared.shape[1:]))])
-        return encoder.encode(prepared)[:count]
+        return encoder.encode(self._filled(prepared) if self._of_one_size else prepared)[: len(prepared)]
+
+    @property
+    def _of_one_size(self) -> bool:
+        return self.reference.device.type == "cuda" or any(backend.compiled for backend in self._backends)
+
+    def _filled(self, prepared: NDArray[Any]) -> NDArray[Any]:
+        """A full batch, of these images over and over."""
+        return np.resize(prepared, (self._batch_size, *prepared.shape[1:]))
 
     def _encoder_for(self, prepared: NDArray[Any]) -> Encoder:
         if self._chosen is not None:
@@ -66,25 +73,48 @@ class CalibratedEncoder:
             return self.reference
         with self._lock:
             if self._chosen is None:
-                self._chosen, self.calibration = self._choose(prepared)
+                with self._alone_on_the_host():
+                    chosen, self.calibration = self._choose(prepared)
+                self._chosen = chosen
             return self._chosen
 
     def _choose(self, prepared: NDArray[Any]) -> tuple[Encoder, Calibration]:
-        found = self._remembered()
-        if found is not None:
-            return self.reference if found.chosen is Backend.FLOAT32 else self.reference.on(found.chosen), found
-        # A GPU is judged by the batch that it will have; on a CPU, few images take as long each.
-        few = prepared if self.reference.device.type == "cuda" else prepared[:LEAST_IMAGES]
-        chosen, calibration = calibrate(self.reference, self._backends, few, time.perf_counter)
+        # Backends are tried at the size that they will have; on a CPU, few images take as long each.
+        images = self._filled(prepared) if self._of_one_size else prepared[:LEAST_IMAGES]
+        remembered = self._remembered()
+        if remembered is not None:
+            try:
+                # Whatever it was chosen by may have changed since: it must be close enough still.
+                chosen, _ = calibrate(self.reference, (remembered.chosen,), images, time.perf_counter)
+                return chosen, remembered
+            except LensError as err:
+                logger.warning("encoder %s: %s; choosing anew", self.reference.encoder_id, err)
+        chosen, calibration = calibrate(self.reference, self._backends, images, time.perf_counter)
         logger.info("encoder %s computes in %s here: %s", chosen.encoder_id, calibration.chosen, calibration.trials)
         self._remember(calibration)
         return chosen, calibration
 
+    @contextmanager
+    def _alone_on_the_host(self) -> Iterator[None]:
+        """Keep other processes from trying at the same time, which would slow all: the next ones remember."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self._path.with_suffix(".lock"))
+            lock.acquire()
+        except OSError:
+            # Nothing can be kept here, which `_remember` says.
+            yield
+            return
+        try:
+            yield
+        finally:
+            lock.release()
+
     @property
     def _path(self) -> Path:
         """Where this host keeps what it chose for this encoder from these backends."""
-        asked = "|".join((self.reference.encoder_id, host_of(self.reference.device), *self._backends))
-        return self._folder / f"{hashlib.sha256(asked.encode()).hexdigest()[:16]}.json"
+        asked = (self.reference.encoder_id, host_of(self.reference.device), str(self._batch_size), *self._backends)
+        return self._folder / f"{hashlib.sha256('|'.join(asked).encode()).hexdigest()[:16]}.json"
 
     def _remembered(self) -> Calibration | None:
         try:
@@ -110,11 +140,17 @@ _make_lock = Lock()
 
 
 @cache
-def _make_once(source: str, runtime: Runtime, batch_size: int, folder: Path) -> CalibratedEncoder:
-    return CalibratedEncoder(shared_encoder(source, runtime), runtime.backends, batch_size, folder)
+def _make_once(source: str, encoder_id: str, runtime: Runtime, batch_size: int, folder: Path) -> CalibratedEncoder:
+    return CalibratedEncoder(require_encoder(source, encoder_id, runtime), runtime.backends, batch_size, folder)
 
 
-def calibrated_encoder(source: str, runtime: Runtime, batch_size: int, folder: Path) -> CalibratedEncoder:
-    """The process's one calibrated encoder of a source, whichever thread asks; `folder` keeps what the host chose."""
+def calibrated_encoder(
+    source: str, encoder_id: str, runtime: Runtime, batch_size: int, folder: Path
+) -> CalibratedEncoder:
+    """The process's one calibrated encoder of a source, whichever thread asks; `folder` keeps what the host chose.
+
+    Raises:
+        LensError: it cannot be loaded, or the source leads to another one by now.
+    """
     with _make_lock:
-        return _make_once(source, runtime, batch_size, folder)
+        return _make_once(source, encoder_id, runtime, batch_size, folder)

@@ -164,7 +164,7 @@ class Embed(beam.DoFn):
     def setup(self) -> None:
         config = self._config
         self._encoder = calibrated_encoder(
-            config.encoder_source, config.runtime, config.batch_size, config.calibrations
+            config.encoder_source, config.encoder_id, config.runtime, config.batch_size, config.calibrations
         )
         reference = self._encoder.reference
         self._photos: PhotoEmbedder[Listing] = PhotoEmbedder(
@@ -203,7 +203,7 @@ class Embed(beam.DoFn):
             progress.advance(f"embedded {self._config.window.start:%Y-%m-%d %H:%M}", tried, self._config.expected)
 
     def teardown(self) -> None:
-        self._photos.close()
+        self._photos.clear()
 
 
 def _at_the_end(output: Any) -> WindowedValue | TaggedOutput:

@@ -28,7 +28,7 @@ from beam_jobs.image_loader import ImageLoader, Unusable
 from beam_jobs.lake_io import ReadWindows, WindowTarget, WriteFiles, commit, sessions_in
 from beam_jobs.launcher import add_window, launch, parser, pipeline_options
 from listing_lens import progress
-from listing_lens.embedders import Embedder
+from listing_lens.embedders import Embedder, require_encoder
 from listing_lens.encoders import encoder_runtime
 from listing_lens.errors import LensError
 from listing_lens.image_source import ImageSource
@@ -38,7 +38,6 @@ from listing_lens.records import Session, embedding_matrix
 from listing_lens.settings import load_settings
 from listing_lens.window import Window
 from models.embedder import EmbedderCard
-from models.encoders import shared_encoder
 from models.metrics import METRICS, relevance_by_rank, session_metrics
 from models.projection import prefix_dims
 from models.runtime import Runtime
@@ -163,7 +162,8 @@ class EmbedQueries(beam.DoFn):
         self._config = config
 
     def setup(self) -> None:
-        self._encoder = shared_encoder(self._config.card.encoder_source, self._config.runtime)
+        card = self._config.card
+        self._encoder = require_encoder(card.encoder_source, card.encoder_id, self._config.runtime)
         self._loader = ImageLoader(self._config.images, self._encoder.image_side)
 
     def process(self, sessions: Sequence[Session]) -> Iterator[Query | TaggedOutput]:

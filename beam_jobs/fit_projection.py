@@ -40,9 +40,6 @@ from models.projection import fit_projection
 
 logger = logging.getLogger(__name__)
 
-
-# Adding up a batch's moments costs as much as a few hundred of its rows.
-_BATCH_ROWS = 16_384
 _SALT = "fit projection"
 
 Rows = NDArray[np.floating[Any]]
@@ -75,7 +72,7 @@ def run(windows: beam.PCollection, config: Config) -> beam.PCollection:
     dataset, columns = embeddings(config.encoder_id), ["item_id", "embedding"]
     return (
         windows
-        | "Embeddings" >> ReadWindows(config.lake, dataset, columns, batch_rows=_BATCH_ROWS)
+        | "Embeddings" >> ReadWindows(config.lake, dataset, columns)
         | "Draw" >> beam.FlatMap(_drawn_rows, config)
         | "Moments" >> beam.CombineGlobally(MergeMoments())
         | "Fit and save" >> beam.Map(_fit_and_save, config)

@@ -8,7 +8,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from threading import Lock
 from typing import Any, Generic, TypeVar
 
@@ -59,14 +59,29 @@ class SeenPhotos:
                 self._embeddings.popitem(last=False)
 
 
+_seen_lock = Lock()
+
+
 @lru_cache(maxsize=1)
-def seen_in(run: str, dims: int) -> SeenPhotos:
-    """What this process has seen in a run, whichever thread asks."""
+def _seen_once(run: str, dims: int) -> SeenPhotos:
     return SeenPhotos(dims)
 
 
+def seen_in(run: str, dims: int) -> SeenPhotos:
+    """What this process has seen in a run, whichever thread asks."""
+    with _seen_lock:
+        return _seen_once(run, dims)
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """The process's threads for loading, however many of Beam's share it: photos being decoded are what takes memory."""
+    # Fetching waits, decoding and hashing release the interpreter's lock: threads serve all.
+    return ThreadPoolExecutor(2 * (os.cpu_count() or 1), thread_name_prefix="photos")
+
+
 class PhotoEmbedder(Generic[Item]):
-    """Embeds the photos of items in the order in which they are added; the same bytes are encoded once. Close it when done.
+    """Embeds the photos of items in the order in which they are added; the same bytes are encoded once.
 
     Results come some batches after their items, and the last with `flush`.
 
@@ -84,12 +99,10 @@ class PhotoEmbedder(Generic[Item]):
         self._batch_size = batch_size
         self._seen = seen
         self._ahead: deque[tuple[Item, Future[_Loaded | Unusable]]] = deque()
-        # Fetching waits, decoding and hashing release the interpreter's lock: threads serve all.
-        self._threads = ThreadPoolExecutor(2 * (os.cpu_count() or 1))
 
     def add(self, item: Item, uri: str) -> Iterator[tuple[Item, NDArray[np.float32] | Unusable]]:
         """Take one more; results of earlier ones, (dims,) of unit length or why there is none, a batch at a time."""
-        self._ahead.append((item, self._threads.submit(self._load, uri)))
+        self._ahead.append((item, _threads().submit(self._load, uri)))
         while len(self._ahead) >= _BATCHES_AHEAD * self._batch_size:
             yield from self._next_batch()
 
@@ -103,10 +116,6 @@ class PhotoEmbedder(Generic[Item]):
         for _, loading in self._ahead:
             loading.cancel()
         self._ahead.clear()
-
-    def close(self) -> None:
-        self.clear()
-        self._threads.shutdown()
 
     def _load(self, uri: str) -> _Loaded | Unusable:
         try:
@@ -144,7 +153,8 @@ class PhotoEmbedder(Generic[Item]):
         if new:
             for digest, embedding in zip(new, self._encode(np.stack(list(new.values()))), strict=True):
                 known[digest] = embedding
-                self._seen.add(digest, embedding)
+                # A copy: a view would hold its whole batch.
+                self._seen.add(digest, embedding.copy())
             self.encoded += len(new)
         for item, loaded in taken:
             yield item, loaded if isinstance(loaded, Unusable) else known[loaded.digest]

@@ -40,7 +40,7 @@ from listing_lens.records import LISTING_SCHEMA, Listing, Status, to_table
 from listing_lens.window import Window
 from models.encoders import shared_encoder
 from models.images import ImageLimits, decode_image
-from models.runtime import Backend
+from models.runtime import Backend, Runtime
 
 DAY = Window(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC))
 _SIZE = (1440, 1080)
@@ -120,7 +120,7 @@ def compare(source: str, photos: list[Path], batch: int, runs: int, device: str)
 
 def compare_decoding(photos: list[Path], source: str, runs: int) -> None:
     """Print images/s of decoding and preparing on one thread, ours and Pillow's full decoding with bicubic scaling."""
-    encoder = shared_encoder(source)
+    encoder = shared_encoder(source, Runtime("cpu"))
     limits = ImageLimits(10**9, 10**9)
     encoded = [photo.read_bytes() for photo in photos]
     side = encoder.image_side
@@ -191,7 +191,9 @@ def job(config: Config) -> Callable[[], None]:
 
 
 def _encoder(config: Config) -> CalibratedEncoder:
-    return calibrated_encoder(config.encoder_source, config.runtime, config.batch_size, config.calibrations)
+    return calibrated_encoder(
+        config.encoder_source, config.encoder_id, config.runtime, config.batch_size, config.calibrations
+    )
 
 
 def seconds_of(run: Callable[[], None]) -> float:

@@ -18,7 +18,7 @@ from itertools import chain, groupby
 import pyarrow as pa
 
 from listing_lens.errors import LensError
-from listing_lens.lake import Lake, Manifest, Slice, outlived, outlived_packs
+from listing_lens.lake import ROWS, Lake, Manifest, Slice, outlived, outlived_packs
 from listing_lens.parquet import RowGroupWriter
 from listing_lens.window import Window
 
@@ -131,7 +131,7 @@ def sweep(lake: Lake, dataset: str, now: datetime) -> int:
 
 
 class _Packs:
-    """Writes the packs of one kind: one, and another wherever windows change to another schema."""
+    """Writes the packs of one kind: one for each schema that the windows have."""
 
     def __init__(self, lake: Lake, dataset: str, prefix: str) -> None:
         self._lake = lake
@@ -154,13 +154,14 @@ class _Packs:
     def add(self, window: str, batches: Iterable[pa.RecordBatch]) -> None:
         """Write a window's rows as row groups of their own."""
         for schema, run in groupby(batches, key=lambda batch: batch.schema):
-            writer = self._writer(schema)
+            number = self._number(schema)
+            writer = self._writers[number][2]
             before, rows = writer.groups, 0
             for batch in run:
                 writer.write(pa.Table.from_batches([batch]))
                 rows += len(batch)
             writer.end_group()
-            self._placed.append((window, len(self._writers) - 1, range(before, writer.groups), rows))
+            self._placed.append((window, number, range(before, writer.groups), rows))
 
     def slices(self) -> dict[str, list[Slice]]:
         """Where each window's rows are, once the packs are closed; windows without rows are left out.
@@ -180,12 +181,15 @@ class _Packs:
                 found.setdefault(window, []).append(part)
         return found
 
-    def _writer(self, schema: pa.Schema) -> RowGroupWriter:
-        if not self._writers or not self._writers[-1][1].equals(schema):
-            name = f"{self._prefix}-{len(self._writers):05d}.parquet"
-            file = self._stack.enter_context(self._lake.open_pack(self._dataset, name))
-            self._writers.append((name, schema, RowGroupWriter(file, schema)))
-        return self._writers[-1][2]
+    def _number(self, schema: pa.Schema) -> int:
+        """Which pack takes rows of a schema; a new one for the first of them."""
+        for number, (_, other, _) in enumerate(self._writers):
+            if other.equals(schema):
+                return number
+        name = f"{self._prefix}-{len(self._writers):05d}.parquet"
+        file = self._stack.enter_context(self._lake.open_pack(self._dataset, name))
+        self._writers.append((name, schema, RowGroupWriter(file, schema)))
+        return len(self._writers) - 1
 
 
 def _files(manifest: Manifest, sizes: Mapping[str, int]) -> dict[str, int]:
@@ -218,8 +222,13 @@ def _worth_it(
     group: Iterable[Window], manifests: Mapping[Window, Manifest], files: Mapping[Window, Mapping[str, int]]
 ) -> bool:
     now = {path for window in group for path in files[window]}
-    kinds = {kind for window in group for kind in manifests[window].files.keys() | manifests[window].packed.keys()}
-    return len(now) > 2 * len(kinds)
+    # A pack each: embeddings of another dtype are in another one.
+    packs = {
+        (kind, manifests[window].parameters.get("embedding_dtype") if kind == ROWS else None)
+        for window in group
+        for kind in manifests[window].files.keys() | manifests[window].packed.keys()
+    }
+    return len(now) > 2 * len(packs)
 
 
 def _below(paths: Iterable[str], prefix: str) -> list[str]:

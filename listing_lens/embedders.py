@@ -18,6 +18,21 @@ from models.projection import Projection
 from models.runtime import DEFAULT_RUNTIME, Runtime
 
 
+def require_encoder(source: str, encoder_id: str, runtime: Runtime = DEFAULT_RUNTIME) -> Encoder:
+    """The process's one copy of an encoder, which is checked to be the one that is meant.
+
+    Raises:
+        LensError: it cannot be loaded, or the source leads to another one by now.
+    """
+    encoder = shared_encoder(source, runtime)
+    if encoder.encoder_id != encoder_id:
+        raise LensError(
+            f"encoder {source!r} is now {encoder.encoder_id}, but {encoder_id} is needed: "
+            "restore its weights, or embed the catalog and rebuild the index with the new encoder"
+        )
+    return encoder
+
+
 @dataclass(frozen=True)
 class Embedder:
     """Encoder and projection of one space: images become vectors that its index can be searched with."""
@@ -32,12 +47,7 @@ class Embedder:
         Raises:
             LensError: a part is missing, or is not the one that the card was written for.
         """
-        encoder = shared_encoder(card.encoder_source, runtime)
-        if encoder.encoder_id != card.encoder_id:
-            raise LensError(
-                f"encoder {card.encoder_source!r} is now {encoder.encoder_id}, but space {card.space} needs "
-                f"{card.encoder_id}: restore its weights, or rebuild the index with the new encoder"
-            )
+        encoder = require_encoder(card.encoder_source, card.encoder_id, runtime)
         return cls(encoder, load_projection(lake, card.projection_id))
 
     def embed(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:

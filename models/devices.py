@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -17,7 +18,6 @@ from models.runtime import Device
 logger = logging.getLogger(__name__)
 
 
-@cache
 def claim_device(wanted: Device) -> torch.device:
     """The device of this process, the same at each call.
 
@@ -32,27 +32,34 @@ def claim_device(wanted: Device) -> torch.device:
         raise LensError("LENS_ENCODER_DEVICE is cuda, but torch sees no GPU: install its driver, or set auto or cpu")
     if not gpus:
         return torch.device("cpu")
-    folder = Path(tempfile.gettempdir(), f"listing-lens-gpus-{os.getuid()}")
-    number = claim_one(gpus, folder)
+    number = _own_gpu()
     if number is not None:
         return torch.device("cuda", number)
     if wanted == "auto":
-        logger.warning("all %d GPUs of this machine have a process of their own already: using the CPU", gpus)
+        logger.warning("all %d GPUs that this process sees have one of their own already: using the CPU", gpus)
         return torch.device("cpu")
     raise LensError(
-        f"all {gpus} GPUs of this machine have a process of their own already: run as many workers as there are GPUs"
+        f"all {gpus} GPUs that this process sees have one of their own already: run as many workers as there are GPUs"
     )
+
+
+@cache
+def _own_gpu() -> int | None:
+    """The number, among those that this process sees, of the GPU that it has claimed for good."""
+    # Their numbers differ between processes that see different ones.
+    names = [str(torch.cuda.get_device_properties(n).uuid) for n in range(torch.cuda.device_count())]
+    return claim_one(names, Path(tempfile.gettempdir(), f"listing-lens-gpus-{os.getuid()}"))
 
 
 # Locks of this process, held until it ends.
 _held: list[FileLock] = []
 
 
-def claim_one(count: int, folder: Path) -> int | None:
-    """The first number below `count` that no process holds in a folder, held by this one until it ends; None if all are."""
+def claim_one(names: Sequence[str], folder: Path) -> int | None:
+    """The place of the first name that no process holds in a folder, held by this one until it ends; None if all are."""
     folder.mkdir(mode=0o700, exist_ok=True)
-    for number in range(count):
-        lock = FileLock(folder / f"{number}.lock")
+    for number, name in enumerate(names):
+        lock = FileLock(folder / f"{name}.lock")
         try:
             lock.acquire(blocking=False)
         except Timeout:

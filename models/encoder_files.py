@@ -110,13 +110,30 @@ def is_pinned(source: str) -> bool:
 
 
 def ships_code(folder: Path) -> bool:
-    """Whether a model names code of its own, among its files, that it is loaded by."""
-    try:
-        config = json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError):
-        # Then it is no model: whoever loads it says so.
-        return False
-    return isinstance(config, dict) and "auto_map" in config
+    """Whether a model or its preprocessing is loaded by code that its configs name."""
+    return bool(_code_of(folder))
+
+
+def borrows_code(folder: Path) -> bool:
+    """Whether some of that code is another model's ("owner/name--module.Class"), of which no commit is pinned."""
+    return any("--" in name for name in _code_of(folder))
+
+
+def _code_of(folder: Path) -> list[str]:
+    """The names of classes that a model's configs give for loading it."""
+    found: list[str] = []
+    for name in _CONFIGS:
+        try:
+            config = json.loads((folder / name).read_bytes())
+        except (OSError, ValueError):
+            # There is none, or it is no model: whoever loads it says so.
+            continue
+        auto_map = config.get("auto_map") if isinstance(config, dict) else None
+        if isinstance(auto_map, dict):
+            found += [
+                str(part) for named in auto_map.values() for part in (named if isinstance(named, list) else [named])
+            ]
+    return found
 
 
 def model_files(folder: Path) -> list[Path]:

@@ -26,6 +26,7 @@ from transformers.utils import logging as transformers_logging
 import models.conv_siglip  # noqa: F401  the demo's model, registered with transformers
 from models.devices import claim_device
 from models.encoder_files import (
+    borrows_code,
     encoder_folder,
     encoder_id,
     identify,
@@ -90,6 +91,9 @@ class Encoder:
         if thumbnails := thumbnail_side(source):
             return cls(source, identify(source), 3 * thumbnails**2, thumbnails, partial(_thumbnail, side=thumbnails))
         folder = encoder_folder(source)
+        if device.type == "cuda":
+            # Convolutions too: the reference has float32's digits on every device.
+            torch.backends.cudnn.allow_tf32 = False
         try:
             own_code = _may_run_its_code(source, folder, trusted_code)
             # float32 wherever it runs, whatever the weights are saved as.
@@ -215,6 +219,11 @@ def _may_run_its_code(source: str, folder: Path, trusted: Sequence[str]) -> bool
         raise LensError(
             f"encoder {source!r} ships code of its own, which could be anything tomorrow: name it by its hub id and pin "
             "the commit that you have read, as in id@0123…, all 40 digits"
+        )
+    if borrows_code(folder):
+        raise LensError(
+            f"encoder {source!r} is loaded by code of another model, which its commit does not pin: save a copy with the code "
+            "in its own files"
         )
     if source not in trusted:
         raise LensError(

@@ -18,6 +18,8 @@ from models.image_files import pixels_only
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 # Fewer pixels than this on a side show nothing that could be searched for.
 MIN_SIDE = 8
+# Nothing that is for sale is so many times longer than wide.
+MAX_RATIO = 100
 
 _WHITE_IS_ZERO = 0
 # What each EXIF orientation takes to stand upright.
@@ -73,6 +75,9 @@ def decode_image(data: bytes, limits: ImageLimits, *, min_side: int = 0) -> Imag
             raise ImageError(f"{width}×{height} pixels exceed the limit of {limits.max_pixels:,}")
         if min(width, height) < MIN_SIDE:
             raise ImageError(f"{width}×{height} pixels are too few to show anything")
+        if max(width, height) > MAX_RATIO * min(width, height):
+            # Encoders that cut out a square scale the shorter side first: of 8 × 125,000 pixels they would make gigabytes.
+            raise ImageError(f"{width}×{height} pixels are too long and narrow to show anything")
         if min_side and image.format == "JPEG":
             image.draft("RGB", (2 * min_side, 2 * min_side))
         # Loading forgets which part of the canvas a GIF's first frame covers.

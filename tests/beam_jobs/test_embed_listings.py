@@ -67,8 +67,9 @@ def test_embeddings_are_the_encoder_s_own(lake: Lake, dataset: str, untrained_si
     for batch in lake.read(dataset, [SECOND]):
         for row, embedding in zip(batch.to_pylist(), embedding_matrix(batch), strict=True):
             image = decode_image(Path(row["image_uri"]).read_bytes(), limits, min_side=encoder.image_side)
-            np.testing.assert_allclose(embedding, encoder.embed([image])[0], atol=1e-5)
-            assert np.linalg.norm(embedding) == pytest.approx(1, abs=1e-5)
+            # As exactly as float16 keeps it.
+            np.testing.assert_allclose(embedding, encoder.embed([image])[0], atol=2e-4)
+            assert np.linalg.norm(embedding) == pytest.approx(1, abs=1e-3)
 
 
 def test_the_same_bytes_are_encoded_once(lake: Lake, dataset: str) -> None:

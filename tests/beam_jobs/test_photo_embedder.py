@@ -58,11 +58,8 @@ NAMES = st.sampled_from([f"{n}.jpg" for n in range(5)] + [f"{n}-copy.jpg" for n 
 def test_each_item_has_its_own_result_in_order(photos: Path, names: list[str], batch_size: int) -> None:
     batches = Batches()
     embedding = embedder(photos, batches, batch_size)
-    try:
-        results = [result for n, name in enumerate(names) for result in embedding.add(n, str(photos / name))]
-        results += embedding.flush()
-    finally:
-        embedding.close()
+    results = [result for n, name in enumerate(names) for result in embedding.add(n, str(photos / name))]
+    results += embedding.flush()
     assert [n for n, _ in results] == list(range(len(names)))
     for n, result in results:
         if names[n] == "bad.jpg":
@@ -84,7 +81,6 @@ def test_batches_are_full_whatever_lies_between(photos: Path) -> None:
     names = ["0.jpg", "bad.jpg", "0.jpg", "none.jpg", "1.jpg", "bad.jpg", "2.jpg", "1-copy.jpg", "3.jpg", "4.jpg"]
     results = [result for n, name in enumerate(names) for result in embedding.add(n, str(photos / name))]
     results += embedding.flush()
-    embedding.close()
     assert batches.sizes == [2, 2, 1]
     assert len(results) == len(names)
 
@@ -109,7 +105,6 @@ def test_photos_are_loaded_while_the_model_computes(photos: Path) -> None:
     )
     results = [result for n in range(5) for result in embedding.add(n, str(photos / f"{n}.jpg"))]
     assert len(results) + len(list(embedding.flush())) == 5
-    embedding.close()
 
 
 def test_what_fails_the_job_is_not_a_bad_photo(photos: Path) -> None:
@@ -123,7 +118,6 @@ def test_what_fails_the_job_is_not_a_bad_photo(photos: Path) -> None:
     list(embedding.add(0, "0.jpg"))
     with pytest.raises(LensError, match="no credentials"):
         list(embedding.flush())
-    embedding.close()
 
 
 def test_a_bundle_that_failed_leaves_nothing_to_the_next(photos: Path) -> None:
@@ -132,7 +126,6 @@ def test_a_bundle_that_failed_leaves_nothing_to_the_next(photos: Path) -> None:
     embedding.clear()
     list(embedding.add(1, str(photos / "1.jpg")))
     assert [n for n, _ in embedding.flush()] == [1]
-    embedding.close()
 
 
 def test_what_was_seen_longest_ago_is_forgotten_first() -> None:

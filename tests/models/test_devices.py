@@ -16,7 +16,7 @@ _CLAIM = """
 import sys
 from pathlib import Path
 from models.devices import claim_one
-print(claim_one(2, Path(sys.argv[1])), flush=True)
+print(claim_one(["GPU-a", "GPU-b"], Path(sys.argv[1])), flush=True)
 sys.stdin.read()
 """
 

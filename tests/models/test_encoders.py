@@ -330,6 +330,14 @@ class TestOwnCode:
         with pytest.raises(LensError, match="pin the commit that you have read"):
             Encoder.load(moving, trusted_code=[moving])
 
+    def test_of_another_model_does_not_run(self, source: str) -> None:
+        config = encoder_folder(source) / "config.json"
+        named = json.loads(config.read_text())
+        named["auto_map"]["AutoModel"] = "someone/else--modeling_tiny.TinyModel"
+        config.write_text(json.dumps(named))
+        with pytest.raises(LensError, match="code of another model, which its commit does not pin"):
+            Encoder.load(source, trusted_code=[source])
+
     def test_of_a_folder_does_not_run(self, source: str, tmp_path: Path) -> None:
         folder = str(shutil.copytree(encoder_folder(source), tmp_path / "tiny"))
         with pytest.raises(LensError, match="pin the commit"):

@@ -281,7 +281,7 @@ class TestReducedDecoding:
         # Both are scaled with the encoders' filter.
         assert difference(small.resize((64, 64), Image.Resampling.BICUBIC), whole.resize((64, 64), 3)) < 1.5
 
-    @pytest.mark.parametrize("size", [(4000, 16), (16, 4000), (4000, 150), (257, 256)], ids=str)
+    @pytest.mark.parametrize("size", [(4000, 48), (48, 4000), (4000, 150), (257, 256)], ids=str)
     @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
     def test_a_long_and_narrow_picture_keeps_its_shape(self, size: tuple[int, int], mode: str) -> None:
         data = encoded(picture(*size).convert(mode), "JPEG", quality=90)
@@ -392,6 +392,17 @@ class TestRefused:
         data = encoded(picture(), kind)
         with pytest.raises(ImageError):
             decode_image(data[: int(share * len(data))], LIMITS)
+
+    def test_when_too_long_and_narrow(self) -> None:
+        # A few hundred bytes, of which an encoder that scales the shorter side would make hundreds of megabytes.
+        for size, refused in (((8, 801), True), ((801, 8), True), ((8, 800), False)):
+            data = io.BytesIO()
+            Image.new("RGB", size).save(data, "PNG")
+            if refused:
+                with pytest.raises(ImageError, match="pixels are too long and narrow to show anything"):
+                    decode_image(data.getvalue(), ImageLimits(10**6, 10**6))
+            else:
+                assert decode_image(data.getvalue(), ImageLimits(10**6, 10**6)).size == size
 
     def test_not_at_the_very_limits(self) -> None:
         data = encoded(picture(100, 50), "PNG")

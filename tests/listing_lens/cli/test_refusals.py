@@ -183,7 +183,9 @@ class TestIndex:
         own_index.swap(own_index.create(card, "one").name)
         said = refusal("search", marketplace.photo("m007"))
         assert said.startswith(f"encoder '{folder}' is now untrained-siglip-")
-        assert f"but space {card.space} needs {card.encoder_id}: restore its weights, or rebuild the index" in said
+        assert (
+            f"but {card.encoder_id} is needed: restore its weights, or embed the catalog and rebuild the index" in said
+        )
 
     def test_whose_projection_the_lake_lacks(
         self, refusal: Refusal, marketplace: Marketplace, own_index: SearchIndex
