@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PINS := requirements.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo down test lint format pins
+.PHONY: help install demo down test test-with-servers test-without-servers lint format pins
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -26,7 +26,14 @@ down: install ## Stop the local stack
 	$(BIN)/lens down
 
 test: install ## Run all tests, on real servers that are started for them
-	$(BIN)/python -m pytest
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-with-servers test-without-servers
+
+# The servers are mostly waited for: meanwhile the other tests compute.
+test-with-servers: install
+	$(BIN)/python -m pytest -m servers
+
+test-without-servers: install
+	$(BIN)/python -m pytest -m "not servers"
 
 lint: install ## Check style and types
 	$(BIN)/ruff check .

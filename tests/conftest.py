@@ -37,9 +37,18 @@ from listing_lens.stack.servers import NAMES  # noqa: E402
 _PROBE_DAGS = Path(__file__).parent / "listing_lens" / "stack" / "dags"
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that use the shared servers."""
+    for item in items:
+        if "stack_settings" in getattr(item, "fixturenames", ()):
+            item.add_marker("servers")
+
+
 @pytest.fixture(autouse=True)
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test has a home and a lake of its own, without a stack."""
+    """Each test has a home and a lake of its own, without a stack, and an encoder that computes alike on every host."""
+    monkeypatch.setenv("LENS_ENCODER_BACKENDS", '["float32"]')
     monkeypatch.setenv("LENS_HOME", str(tmp_path / "lens-home"))
     monkeypatch.setenv("LENS_LAKE", str(tmp_path / "lens-lake"))
 

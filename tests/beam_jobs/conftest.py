@@ -23,8 +23,6 @@ def lake(tmp_path: Path, untrained_siglip: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("LENS_ENCODER", str(untrained_siglip))
     monkeypatch.setenv("LENS_PROJECTION_DIMS", "8")
     monkeypatch.setenv("LENS_ENCODER_BATCH_SIZE", "8")
-    # What a calibration would choose depends on the host, and on what else it does.
-    monkeypatch.setenv("LENS_ENCODER_BACKENDS", '["float32"]')
     monkeypatch.setenv("LENS_MAX_DEAD_LETTER_RATIO", "0.1")
     return Lake(str(tmp_path / "lake"))
 

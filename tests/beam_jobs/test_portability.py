@@ -80,7 +80,7 @@ def _run_all(lake: Lake, encoder: Path, elasticsearch_url: str, options: list[st
         "ENCODER": encoder,
         "PROJECTION_DIMS": 8,
         "ENCODER_BATCH_SIZE": 8,
-        # What a calibration would choose may differ between the two.
+        # What a calibration would choose may differ between the two; fixtures of modules come before those of tests.
         "ENCODER_BACKENDS": '["float32"]',
         "MAX_DEAD_LETTER_RATIO": 0.1,
         "ELASTICSEARCH_URL": elasticsearch_url,

@@ -95,6 +95,7 @@ def was_run(
         mlflow_url=mlflow_url,
         alias=f"test-{uuid4().hex[:8]}",
         encoder_batch_size=8,
+        encoder_backends=("float32",),
         max_dead_letter_ratio=0.1,
     )
     lake = Lake(settings.lake)
