@@ -58,13 +58,14 @@ def assert_identical(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.
 
 
 def assert_close(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> None:
-    """Within 1e-5, but for the keys' biases.
+    """Within 5e-5, a small part of what a step moves them by, but for the keys' biases.
 
-    One moves all scores of a query alike, so its true gradient is zero, and Adam scales up what rounding makes of it.
+    Another order of sums rounds otherwise, and Adam scales up what rounding makes of a gradient near zero. A key's bias moves all
+    scores of a query alike, so its true gradient is zero.
     """
     told = [name for name in one if not name.endswith(("k_proj.bias", "in_proj_bias"))]
     assert one.keys() == other.keys()
-    torch.testing.assert_close({n: one[n] for n in told}, {n: other[n] for n in told}, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close({n: one[n] for n in told}, {n: other[n] for n in told}, atol=5e-5, rtol=1e-5)
 
 
 def without_clock(steps: Mapping[int, Mapping[str, float]]) -> dict[int, dict[str, float]]:
