@@ -128,7 +128,6 @@ class CalibratedEncoder:
     def _remember(self, calibration: Calibration) -> None:
         part = self._path.with_suffix(f".{secrets.token_hex(4)}.part")
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
             part.write_text(calibration.model_dump_json(indent=2))
             os.replace(part, self._path)
         except OSError as err:

@@ -15,13 +15,11 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 from apache_beam.pvalue import AsDict, AsList, AsSingleton, TaggedOutput
-from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 from numpy.typing import NDArray
 
@@ -31,6 +29,7 @@ from beam_jobs.lake_io import (
     WindowTarget,
     WriteFiles,
     WriteRecords,
+    at_the_end,
     commit,
     listings_in,
     require_few_dead_letters,
@@ -181,10 +180,10 @@ class Embed(beam.DoFn):
 
     def finish_bundle(self) -> Iterator[WindowedValue | TaggedOutput]:
         for output in self._outputs(self._photos.flush()):
-            yield _at_the_end(output)
-        yield _at_the_end(TaggedOutput("encoded", self._photos.encoded - self._encoded))
+            yield at_the_end(output)
+        yield at_the_end(TaggedOutput("encoded", self._photos.encoded - self._encoded))
         if self._encoder.calibration:
-            yield _at_the_end(TaggedOutput("calibrations", self._encoder.calibration.model_dump_json()))
+            yield at_the_end(TaggedOutput("calibrations", self._encoder.calibration.model_dump_json()))
 
     def _outputs(
         self, results: Iterator[tuple[Listing, NDArray[np.float32] | Unusable]]
@@ -204,13 +203,6 @@ class Embed(beam.DoFn):
 
     def teardown(self) -> None:
         self._photos.clear()
-
-
-def _at_the_end(output: Any) -> WindowedValue | TaggedOutput:
-    """An output of `finish_bundle`, which has no element whose time it could take."""
-    if isinstance(output, TaggedOutput):
-        return TaggedOutput(output.tag, _at_the_end(output.value))
-    return WindowedValue(output, GlobalWindow().max_timestamp(), [GlobalWindow()])
 
 
 def _check_and_commit(

@@ -183,9 +183,6 @@ class EmbedQueries(beam.DoFn):
             yield Query(session, embedding)
         progress.advance("evaluated", len(sessions), self._config.expected)
 
-    def teardown(self) -> None:
-        self._loader.close()
-
 
 class Judge(beam.DoFn):
     """A session's query and the embeddings of what it showed → one row of metrics a variant; or the reason why not.

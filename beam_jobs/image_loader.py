@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 
 from PIL import Image
 
@@ -22,27 +23,37 @@ class Unusable:
 
 
 class ImageLoader:
-    """Loads images for an encoder that scales them to about `side` pixels. Close it when done."""
+    """Loads images for an encoder that scales them to about `side` pixels."""
 
     def __init__(self, source: ImageSource, side: int) -> None:
         self._source = source
         self._side = side
-        # Reading waits and decoding releases the interpreter's lock: threads serve both.
-        self._threads = ThreadPoolExecutor(os.cpu_count())
 
     def load(self, uris: Sequence[str]) -> Iterator[Image.Image | Unusable]:
         """The image of each address, in order, or why there is none."""
-        return self._threads.map(self._load, uris)
-
-    def close(self) -> None:
-        self._threads.shutdown()
+        return loading_threads().map(self._load, uris)
 
     def _load(self, uri: str) -> Image.Image | Unusable:
+        data = self.fetch(uri)
+        return data if isinstance(data, Unusable) else self.decode(data)
+
+    def fetch(self, uri: str) -> bytes | Unusable:
+        """The encoded image of an address, or why there is none."""
         try:
-            data = self._source.read(uri)
+            return self._source.read(uri)
         except ImageError as err:
             return Unusable("fetch", str(err))
+
+    def decode(self, data: bytes) -> Image.Image | Unusable:
+        """The image, or why it is none."""
         try:
             return decode_image(data, self._source.limits, min_side=self._side)
         except ImageError as err:
             return Unusable("decode", str(err))
+
+
+@cache
+def loading_threads() -> ThreadPoolExecutor:
+    """The process's threads for loading, however many of Beam's share it: images being decoded are what takes memory."""
+    # Fetching waits, decoding and hashing release the interpreter's lock: threads serve all.
+    return ThreadPoolExecutor(2 * (os.cpu_count() or 1), thread_name_prefix="images")

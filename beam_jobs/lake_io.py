@@ -9,6 +9,7 @@ from typing import IO, Any
 
 import apache_beam as beam
 import pyarrow as pa
+from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
@@ -109,7 +110,14 @@ class WriteFiles(beam.DoFn):
         if self._file is None:
             return
         self._file.close()
-        yield WindowedValue((self._kind, self._file.name), GlobalWindow().max_timestamp(), [GlobalWindow()])
+        yield at_the_end((self._kind, self._file.name))
+
+
+def at_the_end(output: Any) -> WindowedValue | TaggedOutput:
+    """An output of `finish_bundle`, which has no element whose time it could take."""
+    if isinstance(output, TaggedOutput):
+        return TaggedOutput(output.tag, at_the_end(output.value))
+    return WindowedValue(output, GlobalWindow().max_timestamp(), [GlobalWindow()])
 
 
 class WriteRecords(beam.PTransform):

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from threading import Lock
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from beam_jobs.image_loader import Unusable
+from beam_jobs.image_loader import ImageLoader, Unusable, loading_threads
 from listing_lens.image_source import ImageSource
 from models.encoders import Encoder
-from models.images import ImageError, decode_image
 
 Item = TypeVar("Item")
 Encode = Callable[[NDArray[Any]], NDArray[np.float32]]
@@ -73,13 +71,6 @@ def seen_in(run: str, dims: int) -> SeenPhotos:
         return _seen_once(run, dims)
 
 
-@cache
-def _threads() -> ThreadPoolExecutor:
-    """The process's threads for loading, however many of Beam's share it: photos being decoded are what takes memory."""
-    # Fetching waits, decoding and hashing release the interpreter's lock: threads serve all.
-    return ThreadPoolExecutor(2 * (os.cpu_count() or 1), thread_name_prefix="photos")
-
-
 class PhotoEmbedder(Generic[Item]):
     """Embeds the photos of items in the order in which they are added; the same bytes are encoded once.
 
@@ -93,7 +84,7 @@ class PhotoEmbedder(Generic[Item]):
         self, images: ImageSource, encoder: Encoder, encode: Encode, batch_size: int, seen: SeenPhotos
     ) -> None:
         self.encoded = 0
-        self._images = images
+        self._loader = ImageLoader(images, encoder.image_side)
         self._encoder = encoder
         self._encode = encode
         self._batch_size = batch_size
@@ -102,7 +93,7 @@ class PhotoEmbedder(Generic[Item]):
 
     def add(self, item: Item, uri: str) -> Iterator[tuple[Item, NDArray[np.float32] | Unusable]]:
         """Take one more; results of earlier ones, (dims,) of unit length or why there is none, a batch at a time."""
-        self._ahead.append((item, _threads().submit(self._load, uri)))
+        self._ahead.append((item, loading_threads().submit(self._load, uri)))
         while len(self._ahead) >= _BATCHES_AHEAD * self._batch_size:
             yield from self._next_batch()
 
@@ -118,19 +109,15 @@ class PhotoEmbedder(Generic[Item]):
         self._ahead.clear()
 
     def _load(self, uri: str) -> _Loaded | Unusable:
-        try:
-            data = self._images.read(uri)
-        except ImageError as err:
-            return Unusable("fetch", str(err))
+        data = self._loader.fetch(uri)
+        if isinstance(data, Unusable):
+            return data
         digest = hashlib.blake2b(data, digest_size=16).digest()
         embedding = self._seen.get(digest)
         if embedding is not None:
             return _Loaded(digest, None, embedding)
-        try:
-            image = decode_image(data, self._images.limits, min_side=self._encoder.image_side)
-        except ImageError as err:
-            return Unusable("decode", str(err))
-        return _Loaded(digest, self._encoder.prepare(image), None)
+        image = self._loader.decode(data)
+        return image if isinstance(image, Unusable) else _Loaded(digest, self._encoder.prepare(image), None)
 
     def _next_batch(self) -> Iterator[tuple[Item, NDArray[np.float32] | Unusable]]:
         """As many of the next items as make a full batch of photos that are new."""

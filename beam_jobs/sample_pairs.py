@@ -363,9 +363,6 @@ class TakeInBatch(beam.DoFn):
                 yield TaggedOutput("unusable", (element, Unusable("scale", str(err))))
         progress.advance("images taken in", len(elements))
 
-    def teardown(self) -> None:
-        self._loader.close()
-
 
 def _sign(pictured: tuple[Drawn, Picture], rules: Rules) -> Sign:
     drawn, picture = pictured
