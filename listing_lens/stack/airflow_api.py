@@ -249,11 +249,11 @@ class AirflowApi:
                 response.raise_for_status()
             return response
 
-        # Reading again does no harm; a POST that was cut off may have worked.
+        # Reading again does no harm; a POST that was cut off may have worked, unless Airflow says that it is busy.
         attempts = Retrying(
-            stop=stop_after_attempt(1 if method == "POST" else 5),
+            stop=stop_after_attempt(5),
             wait=wait_exponential(0.2, max=5),
-            retry=retry_if_exception(_is_transient),
+            retry=retry_if_exception(_is_busy if method == "POST" else _is_transient),
             reraise=True,
         )
         try:
@@ -299,6 +299,10 @@ def _is_transient(err: BaseException) -> bool:
     if isinstance(err, httpx.HTTPStatusError):
         return err.response.status_code >= 500
     return isinstance(err, httpx.TransportError)
+
+
+def _is_busy(err: BaseException) -> bool:
+    return isinstance(err, httpx.HTTPStatusError) and err.response.status_code == 503
 
 
 def _polls(timeout_s: float) -> Iterator[None]:

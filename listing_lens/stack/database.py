@@ -7,6 +7,9 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+# Several processes write to one database; on a loaded machine a transaction can take seconds.
+_LOCK_PATIENCE_S = 60
+
 
 def migrate(database: Path, version: str, run: Callable[[str], None]) -> None:
     """Bring a database to a version, once; nothing else may have it open.
@@ -32,4 +35,5 @@ def migrate(database: Path, version: str, run: Callable[[str], None]) -> None:
 
 
 def address(database: Path) -> str:
-    return f"sqlite:///{database}"
+    """The database's SQLAlchemy address: a write waits for the one before it, for longer than SQLite's own 5 s."""
+    return f"sqlite:///{database}?timeout={_LOCK_PATIENCE_S}"

@@ -1,5 +1,8 @@
 """A real Airflow of the stack, and the client that the demo drives it with."""
 
+import sqlite3
+import threading
+from contextlib import closing
 from datetime import UTC, datetime
 
 import httpx
@@ -9,7 +12,14 @@ import pytest
 from listing_lens.errors import LensError
 from listing_lens.settings import Settings
 from listing_lens.stack.airflow_api import AirflowApi, BackfillState, RunState
-from listing_lens.stack.airflow_home import USER, own_variables, password_file, read_password, write_airflow_home
+from listing_lens.stack.airflow_home import (
+    DATABASE,
+    USER,
+    own_variables,
+    password_file,
+    read_password,
+    write_airflow_home,
+)
 from listing_lens.stack.processes import family
 from listing_lens.stack.state import StackState
 
@@ -50,6 +60,21 @@ def test_a_failed_run_names_the_task_and_its_log(probe: AirflowApi, stack_settin
     (log,) = logs.glob(f"dag_id={DAG}/run_id={run_id}/task_id=look/attempt=1.log")
     assert str(log) in str(caught.value)
     assert "asked to fail" in log.read_text()
+
+
+def test_a_backfill_waits_for_a_database_that_is_busy_for_longer_than_sqlite_waits(
+    probe: AirflowApi, stack_settings: Settings
+) -> None:
+    database = stack_settings.home / "airflow" / DATABASE
+    with closing(sqlite3.connect(database, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("PRAGMA busy_timeout = 60000")
+        other.execute("BEGIN IMMEDIATE")
+        release = threading.Timer(6.0, other.rollback)
+        release.start()
+        backfill = probe.create_backfill(DAG, day(25), day(25))
+        release.join()
+    over = probe.wait_for_backfill(DAG, backfill, timeout_s=120)
+    assert [run.state for run in over.runs] == ["success"]
 
 
 def test_a_backfill_runs_each_window(probe: AirflowApi) -> None:
