@@ -1,9 +1,10 @@
 """Assess a fitted projection: what it keeps of exact search, and how far it is from the one before.
 
-A sample of the encoder's items, each in its newest version, is searched exactly with the whole embeddings and with the
-projection at several dimensions; the shares of neighbours that are found again are its recall. The projection before it, if
-one is named, is judged on the same items, and the angles between the two subspaces are taken: so that an engineer can
-decide whether the fit is worth an index rebuild. Items are drawn by a hash of their ids, and another one than a fit's.
+A sample of the encoder's items, each in its newest version and without those that are sold or deleted, is searched exactly
+with the whole embeddings and with the projection at several dimensions; the shares of neighbours that are found again are
+its recall. The projection before it, if one is named, is judged on the same items, and the angles between the two subspaces
+are taken: so that an engineer can decide whether the fit is worth an index rebuild. Items are drawn by a hash of their ids,
+and another one than a fit's.
 
     python -m beam_jobs.assess_projection --name 2026-01-31 --previous 1f2e3d4c
 """
@@ -11,9 +12,10 @@ decide whether the fit is worth an index rebuild. Items are drawn by a hash of t
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import repeat
 
 import apache_beam as beam
 import numpy as np
@@ -25,7 +27,7 @@ from beam_jobs.lake_io import ReadWindows
 from beam_jobs.launcher import launch, parser, pipeline_options
 from listing_lens import progress
 from listing_lens.errors import LensError
-from listing_lens.lake import Lake, embeddings
+from listing_lens.lake import REMOVED, ROWS, Lake, embeddings
 from listing_lens.projections import (
     CUTOFFS,
     HEADLINE,
@@ -42,14 +44,14 @@ from listing_lens.settings import load_settings
 from listing_lens.window import Window
 from models.pair_rules import draw_number
 from models.projection import Projection, prefix_dims
-from models.subspaces import nearest, neighbour_recall, principal_angles, variance_held
+from models.subspaces import nearest, neighbour_recall, principal_angles, scores, variance_held
 
 logger = logging.getLogger(__name__)
 
 _SALT = "assess projection"
 
-# An item's embedding (d,), and when the item was updated.
-Dated = tuple[datetime, NDArray[np.float32]]
+# When an item was updated, and its embedding (d,) since then: None once it is sold or deleted.
+Version = tuple[datetime, NDArray[np.float32] | None]
 # By dimensions: "recall@10" → of each query (q,).
 Recalls = dict[int, dict[str, NDArray[np.float64]]]
 
@@ -74,23 +76,32 @@ def run(windows: beam.PCollection, config: Config) -> beam.PCollection:
     return (
         windows
         | "Embeddings"
-        >> ReadWindows(config.lake, embeddings(config.encoder_id), ["item_id", "updated_at", "embedding"])
+        >> ReadWindows(
+            config.lake, embeddings(config.encoder_id), ["item_id", "updated_at", "embedding"], kinds=(ROWS, REMOVED)
+        )
         | "Draw" >> beam.FlatMap(_drawn_versions, config)
-        # The numbers break a tie of times, so that a rerun keeps the same version.
-        | "Newest"
-        >> beam.CombinePerKey(lambda versions: max(versions, key=lambda dated: (dated[0], dated[1].tobytes())))
-        | "Undated" >> beam.MapTuple(lambda item_id, dated: (item_id, dated[1]))
+        | "Newest" >> beam.CombinePerKey(lambda versions: max(versions, key=_age))
+        | "Found" >> beam.FlatMapTuple(lambda item_id, newest: [] if newest[1] is None else [(item_id, newest[1])])
         | "Gather" >> beam.combiners.ToDict()
         | "Assess and save" >> beam.Map(_assess_and_save, config)
     )
 
 
-def _drawn_versions(batch: pa.RecordBatch, config: Config) -> Iterator[tuple[str, Dated]]:
+def _drawn_versions(batch: pa.RecordBatch, config: Config) -> Iterator[tuple[str, Version]]:
     drawn = np.flatnonzero(is_drawn(batch["item_id"], config.share, _SALT))
     item_ids, times = (batch[name].take(pa.array(drawn)).to_pylist() for name in ("item_id", "updated_at"))
-    # Copies: a view would hold the whole batch.
-    yield from zip(item_ids, zip(times, embedding_matrix(batch)[drawn], strict=True), strict=True)
-    progress.advance("read", len(batch), config.expected)
+    found: Iterable[NDArray[np.float32] | None] = repeat(None, len(drawn))
+    if "embedding" in batch.schema.names:
+        # Copies: a view would hold the whole batch.
+        found = embedding_matrix(batch)[drawn]
+        progress.advance("read", len(batch), config.expected)
+    yield from zip(item_ids, zip(times, found, strict=True), strict=True)
+
+
+def _age(version: Version) -> tuple[datetime, bool, bytes]:
+    """What sorts versions of an item: of one time, what removes it comes last, and the numbers tell others apart."""
+    updated_at, embedding = version
+    return updated_at, embedding is None, b"" if embedding is None else embedding.tobytes()
 
 
 def _assess_and_save(sample: Mapping[str, NDArray[np.float32]], config: Config) -> Assessment:
@@ -101,8 +112,8 @@ def _assess_and_save(sample: Mapping[str, NDArray[np.float32]], config: Config) 
         )
     item_ids = sorted(sample, key=lambda item_id: (draw_number(_SALT, item_id), item_id))
     vectors = np.stack([sample[item_id] for item_id in item_ids])
-    fitted = load_projection(config.lake, config.projection_id)
-    previous = load_projection(config.lake, config.previous_id) if config.previous_id else None
+    fitted = load_projection(config.lake, config.projection_id, config.encoder_id)
+    previous = load_projection(config.lake, config.previous_id, config.encoder_id) if config.previous_id else None
     assessment = assess(vectors, min(config.queries, len(vectors)), fitted, previous)
     config.lake.write_bytes(assessment_path(config.lake, config.name), assessment.model_dump_json(indent=2).encode())
     logger.info("%s on %s items: %s", config.projection_id, f"{assessment.items:,}", assessment.advice)
@@ -113,15 +124,15 @@ def assess(vectors: NDArray[np.float32], queries: int, fitted: Projection, previ
     """Judge a projection, and the one before it, on embeddings (n, d) in random order, of which the first are the queries.
 
     Raises:
-        LensError: the projections are of other embeddings.
+        LensError: a projection takes embeddings of other dimensions.
     """
     asked, cutoffs = np.arange(queries), [k for k in CUTOFFS if k < len(vectors)]
-    exact = nearest(vectors, asked, max(cutoffs))
+    exact = scores(vectors, asked, nearest(vectors, asked, max(cutoffs)))
 
     def recalls(projection: Projection) -> Recalls:
         by_dims = {}
         for dims in (*prefix_dims(projection.dims), projection.dims):
-            found = nearest(projection.prefix(dims).apply(vectors), asked, max(cutoffs))
+            found = scores(vectors, asked, nearest(projection.prefix(dims).apply(vectors), asked, max(cutoffs)))
             by_dims[dims] = {f"recall@{k}": neighbour_recall(found, exact, k) for k in cutoffs}
         return by_dims
 
@@ -137,7 +148,7 @@ def assess(vectors: NDArray[np.float32], queries: int, fitted: Projection, previ
             mean_angle_degrees=float(angles.mean()),
             variance_held=variance_held(fitted, previous),
             gain=float(gains.mean()),
-            gain_error=float(gains.std() / np.sqrt(queries)),
+            gain_error=float(gains.std(ddof=1) / np.sqrt(queries)),
         )
     return Assessment(items=len(vectors), queries=queries, fitted=_quality(fitted, now), change=change)
 
@@ -153,9 +164,10 @@ def configure(name: str, previous_id: str | None, items: int, queries: int) -> C
     Raises:
         LensError: no such fit has finished, the lake is out of reach, or there is nothing to draw or to ask.
     """
-    for option, value in (("items", items), ("queries", queries)):
-        if value < 1:
-            raise LensError(f"--{option} is {value}: give 1 or more")
+    # A single query has no standard error.
+    for option, value, least in (("items", items, 1), ("queries", queries, 2)):
+        if value < least:
+            raise LensError(f"--{option} is {value}: give {least} or more")
     lake = Lake(load_settings().lake)
     lake.check()
     card = load_fit(lake, name).card

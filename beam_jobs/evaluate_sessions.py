@@ -194,7 +194,8 @@ class Judge(beam.DoFn):
         self._config = config
 
     def setup(self) -> None:
-        projection = load_projection(self._config.lake, self._config.card.projection_id)
+        card = self._config.card
+        projection = load_projection(self._config.lake, card.projection_id, card.encoder_id)
         self._projected = {"projected": projection} | {
             f"projected_{dims}": projection.prefix(dims) for dims in prefix_dims(projection.dims)
         }

@@ -1,9 +1,9 @@
 """Fit the projection: the lake's embeddings → moments that merge → eigendecomposition → a projection in the lake.
 
 Reads every embedding of one encoder once, and holds no more than a batch of rows and a few matrices of d × d a worker. It
-can be fitted on a sample: of some windows (--window_start, --window_end), of a share of the items (--fraction), or of about
-so many rows (--rows), which is the share that they are of the rows in the windows. Items are drawn by a hash of their ids:
-a draw repeats, takes all versions of an item or none, and contains every smaller draw.
+can be fitted on a sample: of the windows that overlap a span (--window_start, --window_end), of a share of the items
+(--fraction), or of about so many rows (--rows), which is the share that they are of the rows in the windows. Items are drawn
+by a hash of their ids: a draw repeats, takes all versions of an item or none, and contains every smaller draw.
 
     python -m beam_jobs.fit_projection --name 2026-01-31
     python -m beam_jobs.fit_projection --name 2026-01-31 --rows 2000000 --explained_variance 0.9 --whiten
@@ -36,7 +36,7 @@ from listing_lens.window import Window
 from models.embedder import EmbedderCard
 from models.encoder_files import identify
 from models.moments import Moments
-from models.projection import fit_projection
+from models.projection import check_fit, fit_projection
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,11 @@ def _fit_and_save(moments: Moments | None, config: Config) -> Fit:
             "embed windows with listings first, or draw more"
         )
     projection = fit_projection(
-        moments, config.dims, explained_variance=config.explained_variance, whiten=config.whiten
+        moments,
+        config.dims,
+        explained_variance=config.explained_variance,
+        whiten=config.whiten,
+        encoder_id=config.encoder_id,
     )
     save_projection(config.lake, projection)
     fit = Fit(
@@ -151,8 +155,8 @@ def configure(
     """Find the windows to fit on, and the share of their items that makes up the sample.
 
     Raises:
-        LensError: the encoder is unknown, the lake is out of reach, or holds no embeddings of the encoder; or a share or a
-            number that is none.
+        LensError: the encoder is unknown, the lake is out of reach, or holds no embeddings of the encoder, or too few of too
+            few dimensions for the fit; or a share or a number that is none.
     """
     if fraction is not None and not 0 < fraction <= 1:
         raise LensError(f"--fraction is {fraction}: give a share of the items above 0, and 1 at most")
@@ -170,6 +174,11 @@ def configure(
         where = f"within {within} " if within else ""
         raise LensError(f"the lake {lake.root} holds no embeddings of {known_as} {where}yet: run `lens embed` first")
     expected = sum(lake.manifest(embeddings(known_as), window).counts["embedded"] for window in windows)
+    dims = settings.projection_dims if dims is None and explained_variance is None else dims
+    first = next(lake.read(embeddings(known_as), windows, ["embedding"], batch_rows=1), None)
+    if first is not None:
+        most = expected if rows is None else min(rows, expected)
+        check_fit(most, embedding_matrix(first).shape[1], dims, explained_variance)
     if rows is not None:
         fraction = min(1.0, rows / max(expected, 1))
     return Config(
@@ -179,7 +188,7 @@ def configure(
         encoder_id=known_as,
         windows=tuple(windows),
         share=1.0 if fraction is None else fraction,
-        dims=settings.projection_dims if dims is None and explained_variance is None else dims,
+        dims=dims,
         explained_variance=explained_variance,
         whiten=whiten,
         expected=expected,

@@ -42,9 +42,17 @@ def add_window(arguments: argparse.ArgumentParser, *, required: bool) -> None:
 
 
 def optional_window(arguments: argparse.Namespace) -> Window | None:
-    """The window of arguments that may leave it out."""
-    if arguments.window_start is None and arguments.window_end is None:
+    """The window of arguments that may leave it out.
+
+    Raises:
+        LensError: one bound is there alone, or is no time.
+    """
+    bounds = {"--window_start": arguments.window_start, "--window_end": arguments.window_end}
+    absent = [name for name, value in bounds.items() if value is None]
+    if len(absent) == 2:
         return None
+    if absent:
+        raise LensError(f"{absent[0]} is missing: give both bounds of the window, or neither")
     return Window.parse(arguments.window_start, arguments.window_end)
 
 

@@ -87,7 +87,9 @@ class ProjectAndWrite(beam.DoFn):
         self._index = index
 
     def setup(self) -> None:
-        self._projection = load_projection(self._config.lake, self._index.card.projection_id)
+        self._projection = load_projection(
+            self._config.lake, self._index.card.projection_id, self._index.card.encoder_id
+        )
         self._search_index = self._config.cluster.connect()
 
     def process(self, batch: pa.RecordBatch) -> Iterator[tuple[tuple[str, str], int]]:
@@ -151,7 +153,7 @@ def configure(
         only = identify(resolve_encoder(encoder_source, settings))
         indexes = [index for index in indexes if index.card.encoder_id == only]
     for index in indexes:
-        load_projection(lake, index.card.projection_id)
+        load_projection(lake, index.card.projection_id, index.card.encoder_id)
     configs = []
     for encoder, of_encoder in _by_encoder(indexes).items():
         dataset = embeddings(encoder)

@@ -9,17 +9,17 @@ embedded the catalog (see `embed_new_listings`).
 
 **What.** `fit` merges sufficient statistics over the lake in one pass and writes the projection to it: of all embeddings, or
 of a sample, by window, by share of the items or by rows. `previous_projection` looks up the champion's projection, if it is
-of the same encoder, and `assess` judges the new one beside it on a sample of today's items: recall against exact search with
-the whole embeddings, at 8, 16, 32 … dimensions, and the angles between the two subspaces. Its log ends with a sentence on
-whether a rebuild is worth it. `register_fit` logs the fit and its assessment to MLflow, with figures, and makes it the
-candidate. `promote` makes it the champion if the run was asked to, or if there is no champion yet; then `rebuild_index` is
-triggered, since vectors of two projections are never compared. Otherwise it stays the candidate, and the index stays as it
-is.
+of the same encoder, and `assess` judges the new one beside it on a sample of the items that can be found today: recall
+against exact search with the whole embeddings, at 8, 16, 32 … dimensions, and the angles between the two subspaces. Its log
+ends with a sentence on whether a rebuild is worth it, which is also a tag of the MLflow run. `register_fit` logs the fit and
+its assessment to MLflow, with figures, and makes it the candidate. `promote` makes it the champion if the run was asked to,
+or if there is no champion yet; then `rebuild_index` is triggered, since vectors of two projections are never compared.
+Otherwise it stays the candidate, and the index stays as it is.
 
 **When it fails.** *Too few embeddings*: embed more windows, or keep fewer dimensions. *Whitening would blow up rounding*: keep
 as few dimensions as it says. A repeated run fits anew; an equal projection is registered once.
 
-**Must not race with** nothing: the projection gets a new id, and nothing that exists changes.
+**Must not race with** nothing: another projection gets another id, and one that is fitted again is left as it is.
 """
 
 from __future__ import annotations
@@ -80,10 +80,25 @@ with DAG(
             None,
             type=["null", "string"],
             format="date-time",
-            description="Fit on windows from here on only, with window_end; empty is all.",
+            description="Fit only on windows that overlap the time from here to window_end; empty is all.",
         ),
         "window_end": Param(
-            None, type=["null", "string"], format="date-time", description="The end of those windows, not included."
+            None,
+            type=["null", "string"],
+            format="date-time",
+            description="The end of that time; goes with window_start.",
+        ),
+        "assessed_items": Param(
+            None,
+            type=["null", "integer"],
+            minimum=1,
+            description="Assess the fit on about so many items; empty is 20,000.",
+        ),
+        "assessed_queries": Param(
+            None,
+            type=["null", "integer"],
+            minimum=2,
+            description="Search for so many of them; empty is 500. More tell smaller differences from chance.",
         ),
         "promote": Param(
             False,
@@ -102,7 +117,14 @@ with DAG(
     )
     previous = previous_projection(RUN_NAME)
     assess = BeamJobOperator(
-        task_id="assess", job="assess_projection", arguments={"name": RUN_NAME, "previous": previous}
+        task_id="assess",
+        job="assess_projection",
+        arguments={
+            "name": RUN_NAME,
+            "previous": previous,
+            "items": "{{ params.assessed_items }}",
+            "queries": "{{ params.assessed_queries }}",
+        },
     )
     version = register_fit(RUN_NAME)
     promoted = promote(version, "{{ params.promote }}")

@@ -48,7 +48,7 @@ class Embedder:
             LensError: a part is missing, or is not the one that the card was written for.
         """
         encoder = require_encoder(card.encoder_source, card.encoder_id, runtime)
-        return cls(encoder, load_projection(lake, card.projection_id))
+        return cls(encoder, load_projection(lake, card.projection_id, card.encoder_id))
 
     def embed(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
         """RGB images to (n, dims) unit vectors."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from listing_lens.errors import LensError
@@ -14,7 +16,7 @@ CUTOFFS = (1, 10, 100)
 HEADLINE_K = 10
 HEADLINE = f"recall@{HEADLINE_K}"
 # A smaller gain in it is not worth a rebuild.
-_NOTICEABLE = 0.005
+_NOTICEABLE = 0.01
 
 
 class Fit(BaseModel):
@@ -82,10 +84,13 @@ class Assessment(BaseModel):
             f"{change.variance_held:.1%} of the variance that it keeps"
         )
         # Less than two standard errors may be chance.
-        certain = abs(change.gain) > max(_NOTICEABLE, 2 * change.gain_error)
-        if not certain:
+        if abs(change.gain) > max(_NOTICEABLE, 2 * change.gain_error):
+            return f"{gained}: {'a rebuild is worth considering' if change.gain > 0 else 'keep the one before'}."
+        if abs(change.gain) + 2 * change.gain_error <= 2 * _NOTICEABLE:
             return f"{gained}: a rebuild would change little."
-        return f"{gained}: {'a rebuild is worth considering' if change.gain > 0 else 'keep the one before'}."
+        return (
+            f"{gained}: {self.queries:,} queries cannot tell whether a rebuild is worth it; assess the fit with more."
+        )
 
 
 def projection_folder(lake: Lake, projection_id: str) -> str:
@@ -103,9 +108,17 @@ def assessment_path(lake: Lake, name: str) -> str:
 
 
 def save_projection(lake: Lake, projection: Projection) -> None:
-    """Keep a projection under its id; the JSON comes last, and makes it exist."""
-    tensors, about = projection.save()
+    """Keep a projection under its id; the JSON comes last, and makes it exist.
+
+    One that is there and whole is left alone, since an index may be searched with it: a fit of the same embeddings again has
+    the same numbers, but not the same last digits of the mean and the spectrum, which do not count for the id.
+    """
     folder = projection_folder(lake, projection.projection_id)
+    if projection_exists(lake, projection.projection_id):
+        with suppress(LensError):
+            load_projection(lake, projection.projection_id, projection.encoder_id)
+            return
+    tensors, about = projection.save()
     lake.write_bytes(f"{folder}/projection.safetensors", tensors)
     lake.write_bytes(f"{folder}/projection.json", about)
 
@@ -114,8 +127,15 @@ def projection_exists(lake: Lake, projection_id: str) -> bool:
     return lake.exists(f"{projection_folder(lake, projection_id)}/projection.json")
 
 
-def load_projection(lake: Lake, projection_id: str) -> Projection:
-    """Raises LensError when the lake has no such projection, or another one in its place."""
+def load_projection(lake: Lake, projection_id: str, encoder_id: str | None) -> Projection:
+    """A projection from the lake.
+
+    Args:
+        encoder_id: whose embeddings it is to be applied to; None takes any.
+
+    Raises:
+        LensError: the lake has no such projection, another one in its place, or it is of another encoder.
+    """
     folder = projection_folder(lake, projection_id)
     try:
         projection = Projection.load(
@@ -127,6 +147,11 @@ def load_projection(lake: Lake, projection_id: str) -> Projection:
         ) from None
     if projection.projection_id != projection_id:
         raise LensError(f"{folder} holds projection {projection.projection_id}: restore the files, or fit it again")
+    if encoder_id and projection.encoder_id and projection.encoder_id != encoder_id:
+        raise LensError(
+            f"projection {projection_id} was fitted on embeddings of {projection.encoder_id}, not of {encoder_id}: "
+            "use one that was fitted on this encoder's"
+        )
     return projection
 
 

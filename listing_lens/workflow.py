@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from listing_lens.errors import LensError
 from listing_lens.finetunes import load_finetune
 from listing_lens.lake import Lake, evaluations
 from listing_lens.pages import evaluation_page
@@ -35,8 +36,13 @@ def register_fit(name: str, settings: Settings) -> int:
     """Register the embedder that a fit made possible as the candidate, with its assessment if any. Returns its version."""
     lake = Lake(settings.lake)
     fit = load_fit(lake, name)
-    projection = load_projection(lake, fit.card.projection_id)
+    projection = load_projection(lake, fit.card.projection_id, fit.card.encoder_id)
     assessment = load_assessment(lake, name)
+    if assessment is not None and assessment.fitted.projection_id != projection.projection_id:
+        raise LensError(
+            f"the assessment of {name!r} is of projection {assessment.fitted.projection_id}, of an earlier fit of that name, "
+            f"not of {projection.projection_id}: assess it again"
+        )
     pictures = {"explained_variance": figures.explained_variance(projection)}
     if assessment is not None:
         before = assessment.change.before.recall if assessment.change else None
@@ -48,6 +54,7 @@ def register_fit(name: str, settings: Settings) -> int:
         name=name,
         share=fit.share,
         metrics=_metrics_of(assessment) if assessment else {},
+        tags=_tags_of(assessment) if assessment else {},
         figures=pictures,
     )
 
@@ -144,8 +151,18 @@ def _ndcg_by_dims(means: Mapping[str, float], dims: int) -> dict[int, float]:
 
 def _metrics_of(assessment: Assessment) -> dict[str, float]:
     quality, change = assessment.fitted, assessment.change
-    metrics = dict(quality.recall[quality.dims])
+    # Recall falls as items are added: without their number it can't be compared.
+    metrics: dict[str, float] = {"assessed_items": assessment.items, "assessed_queries": assessment.queries}
+    metrics |= quality.recall[quality.dims]
     if change is not None:
         metrics |= {f"before/{name}": value for name, value in change.before.recall[change.before.dims].items()}
         metrics |= change.model_dump(exclude={"before"})
     return metrics
+
+
+def _tags_of(assessment: Assessment) -> dict[str, str]:
+    change = assessment.change
+    return {
+        "projection_before": change.before.projection_id if change else "none",
+        "advice": assessment.advice,
+    }

@@ -17,9 +17,10 @@ from models.errors import LensError
 
 # Rows per matrix product: enough of them to be worth adding its result in double precision.
 _BLOCK_ROWS = 2048
-# How far a single-precision product may be off on its diagonal, as a share of the largest entry. What rounding leaves there
-# by chance stays below; what piles up in one direction, overflows or vanishes does not.
-_TOLERANCE = 1e-6
+# How far a single-precision product may be off, as a share of its largest entry on the diagonal, and along its longest
+# direction. What rounding leaves there by chance stays below; what piles up to one side, overflows or vanishes does not.
+_DIAGONAL_TOLERANCE = 1e-6
+_DIRECTION_TOLERANCE = 4e-7
 
 
 @dataclass(frozen=True)
@@ -97,12 +98,29 @@ def _about_mean(
         centred = np.subtract(block, shift, out=room)
         gram = centred.T @ centred
         squares = np.einsum("ij,ij->j", centred, centred, dtype=np.float64)
-        off = np.abs(np.diagonal(gram) - squares).max()
-    if not off <= _TOLERANCE * squares.max():
+        holds = _holds(centred, gram, squares)
+    if not holds:
         return shift, *_in_double(block, shift.astype(np.float64), first)
     # The better diagonal is at hand.
     np.fill_diagonal(gram, squares)
     return shift, len(block) * (mean - shift), gram
+
+
+def _holds(centred: NDArray[np.float32], gram: NDArray[np.float32], squares: NDArray[np.float64]) -> bool:
+    """Whether a Gram matrix (d, d) has the digits that it should, by its columns' sums of squares (d,) in double precision.
+
+    The diagonal does not show what columns of unlike size add to each other: the column of the largest entry is one step of
+    the power method, so near to the longest direction, and how long the rows are along it is known without the matrix.
+    """
+    largest = squares.max()
+    if not np.abs(np.diagonal(gram) - squares).max() <= _DIAGONAL_TOLERANCE * largest:
+        return False
+    if largest == 0:
+        return True
+    direction = (gram[:, squares.argmax()] / largest).astype(np.float32)
+    length = np.square(centred @ direction, dtype=np.float64).sum()
+    direction = direction.astype(np.float64)
+    return bool(abs(direction @ (gram @ direction) - length) <= _DIRECTION_TOLERANCE * length)
 
 
 def _in_double(

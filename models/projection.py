@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 # A squared length from which on single precision has all digits of it.
 _FAINT = 1e-30
-# A variance that is a smaller share of the largest is not told from rounding, of the embeddings or of the fit.
+# A variance that is a smaller share of the largest is not told from rounding, of the embeddings or of the fit; nor is one
+# that is a smaller share of the mean's squared length, which single precision subtracts.
 _RESOLVED = 1e-6
+_RESOLVED_BESIDE_MEAN = 1e-8
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Projection:
         spectrum: (d,) float64, the variance along every principal axis, also those left out.
         rows: how many embeddings it was fitted on.
         whitened: whether each kept axis is scaled to a variance of 1.
+        encoder_id: whose embeddings they were; None when that is not known.
     """
 
     components: NDArray[np.float32]
@@ -44,6 +47,7 @@ class Projection:
     spectrum: NDArray[np.float64]
     rows: int
     whitened: bool = False
+    encoder_id: str | None = None
 
     @property
     def input_dims(self) -> int:
@@ -81,17 +85,19 @@ class Projection:
         """Project (n, d) embeddings to (n, k) float32 vectors of unit length; nothing else of that size is allocated.
 
         Raises:
-            LensError: the embeddings have other dimensions than those it was fitted on, or one holds a NaN.
+            LensError: the embeddings have other dimensions than those it was fitted on, or one holds a NaN or an infinity.
         """
         if embeddings.ndim != 2 or embeddings.shape[1] != self.components.shape[0]:
             raise LensError(
                 f"projection {self.projection_id} takes embeddings of {self.input_dims} dimensions, "
                 f"not an array of shape {embeddings.shape}: it belongs to another encoder"
             )
-        vectors: NDArray[np.float32] = embeddings @ self.components
-        vectors += self.bias
-        squares = np.vecdot(vectors, vectors)
-        if not squares.min(initial=1.0) > _FAINT:
+        with np.errstate(over="ignore", invalid="ignore"):
+            vectors: NDArray[np.float32] = embeddings @ self.components
+            vectors += self.bias
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = np.vecdot(vectors, vectors)
+        if not (squares.min(initial=1.0) > _FAINT and squares.max(initial=1.0) < np.inf):
             _give_length(vectors, squares)
         vectors /= np.sqrt(squares)[:, None]
         return vectors
@@ -127,6 +133,7 @@ class Projection:
             "rows": self.rows,
             "explained_variance": float(self.explained_variance_ratio.sum()),
             "whitened": self.whitened,
+            "encoder_id": self.encoder_id,
             "sha256": hashlib.sha256(tensors).hexdigest(),
         }
         return tensors, json.dumps(about, indent=2).encode()
@@ -136,21 +143,32 @@ class Projection:
         """Inverse of `save`, to the bit.
 
         Raises:
-            LensError: the arrays are not the ones that the JSON describes.
+            LensError: the JSON is none of a projection, or the arrays are not the ones that it describes.
         """
-        description = json.loads(about)
-        if hashlib.sha256(tensors).hexdigest() != description["sha256"]:
-            raise LensError(f"projection {description['projection_id']} is damaged: its hash differs; fit it again")
+        try:
+            description = json.loads(about)
+            projection_id, sha256, rows = (description[name] for name in ("projection_id", "sha256", "rows"))
+        except (ValueError, TypeError, KeyError) as err:
+            raise LensError(
+                f"a projection's description is damaged ({err}): restore it, or fit the projection again"
+            ) from None
+        if hashlib.sha256(tensors).hexdigest() != sha256:
+            raise LensError(f"projection {projection_id} is damaged: its hash differs; fit it again")
         arrays = load_tensors(tensors)
         components, bias = arrays["components"], arrays["bias"]
         # Files without a mean are of projections that are not whitened: within the kept axes it is minus the bias.
         mean = arrays["mean"] if "mean" in arrays else -(components.astype(np.float64) @ bias)
         whitened = description.get("whitened", False)
-        return cls(components, bias, mean, arrays["spectrum"], description["rows"], whitened)
+        return cls(components, bias, mean, arrays["spectrum"], rows, whitened, description.get("encoder_id"))
 
 
 def fit_projection(
-    moments: Moments, dims: int | None = None, *, explained_variance: float | None = None, whiten: bool = False
+    moments: Moments,
+    dims: int | None = None,
+    *,
+    explained_variance: float | None = None,
+    whiten: bool = False,
+    encoder_id: str | None = None,
 ) -> Projection:
     """Exact PCA from the moments, by eigendecomposition of the covariance in float64.
 
@@ -161,12 +179,13 @@ def fit_projection(
         dims: how many axes to keep.
         explained_variance: keep as few axes as hold this share of all variance, above 0 and below 1; instead of `dims`.
         whiten: scale each kept axis to a variance of 1.
+        encoder_id: whose embeddings they are.
 
     Raises:
         LensError: fewer embeddings than it takes to span the axes, an impossible number or share of them, or axes to be
             whitened whose variance is lost in rounding.
     """
-    _check(moments, dims, explained_variance)
+    check_fit(moments.count, moments.shift.size, dims, explained_variance)
     spectrum, axes = np.linalg.eigh(moments.covariance)
     spectrum, axes = np.maximum(spectrum[::-1], 0.0), axes[:, ::-1]
     if spectrum[0] <= 0:
@@ -174,15 +193,17 @@ def fit_projection(
     if dims is None:
         assert explained_variance is not None
         held = np.cumsum(spectrum)
-        dims = int((held < explained_variance * held[-1]).sum()) + 1
+        # So many embeddings span no more axes; what lies beyond is rounding.
+        dims = min(int((held < explained_variance * held[-1]).sum()) + 1, moments.count - 1)
     kept = axes[:, :dims]
     kept = kept * np.sign(kept[np.abs(kept).argmax(axis=0), np.arange(dims)])
     if whiten:
-        resolved = int((spectrum >= _RESOLVED * spectrum[0]).sum())
+        least = max(_RESOLVED * spectrum[0], _RESOLVED_BESIDE_MEAN * float(moments.mean @ moments.mean))
+        resolved = int((spectrum >= least).sum())
         if dims > resolved:
             raise LensError(
-                f"axes beyond the first {resolved} hold less than {_RESOLVED:.0e} of the largest one's variance, and "
-                f"whitening would blow up their rounding: keep {resolved} dimensions or fewer, or fit without whitening"
+                f"axes beyond the first {resolved} hold too little variance beside the largest one's, or beside the mean, "
+                f"and whitening would blow up their rounding: keep {resolved} dimensions or fewer, or fit without whitening"
             )
         kept = kept / np.sqrt(spectrum[:dims])
     return Projection(
@@ -192,7 +213,30 @@ def fit_projection(
         spectrum=spectrum,
         rows=moments.count,
         whitened=whiten,
+        encoder_id=encoder_id,
     )
+
+
+def check_fit(rows: int, input_dims: int, dims: int | None, explained_variance: float | None) -> None:
+    """Check that a fit of so many embeddings of so many dimensions can keep what it is asked for.
+
+    Raises:
+        LensError: it can not.
+    """
+    if (dims is None) == (explained_variance is None):
+        raise LensError("a projection keeps a number of dimensions or a share of the variance: give one of the two")
+    if explained_variance is not None and not 0 < explained_variance < 1:
+        raise LensError(f"cannot keep a share of {explained_variance} of the variance: give one between 0 and 1")
+    if dims is not None and dims < 1:
+        raise LensError(f"cannot keep {dims} dimensions: keep at least one")
+    if dims is not None and dims > input_dims:
+        raise LensError(f"cannot keep {dims} dimensions of embeddings that have {input_dims}: lower the number")
+    fewest = 1 if dims is None else dims
+    if rows <= fewest:
+        raise LensError(
+            f"{rows} embeddings cannot fit a projection to {fewest} dimensions: embed more windows first, "
+            f"or keep fewer dimensions than embeddings"
+        )
 
 
 def prefix_dims(dims: int) -> tuple[int, ...]:
@@ -201,31 +245,16 @@ def prefix_dims(dims: int) -> tuple[int, ...]:
 
 
 def _give_length(vectors: NDArray[np.float32], squares: NDArray[np.float32]) -> None:
-    """Scale up, in place, vectors (n, k) whose squared length (n,) is lost in single precision."""
-    faint = np.flatnonzero(~(squares > _FAINT))
-    if np.isnan(squares[faint]).any():
-        bad = faint[np.isnan(squares[faint])][0]
-        raise LensError(f"embedding {bad} of {len(vectors)} holds a NaN or an infinity: embed it again")
-    scaled = vectors[faint]
+    """Scale, in place, vectors (n, k) whose squared length (n,) is lost in single precision."""
+    lost = np.flatnonzero(~((squares > _FAINT) & (squares < np.inf)))
+    scaled = vectors[lost]
+    bad = lost[~np.isfinite(scaled).all(axis=1)]
+    if bad.size:
+        raise LensError(
+            f"embedding {bad[0]} of {len(vectors)} holds a NaN, an infinity or what is near one: embed it again"
+        )
     largest = np.abs(scaled).max(axis=1)
     scaled /= np.where(largest > 0, largest, 1.0)[:, None]
     # An embedding at the very mean has no direction. It is given one: an index takes unit vectors only.
     scaled[largest == 0, 0] = 1.0
-    vectors[faint], squares[faint] = scaled, np.vecdot(scaled, scaled)
-
-
-def _check(moments: Moments, dims: int | None, explained_variance: float | None) -> None:
-    if (dims is None) == (explained_variance is None):
-        raise LensError("a projection keeps a number of dimensions or a share of the variance: give one of the two")
-    if explained_variance is not None and not 0 < explained_variance < 1:
-        raise LensError(f"cannot keep a share of {explained_variance} of the variance: give one between 0 and 1")
-    if dims is not None and dims < 1:
-        raise LensError(f"cannot keep {dims} dimensions: keep at least one")
-    if dims is not None and dims > moments.shift.size:
-        raise LensError(f"cannot keep {dims} dimensions of embeddings that have {moments.shift.size}: lower the number")
-    fewest = 1 if dims is None else dims
-    if moments.count <= fewest:
-        raise LensError(
-            f"{moments.count} embeddings cannot fit a projection to {fewest} dimensions: embed more windows first, "
-            f"or keep fewer dimensions than embeddings"
-        )
+    vectors[lost], squares[lost] = scaled, np.vecdot(scaled, scaled)

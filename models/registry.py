@@ -113,6 +113,7 @@ class Registry:
         name: str,
         share: float,
         metrics: Mapping[str, float],
+        tags: Mapping[str, str],
         figures: Mapping[str, Figure],
     ) -> int:
         """Log a fit as a run and its embedder as a version, and make that the candidate. The same space is kept once.
@@ -122,7 +123,7 @@ class Registry:
             windows: what it was fitted on.
             name: the run's.
             share: which share of the windows' items was drawn.
-            metrics: further ones than the fit's own.
+            metrics, tags: further ones than the fit's own.
             figures: by their names, without an ending.
         """
         version = self._version_with(MODEL, space=card.space)
@@ -130,6 +131,7 @@ class Registry:
             run_id = self._start_run(_PROJECTION_EXPERIMENT, name)
             self._log_fit(run_id, card, projection, windows, share)
             self.log_metrics(run_id, metrics)
+            self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
             self._log_figures(run_id, figures)
             self.end(run_id)
             version = self._create_version(MODEL, run_id, _space_tags(card))
@@ -346,7 +348,12 @@ class Registry:
             self.client.log_artifacts(run_id, folder, _ARTIFACTS[MODEL])
 
     def _start_run(self, experiment: str, name: str) -> str:
-        return str(self.client.create_run(self._experiment(experiment), run_name=name).info.run_id)
+        """Begin a run; one of the same name that a killed try left running has failed."""
+        experiment_id = self._experiment(experiment)
+        left = f"attributes.run_name = '{name}' and attributes.status = 'RUNNING'"
+        for run in self.client.search_runs([experiment_id], left):
+            self.end(run.info.run_id, "FAILED")
+        return str(self.client.create_run(experiment_id, run_name=name).info.run_id)
 
     def _log_figures(self, run_id: str, figures: Mapping[str, Figure]) -> None:
         for name, figure in figures.items():

@@ -61,6 +61,8 @@ def fit(
     start: Start = None,
     end: End = None,
     encoder: Encoder = None,
+    items: Annotated[int | None, typer.Option(help="Assess it on about so many items; default: 20,000.")] = None,
+    queries: Annotated[int | None, typer.Option(help="Search for so many of them; default: 500.")] = None,
     promote: Annotated[bool, typer.Option(help="Make it the champion; the first one becomes it anyway.")] = False,
 ) -> None:
     """Fit the projection on the lake's embeddings, assess it, and register the embedder in MLflow."""
@@ -76,7 +78,8 @@ def fit(
         *(_bounds(_span(LISTINGS, start, end, settings)) if start or end else []),
         *_option("--encoder", encoder),
     ]
-    _fit(settings, options, promote=promote)
+    assessed_on = [*_option("--items", items), *_option("--queries", queries)]
+    _fit(settings, options, assessed_on, promote=promote)
 
 
 @index.command("rebuild")
@@ -137,15 +140,15 @@ def _embed(window: Window, settings: Settings, encoder: str | None) -> None:
     run_with_bars("embed", "embed_listings", arguments, settings)
 
 
-def _fit(settings: Settings, options: Sequence[str], *, promote: bool) -> int:
-    """Fit with these options of the job, assess, register, and promote when asked or when there is no champion."""
+def _fit(settings: Settings, options: Sequence[str], assessed_on: Sequence[str] = (), *, promote: bool) -> int:
+    """Fit and assess with these options of the jobs, register, and promote when asked or when there is no champion."""
     from listing_lens import workflow
 
     workflow.connect_registry(settings)
     name = _build_name()
     run_with_bars("fit projection", "fit_projection", ["--name", name, *options], settings)
     previous = workflow.previous_projection(name, settings)
-    arguments = ["--name", name, *_option("--previous", previous)]
+    arguments = ["--name", name, *_option("--previous", previous), *assessed_on]
     run_with_bars("assess projection", "assess_projection", arguments, settings)
     assessment = load_assessment(Lake(settings.lake), name)
     if assessment is not None:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import FIRST, NOW, SECOND, correlated, listing
+from tiny import FIRST, NOW, SECOND, correlated, land_marketplace, listing
 
-from beam_jobs import assess_projection
+from beam_jobs import assess_projection, embed_listings
+from beam_jobs import fit_projection as fit_job
 from beam_jobs.assess_projection import assess
 from listing_lens.errors import LensError
-from listing_lens.lake import Lake, embeddings
-from listing_lens.projections import Assessment, Fit, fit_path, load_assessment, save_projection
+from listing_lens.lake import REMOVED, ROWS, Lake, embeddings
+from listing_lens.projections import Assessment, Fit, fit_path, load_assessment, load_fit, save_projection
 from listing_lens.records import embeddings_table
 from models.embedder import EmbedderCard
 from models.moments import Moments
 from models.projection import Projection, fit_projection
-from models.subspaces import nearest, neighbour_recall, principal_angles, variance_held
+from models.subspaces import nearest, neighbour_recall, principal_angles, scores, variance_held
 
 
 def unit_rows(rows: int, seed: int) -> np.ndarray:
@@ -65,9 +68,10 @@ def test_recall_is_that_of_exact_search_with_whole_embeddings(lake: Lake, items:
     assert found.fitted.projection_id == projection.projection_id
     assert set(found.fitted.recall) == {8, 16, 20}
     everyone = np.arange(300)
-    exact = nearest(items, everyone, 100)
+    exact = scores(items, everyone, nearest(items, everyone, 100))
     for dims, recall in found.fitted.recall.items():
-        theirs = nearest(fit_projection(Moments.of(items), dims).apply(items), everyone, 100)
+        projected = fit_projection(Moments.of(items), dims).apply(items)
+        theirs = scores(items, everyone, nearest(projected, everyone, 100))
         wanted = {f"recall@{k}": neighbour_recall(theirs, exact, k).mean() for k in (1, 10, 100)}
         assert recall == pytest.approx(wanted, abs=1e-3)
     assert "no projection before it" in found.advice
@@ -107,6 +111,24 @@ def test_a_sample_repeats(lake: Lake, items: np.ndarray) -> None:
     assert assessed(lake, "--items", "150", "--queries", "20") == first
 
 
+def test_what_is_sold_or_deleted_is_not_searched(lake: Lake) -> None:
+    land_marketplace(lake)
+    embed_listings.main(
+        ["--window_start", FIRST.start.isoformat(), "--window_end", SECOND.end.isoformat(), "--each_landed"]
+    )
+    fit_job.main(["--name", "weekly"])
+    dataset = embeddings(load_fit(lake, "weekly").card.encoder_id)
+    versions: dict[str, tuple[datetime, bool]] = {}
+    for kind in (ROWS, REMOVED):
+        for batch in lake.read(dataset, [FIRST, SECOND], ["item_id", "updated_at"], kind=kind):
+            for row in batch.to_pylist():
+                version = row["updated_at"], kind == REMOVED
+                versions[row["item_id"]] = max(version, versions.get(row["item_id"], version))
+    gone = sum(removed for _, removed in versions.values())
+    assert gone > 0
+    assert assessed(lake).items == len(versions) - gone
+
+
 def test_a_worse_projection_is_not_advised() -> None:
     rows = unit_rows(400, 1)
     good, bad = fit_projection(Moments.of(rows), 24), fit_projection(Moments.of(unit_rows(400, 5)), 8)
@@ -116,7 +138,11 @@ def test_a_worse_projection_is_not_advised() -> None:
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
-    [(["--items", "0"], "--items is 0"), (["--queries", "0"], "--queries is 0"), ([], "no fit 'weekly'")],
+    [
+        (["--items", "0"], "--items is 0"),
+        (["--queries", "1"], "--queries is 1: give 2 or more"),
+        ([], "no fit 'weekly'"),
+    ],
 )
 def test_what_cannot_be_assessed_is_refused(lake: Lake, options: list[str], sentence: str) -> None:
     with pytest.raises(LensError, match=sentence):
@@ -127,6 +153,14 @@ def test_too_few_items_say_what_to_do(lake: Lake, items: np.ndarray) -> None:
     left_by_a_fit(lake, "weekly", items, 10)
     with pytest.raises(Exception, match="too few to assess a projection on: embed more windows, or raise --items"):
         assess_projection.main(["--name", "weekly", "--items", "4"])
+
+
+def test_the_projection_of_another_encoder_is_refused(lake: Lake, items: np.ndarray) -> None:
+    left_by_a_fit(lake, "weekly", items, 10)
+    other = replace(fit_projection(Moments.of(unit_rows(200, 9)), 10), encoder_id="other-12345678")
+    save_projection(lake, other)
+    with pytest.raises(Exception, match="was fitted on embeddings of other-12345678, not of small-12345678"):
+        assess_projection.main(["--name", "weekly", "--previous", other.projection_id])
 
 
 def test_a_projection_that_is_not_in_the_lake_is_named(lake: Lake, items: np.ndarray) -> None:

@@ -31,7 +31,7 @@ def test_it_is_the_pca_of_all_embeddings_in_the_lake(lake: Lake) -> None:
     embed_listings.main([*_BOTH, "--each_landed"])
     fit_projection.main(["--name", "first"])
     fit = load_fit(lake, "first")
-    projection = load_projection(lake, fit.card.projection_id)
+    projection = load_projection(lake, fit.card.projection_id, fit.card.encoder_id)
     rows = np.vstack([embedding_matrix(b) for b in lake.read(embeddings(fit.card.encoder_id), [FIRST, SECOND])])
     reference = PCA(8, svd_solver="full").fit(rows.astype(np.float64))
     assert fit.rows == len(rows) == 38
@@ -66,7 +66,7 @@ def embedded(lake: Lake, untrained_siglip: Path) -> dict[str, np.ndarray]:
 def _fit(lake: Lake, name: str, *options: str) -> tuple[Fit, Projection]:
     fit_projection.main(["--name", name, *options])
     fit = load_fit(lake, name)
-    return fit, load_projection(lake, fit.card.projection_id)
+    return fit, load_projection(lake, fit.card.projection_id, fit.card.encoder_id)
 
 
 def test_a_sample_is_of_whole_items_and_repeats(lake: Lake, embedded: dict[str, np.ndarray]) -> None:
@@ -106,6 +106,24 @@ def test_axes_are_kept_by_the_variance_that_they_hold_and_whitened(lake: Lake, e
     ],
 )
 def test_a_share_that_is_none_is_refused_before_anything_is_read(lake: Lake, options: list[str], sentence: str) -> None:
+    with pytest.raises(LensError, match=sentence):
+        fit_projection.main(["--name", "none", *options])
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--dims", "0"], "cannot keep 0 dimensions"),
+        (["--dims", "17"], "cannot keep 17 dimensions of embeddings that have 16"),
+        (["--rows", "8", "--dims", "8"], "8 embeddings cannot fit a projection to 8"),
+        (["--window_start", FIRST.start.isoformat()], "--window_end is missing: give both bounds"),
+        (["--window_end", FIRST.start.isoformat()], "--window_start is missing: give both bounds"),
+    ],
+)
+def test_a_fit_that_must_fail_is_refused_before_all_is_read(
+    lake: Lake, embedded: dict[str, np.ndarray], options: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit_projection, "run", lambda *_: pytest.fail("the pipeline was built"))
     with pytest.raises(LensError, match=sentence):
         fit_projection.main(["--name", "none", *options])
 

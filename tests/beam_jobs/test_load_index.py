@@ -39,7 +39,7 @@ def test_all_that_the_lake_holds_is_found(indexed: Indexed) -> None:
     verify_index.main(["--index", indexed.index.name])
     # 40 items: one broken, one sold from the start, one sold in the second window.
     assert _counts(indexed) == {"searchable": 37, "removed": 2}
-    projection = load_projection(indexed.lake, indexed.index.card.projection_id)
+    projection = load_projection(indexed.lake, indexed.index.card.projection_id, indexed.index.card.encoder_id)
     for batch in indexed.lake.read(embeddings(indexed.index.card.encoder_id), [SECOND]):
         vectors = projection.apply(embedding_matrix(batch))
         for item_id, vector in list(zip(batch.column("item_id").to_pylist(), vectors, strict=True))[:5]:
@@ -92,7 +92,9 @@ def _nearest(indexed: Indexed, index: Index, item_id: str, window: Window) -> st
     indexed.search_index.finish_load(index.name)
     for batch in indexed.lake.read(embeddings(index.card.encoder_id), [window]):
         row = batch.column("item_id").to_pylist().index(item_id)
-        vector = load_projection(indexed.lake, index.card.projection_id).apply(embedding_matrix(batch))[row]
+        vector = load_projection(indexed.lake, index.card.projection_id, index.card.encoder_id).apply(
+            embedding_matrix(batch)
+        )[row]
         [hit] = indexed.search_index.search(index, vector, 1)
         assert hit.score == pytest.approx(1, abs=1e-4)
     return hit.item_id

@@ -161,7 +161,8 @@ def test_projections_are_the_same(portable: Run, local: Run) -> None:
     fits = [load_fit(run.lake, "fit") for run in (portable, local)]
     assert fits[0].rows == fits[1].rows > 0
     found, expected = (
-        load_projection(run.lake, fit.card.projection_id) for run, fit in zip((portable, local), fits, strict=True)
+        load_projection(run.lake, fit.card.projection_id, fit.card.encoder_id)
+        for run, fit in zip((portable, local), fits, strict=True)
     )
     np.testing.assert_allclose(found.components, expected.components, atol=1e-6)
     np.testing.assert_allclose(found.bias, expected.bias, atol=1e-6)

@@ -123,7 +123,17 @@ class TestRegister:
         metrics = registry.client.get_run(run_id).data.metrics
         assert (metrics["recall_at_10"], metrics["before/recall_at_10"]) == (0.75, 0.5)
         assert (metrics["gain"], metrics["largest_angle_degrees"]) == (0.25, 12.5)
+        assert (metrics["assessed_items"], metrics["assessed_queries"]) == (300, 100)
+        tags = registry.client.get_run(run_id).data.tags
+        assert (tags["projection_before"], tags["advice"]) == (before.projection_id, assessment.advice)
         assert "recall_by_dims.png" in {file.path for file in registry.client.list_artifacts(run_id)}
+
+    def test_refuses_the_assessment_of_an_earlier_fit_of_that_name(self, settings: Settings) -> None:
+        before, card = fitted(settings, "old", 88), fitted(settings, "weekly", 89)
+        lake = Lake(settings.lake)
+        lake.write_bytes(assessment_path(lake, "weekly"), assessed(before, card).model_dump_json().encode())
+        with pytest.raises(LensError, match=f"is of projection {before.projection_id}.*assess it again"):
+            register_fit("weekly", settings)
 
     def test_run_again_registers_nothing_new(self, settings: Settings) -> None:
         fitted(settings, "weekly", 2)

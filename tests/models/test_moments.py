@@ -71,6 +71,11 @@ class TestMoments:
             pytest.param(1e-25 * correlated(3000, 6), id="squares vanish"),
             # Equal terms: their sum is rounded to the same side each time.
             pytest.param(np.outer(np.resize([1.1, -1.1], 2048), np.ones(6)).astype(np.float32), id="rounding piles up"),
+            # The diagonal is right to half of what is allowed there, what the unlike columns share is not.
+            pytest.param(
+                np.outer(np.resize([1, -1], 2048), np.repeat([1, 1.230454], 4)).astype(np.float32),
+                id="off the diagonal",
+            ),
             pytest.param(np.where(np.arange(2000)[:, None] == 7, 1e20, correlated(2000, 6)), id="one is very large"),
         ],
     )

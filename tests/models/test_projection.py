@@ -119,6 +119,10 @@ class TestFit:
         assert held[-1] >= share
         assert projection.dims == 1 or held[-2] < share
 
+    def test_keeps_no_axis_that_the_rows_do_not_span(self) -> None:
+        moments = Moments.of(correlated(20, 50))
+        assert fit_projection(moments, explained_variance=1 - 1e-12).dims == 19
+
     @pytest.mark.parametrize(
         ("wanted", "sentence"),
         [
@@ -156,6 +160,12 @@ class TestWhitening:
         with pytest.raises(LensError, match="first 7 hold .*keep 7 dimensions or fewer, or fit without whitening"):
             fit_projection(Moments.of(rows), 8, whiten=True)
         assert fit_projection(Moments.of(rows), 7, whiten=True).dims == 7
+
+    def test_refuses_axes_that_a_far_mean_leaves_no_digits_of(self) -> None:
+        rows = correlated(500, 8, scale=1e-5)
+        assert fit_projection(Moments.of(rows), 4, whiten=True).dims == 4
+        with pytest.raises(LensError, match="first 0 hold .*beside the mean"):
+            fit_projection(Moments.of(rows + np.float64(1)), 4, whiten=True)
 
 
 class TestPrefix:
@@ -248,6 +258,23 @@ class TestApply:
         projection.apply(rows)
         np.testing.assert_array_equal(rows, before)
 
+    @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3e38])
+    def test_an_embedding_that_is_no_number_is_named(self, projection: Projection, bad: float) -> None:
+        rows = correlated(5, 12)
+        rows[3, 4] = bad
+        if np.isfinite(bad):
+            rows[3] = bad
+        with pytest.raises(LensError, match="embedding 3 of 5 holds"):
+            projection.apply(rows)
+
+    def test_a_long_embedding_gets_a_length_of_one(self, projection: Projection) -> None:
+        rows = correlated(5, 12)
+        rows[3] *= 1e20
+        vectors = projection.apply(rows)
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+        wanted = rows[3].astype(np.float64) @ projection.components
+        np.testing.assert_allclose(vectors[3], wanted / np.linalg.norm(wanted), atol=1e-5)
+
     @pytest.mark.parametrize("shape", [(3, 11), (3, 13), (12,), (1, 1, 12)], ids=str)
     def test_another_encoders_embeddings_are_refused(self, projection: Projection, shape: tuple[int, ...]) -> None:
         with pytest.raises(LensError, match=r"takes embeddings of 12 dimensions.*belongs to another encoder"):
@@ -268,6 +295,18 @@ class TestFiles:
         assert about["projection_id"] == projection.projection_id
         assert (about["input_dims"], about["dims"], about["rows"]) == (12, 5, 500)
         assert about["explained_variance"] == pytest.approx(projection.explained_variance_ratio.sum())
+
+    def test_say_whose_embeddings_they_are_for(self) -> None:
+        for encoder_id in (None, "small-12345678"):
+            saved = fit_projection(Moments.of(correlated(60, 8)), 3, encoder_id=encoder_id).save()
+            assert Projection.load(*saved).encoder_id == encoder_id
+
+    @pytest.mark.parametrize(
+        "about", [b"", b'{"projection_id":', b"[]", b"{}"], ids=["empty", "cut", "no object", "bare"]
+    )
+    def test_a_damaged_description_is_refused(self, projection: Projection, about: bytes) -> None:
+        with pytest.raises(LensError, match="description is damaged"):
+            Projection.load(projection.save()[0], about)
 
     def test_say_whether_it_is_whitened(self) -> None:
         for whiten in (False, True):

@@ -59,6 +59,7 @@ def register(registry: Registry, seed: int) -> int:
         name=f"fit {seed}",
         share=0.5,
         metrics={"recall@10": 0.75, "before/recall@10": 0.5},
+        tags={"advice": "keep it"},
         figures={"explained_variance": Figure(), "recall_by_dims": Figure()},
     )
 
@@ -82,6 +83,22 @@ class TestRegister:
         assert register(registry, 2) == first
         assert registry.get(CANDIDATE).version == first
         assert len(client.search_runs([client.get_experiment_by_name("projection fits").experiment_id])) == runs
+
+    def test_the_run_that_a_killed_try_left_has_failed(self, registry: Registry, client: MlflowClient) -> None:
+        class Killed(BaseException):
+            pass
+
+        class Dying(MlflowClient):
+            def log_dict(self, *_given: object, **_named: object) -> None:
+                raise Killed
+
+        dying = Registry(Dying(tracking_uri=client.tracking_uri, registry_uri=client.tracking_uri))
+        with pytest.raises(Killed):
+            register(dying, 40)
+        register(registry, 40)
+        experiment = client.get_experiment_by_name("projection fits").experiment_id
+        left = client.search_runs([experiment], "attributes.run_name = 'fit 40'", order_by=["start_time ASC"])
+        assert sorted(run.info.status for run in left) == ["FAILED", "FINISHED"]
 
     def test_the_artefacts_are_data_and_come_back_to_the_bit(
         self, registry: Registry, client: MlflowClient, tmp_path: Path

@@ -12,7 +12,7 @@ from tiny import correlated
 from models.errors import LensError
 from models.moments import Moments
 from models.projection import Projection, fit_projection
-from models.subspaces import nearest, neighbour_recall, principal_angles, variance_held
+from models.subspaces import nearest, neighbour_recall, principal_angles, scores, variance_held
 
 
 def projection(axes: NDArray[np.float64], spectrum: list[float]) -> Projection:
@@ -53,11 +53,29 @@ class TestNearest:
 
 
 def test_recall_is_the_share_of_the_nearest_that_was_found() -> None:
-    exact = np.array([[1, 2, 3, 4], [5, 6, 7, 8]])
-    found = np.array([[2, 1, 9, 3], [0, 5, 8, 7]])
+    exact = np.array([[0.9, 0.8, 0.7, 0.6], [0.5, 0.4, 0.3, 0.2]], np.float32)
+    found = np.array([[0.8, 0.9, 0.1, 0.7], [0.1, 0.5, 0.2, 0.3]], np.float32)
     np.testing.assert_allclose(neighbour_recall(found, exact, 1), [0, 0])
     np.testing.assert_allclose(neighbour_recall(found, exact, 2), [1, 0.5])
     np.testing.assert_allclose(neighbour_recall(found, exact, 4), [0.75, 0.75])
+
+
+def test_copies_of_one_photo_are_as_good_as_each_other() -> None:
+    different = np.random.default_rng(0).standard_normal((40, 64)).astype(np.float32)
+    vectors = np.repeat(different / np.linalg.norm(different, axis=1, keepdims=True), 25, axis=0)
+    # 39 axes lose nothing of 40 points.
+    projected = fit_projection(Moments.of(vectors), 39).apply(vectors)
+    everyone = np.arange(len(vectors))
+    exact, found = (scores(vectors, everyone, nearest(among, everyone, 24)) for among in (vectors, projected))
+    for k in (1, 10, 24):
+        np.testing.assert_allclose(neighbour_recall(found, exact, k), 1)
+
+
+def test_scores_are_the_inner_products_of_what_was_found() -> None:
+    vectors = correlated(20, 6)
+    queries, found = np.array([3, 7]), np.array([[0, 5, 9], [1, 2, 3]])
+    wanted = (vectors[queries] @ vectors.T)[np.arange(2)[:, None], found]
+    np.testing.assert_allclose(scores(vectors, queries, found), wanted, rtol=1e-5)
 
 
 class TestAngles:

@@ -230,7 +230,7 @@ def test_a_fit_takes_a_share_of_the_variance_and_a_sample(
     result = lens("projection", "fit", "--encoder", untrained_siglip, *options)
     assert result.exit_code == 0, result.output
     candidate = connect_registry(marketplace.settings).get(CANDIDATE)
-    projection = load_projection(marketplace.lake, candidate.card.projection_id)
+    projection = load_projection(marketplace.lake, candidate.card.projection_id, candidate.card.encoder_id)
     assert projection.whitened
     assert projection.explained_variance_ratio.sum() >= 0.6
     assert projection.rows < 38
