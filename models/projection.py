@@ -92,12 +92,11 @@ class Projection:
                 f"projection {self.projection_id} takes embeddings of {self.input_dims} dimensions, "
                 f"not an array of shape {embeddings.shape}: it belongs to another encoder"
             )
-        with np.errstate(over="ignore", invalid="ignore"):
-            vectors: NDArray[np.float32] = embeddings @ self.components
-            vectors += self.bias
-        with np.errstate(over="ignore", invalid="ignore"):
-            squares = np.vecdot(vectors, vectors)
-        if not (squares.min(initial=1.0) > _FAINT and squares.max(initial=1.0) < np.inf):
+        vectors: NDArray[np.float32] = embeddings @ self.components
+        vectors += self.bias
+        squares = np.vecdot(vectors, vectors)
+        # A sum is finite where all are; one row is scored in microseconds, and the largest would take more of them.
+        if not (squares.min(initial=1.0) > _FAINT and squares.sum() < np.inf):
             _give_length(vectors, squares)
         vectors /= np.sqrt(squares)[:, None]
         return vectors
