@@ -127,10 +127,11 @@ class _Training:
             device=self.device,
             done=self.progress.step,
         )
+        # Its processes start, which takes seconds, while the parent is validated.
+        batches = iter(stream.loader())
         if self.progress.step == 0:
             self._validate()
         stopped = "all steps were made"
-        batches = iter(stream.loader())
         # Models are loaded for inference, and one that goes on is not validated first.
         self.model.train()
         self._begin_counting()
