@@ -11,10 +11,10 @@ embedded the catalog (see `embed_new_listings`).
 of a sample, by window, by share of the items or by rows. `previous_projection` looks up the champion's projection, if it is
 of the same encoder, and `assess` judges the new one beside it on a sample of the items that can be found today: recall
 against exact search with the whole embeddings, at 8, 16, 32 … dimensions, and the angles between the two subspaces. Its log
-ends with a sentence on whether a rebuild is worth it, which is also a tag of the MLflow run. `register_fit` logs the fit and
-its assessment to MLflow, with figures, and makes it the candidate. `promote` makes it the champion if the run was asked to,
-or if there is no champion yet; then `rebuild_index` is triggered, since vectors of two projections are never compared.
-Otherwise it stays the candidate, and the index stays as it is.
+ends with a sentence on whether a rebuild is worth it, which is also the description of the version in MLflow. `register_fit`
+logs the fit and its assessment to MLflow, with figures, and makes it the candidate. `promote` makes it the champion if the
+run was asked to, or if there is no champion yet; then `rebuild_index` is triggered, since vectors of two projections are
+never compared. Otherwise it stays the candidate, and the index stays as it is.
 
 **When it fails.** *Too few embeddings*: embed more windows, or keep fewer dimensions. *Whitening would blow up rounding*: keep
 as few dimensions as it says. A repeated run fits anew; an equal projection is registered once.

@@ -44,9 +44,9 @@ def register_fit(name: str, settings: Settings) -> int:
             f"not of {projection.projection_id}: assess it again"
         )
     pictures = {"explained_variance": figures.explained_variance(projection)}
+    before = assessment.change.before if assessment and assessment.change else None
     if assessment is not None:
-        before = assessment.change.before.recall if assessment.change else None
-        pictures["recall_by_dims"] = figures.recall_by_dims(assessment.fitted.recall, before)
+        pictures["recall_by_dims"] = figures.recall_by_dims(assessment.fitted.recall, before.recall if before else None)
     return connect_registry(settings).register(
         fit.card,
         projection,
@@ -54,7 +54,8 @@ def register_fit(name: str, settings: Settings) -> int:
         name=name,
         share=fit.share,
         metrics=_metrics_of(assessment) if assessment else {},
-        tags=_tags_of(assessment) if assessment else {},
+        tags={"projection_before": before.projection_id if before else "none"},
+        description=assessment.advice if assessment else "This fit was not assessed.",
         figures=pictures,
     )
 
@@ -158,11 +159,3 @@ def _metrics_of(assessment: Assessment) -> dict[str, float]:
         metrics |= {f"before/{name}": value for name, value in change.before.recall[change.before.dims].items()}
         metrics |= change.model_dump(exclude={"before"})
     return metrics
-
-
-def _tags_of(assessment: Assessment) -> dict[str, str]:
-    change = assessment.change
-    return {
-        "projection_before": change.before.projection_id if change else "none",
-        "advice": assessment.advice,
-    }

@@ -27,6 +27,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from models.embedder import CANDIDATE, CHAMPION, ENCODER_MODEL, MODEL, EmbedderCard
 from models.encoder_files import model_files
@@ -114,6 +115,7 @@ class Registry:
         share: float,
         metrics: Mapping[str, float],
         tags: Mapping[str, str],
+        description: str,
         figures: Mapping[str, Figure],
     ) -> int:
         """Log a fit as a run and its embedder as a version, and make that the candidate. The same space is kept once.
@@ -124,6 +126,7 @@ class Registry:
             name: the run's.
             share: which share of the windows' items was drawn.
             metrics, tags: further ones than the fit's own.
+            description: what whoever may promote the version should know, for its page and the run's.
             figures: by their names, without an ending.
         """
         version = self._version_with(MODEL, space=card.space)
@@ -131,10 +134,12 @@ class Registry:
             run_id = self._start_run(_PROJECTION_EXPERIMENT, name)
             self._log_fit(run_id, card, projection, windows, share)
             self.log_metrics(run_id, metrics)
-            self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+            self.client.log_batch(
+                run_id, tags=[RunTag(key, value) for key, value in {**tags, MLFLOW_RUN_NOTE: description}.items()]
+            )
             self._log_figures(run_id, figures)
             self.end(run_id)
-            version = self._create_version(MODEL, run_id, _space_tags(card))
+            version = self._create_version(MODEL, run_id, _space_tags(card), description)
         self.client.set_registered_model_alias(MODEL, CANDIDATE, str(version))
         return version
 
@@ -246,14 +251,19 @@ class Registry:
         found = self.client.search_model_versions(f"name = '{model}' and tags.{key} = '{value}'")
         return max((int(version.version) for version in found), default=None)
 
-    def _create_version(self, model: str, run_id: str, tags: Mapping[str, str]) -> int:
+    def _create_version(self, model: str, run_id: str, tags: Mapping[str, str], description: str | None = None) -> int:
         try:
             self.client.create_registered_model(model, description=_DESCRIPTIONS[model])
         except MlflowException as err:
             if err.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         created = self.client.create_model_version(
-            model, source=f"runs:/{run_id}/{_ARTIFACTS[model]}", run_id=run_id, tags=dict(tags), await_creation_for=0
+            model,
+            source=f"runs:/{run_id}/{_ARTIFACTS[model]}",
+            run_id=run_id,
+            tags=dict(tags),
+            description=description,
+            await_creation_for=0,
         )
         return int(created.version)
 

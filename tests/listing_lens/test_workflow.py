@@ -125,7 +125,8 @@ class TestRegister:
         assert (metrics["gain"], metrics["largest_angle_degrees"]) == (0.25, 12.5)
         assert (metrics["assessed_items"], metrics["assessed_queries"]) == (300, 100)
         tags = registry.client.get_run(run_id).data.tags
-        assert (tags["projection_before"], tags["advice"]) == (before.projection_id, assessment.advice)
+        assert (tags["projection_before"], tags["mlflow.note.content"]) == (before.projection_id, assessment.advice)
+        assert registry.client.get_model_version(MODEL, str(version)).description == assessment.advice
         assert "recall_by_dims.png" in {file.path for file in registry.client.list_artifacts(run_id)}
 
     def test_refuses_the_assessment_of_an_earlier_fit_of_that_name(self, settings: Settings) -> None:

@@ -59,7 +59,8 @@ def register(registry: Registry, seed: int) -> int:
         name=f"fit {seed}",
         share=0.5,
         metrics={"recall@10": 0.75, "before/recall@10": 0.5},
-        tags={"advice": "keep it"},
+        tags={"projection_before": "none"},
+        description="a first fit",
         figures={"explained_variance": Figure(), "recall_by_dims": Figure()},
     )
 
