@@ -206,7 +206,7 @@ def assessment_table(assessment: Assessment) -> Table:
     now, change = assessment.fitted.recall, assessment.change
     before = change.before.recall if change else {}
     names = list(now[assessment.fitted.dims])
-    title = f"{assessment.queries:,} queries among {assessment.items:,} items"
+    title = f"recall, of {assessment.queries:,} queries among {assessment.items:,} items"
     caption = (
         None
         if change is None
@@ -214,7 +214,9 @@ def assessment_table(assessment: Assessment) -> Table:
             f"angles to the axes before: {change.mean_angle_degrees:.2f}° on average, {change.largest_angle_degrees:.2f}° at most"
         )
     )
-    table = Table("dimensions", *names, *(f"{name} before" for name in names if before), title=title, caption=caption)
+    # Short, so that a narrow terminal cuts none off.
+    cutoffs = [name.removeprefix("recall") for name in names]
+    table = Table("dims", *cutoffs, *(f"before {k}" for k in cutoffs if before), title=title, caption=caption)
     for dims in sorted({*now, *before}):
         values = [by_dims.get(dims, {}).get(name) for by_dims in (now, before) if by_dims for name in names]
         table.add_row(str(dims), *("–" if value is None else f"{value:.3f}" for value in values))
