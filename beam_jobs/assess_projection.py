@@ -129,12 +129,20 @@ def assess(vectors: NDArray[np.float32], queries: int, fitted: Projection, previ
     asked, cutoffs = np.arange(queries), [k for k in CUTOFFS if k < len(vectors)]
     exact = scores(vectors, asked, nearest(vectors, asked, max(cutoffs)))
 
+    def recall(searched: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
+        found = scores(vectors, asked, nearest(searched, asked, max(cutoffs)))
+        return {f"recall@{k}": neighbour_recall(found, exact, k) for k in cutoffs}
+
     def recalls(projection: Projection) -> Recalls:
-        by_dims = {}
-        for dims in (*prefix_dims(projection.dims), projection.dims):
-            found = scores(vectors, asked, nearest(projection.prefix(dims).apply(vectors), asked, max(cutoffs)))
-            by_dims[dims] = {f"recall@{k}": neighbour_recall(found, exact, k) for k in cutoffs}
-        return by_dims
+        by_dims = (*prefix_dims(projection.dims), projection.dims)
+        return {dims: recall(projection.prefix(dims).apply(vectors)) for dims in by_dims}
+
+    def quality(projection: Projection, by_dims: Recalls) -> Quality:
+        means = {dims: {name: float(of.mean()) for name, of in recalled.items()} for dims, recalled in by_dims.items()}
+        centred = recall(_about_mean(vectors, projection))[HEADLINE]
+        return Quality(
+            projection_id=projection.projection_id, dims=projection.dims, recall=means, centred=float(centred.mean())
+        )
 
     now = recalls(fitted)
     change = None
@@ -143,19 +151,22 @@ def assess(vectors: NDArray[np.float32], queries: int, fitted: Projection, previ
         gains = now[fitted.dims][HEADLINE] - before[previous.dims][HEADLINE]
         angles = principal_angles(fitted, previous)
         change = Change(
-            before=_quality(previous, before),
+            before=quality(previous, before),
             largest_angle_degrees=float(angles.max()),
             mean_angle_degrees=float(angles.mean()),
             variance_held=variance_held(fitted, previous),
             gain=float(gains.mean()),
             gain_error=float(gains.std(ddof=1) / np.sqrt(queries)),
         )
-    return Assessment(items=len(vectors), queries=queries, fitted=_quality(fitted, now), change=change)
+    return Assessment(items=len(vectors), queries=queries, fitted=quality(fitted, now), change=change)
 
 
-def _quality(projection: Projection, recalls: Recalls) -> Quality:
-    means = {dims: {name: float(of.mean()) for name, of in recall.items()} for dims, recall in recalls.items()}
-    return Quality(projection_id=projection.projection_id, dims=projection.dims, recall=means)
+def _about_mean(vectors: NDArray[np.float32], projection: Projection) -> NDArray[np.float32]:
+    """Embeddings (n, d) from where a projection has its origin, at unit length: what it would give if it kept all axes."""
+    moved: NDArray[np.float32] = vectors - projection.mean.astype(np.float32)
+    lengths = np.linalg.norm(moved, axis=1, keepdims=True)
+    moved /= np.where(lengths > 0, lengths, 1)
+    return moved
 
 
 def configure(name: str, previous_id: str | None, items: int, queries: int) -> Config:

@@ -46,7 +46,9 @@ def register_fit(name: str, settings: Settings) -> int:
     pictures = {"explained_variance": figures.explained_variance(projection)}
     before = assessment.change.before if assessment and assessment.change else None
     if assessment is not None:
-        pictures["recall_by_dims"] = figures.recall_by_dims(assessment.fitted.recall, before.recall if before else None)
+        pictures["recall_by_dims"] = figures.recall_by_dims(
+            assessment.fitted.recall, before.recall if before else None, assessment.fitted.centred
+        )
     return connect_registry(settings).register(
         fit.card,
         projection,
@@ -155,6 +157,8 @@ def _metrics_of(assessment: Assessment) -> dict[str, float]:
     # Recall falls as items are added: without their number it can't be compared.
     metrics: dict[str, float] = {"assessed_items": assessment.items, "assessed_queries": assessment.queries}
     metrics |= quality.recall[quality.dims]
+    if quality.centred is not None:
+        metrics["centred/recall@10"] = quality.centred
     if change is not None:
         metrics |= {f"before/{name}": value for name, value in change.before.recall[change.before.dims].items()}
         metrics |= change.model_dump(exclude={"before"})

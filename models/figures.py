@@ -44,13 +44,16 @@ def explained_variance(projection: Projection) -> Figure:
 
 
 def recall_by_dims(
-    recall: Mapping[int, Mapping[str, float]], before: Mapping[int, Mapping[str, float]] | None = None
+    recall: Mapping[int, Mapping[str, float]],
+    before: Mapping[int, Mapping[str, float]] | None = None,
+    centred: float | None = None,
 ) -> Figure:
     """Recall against exact search with the whole embeddings, by dimensions, a line a k.
 
     Args:
         recall: dimensions → `recall@k` → mean over queries.
         before: the same of the projection before it, drawn dashed.
+        centred: recall@10 of all dimensions about the mean, drawn as a line.
     """
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.subplots()
@@ -62,6 +65,10 @@ def recall_by_dims(
             axes.plot(
                 list(before), values, marker="o", mfc="white", linestyle="--", color=colour, label=f"{name}, before"
             )
+    if centred is not None:
+        axes.axhline(
+            centred, color=_GREY, linestyle=":", label=f"recall@10, all dimensions about the mean: {centred:.3f}"
+        )
     _by_dims(axes, {*recall, *(before or ())})
     axes.set(ylabel="recall", ylim=(0, 1.02), title="Recall against exact search with the whole embeddings")
     _legend_below(figure)

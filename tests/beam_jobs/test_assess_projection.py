@@ -74,6 +74,10 @@ def test_recall_is_that_of_exact_search_with_whole_embeddings(lake: Lake, items:
         theirs = scores(items, everyone, nearest(projected, everyone, 100))
         wanted = {f"recall@{k}": neighbour_recall(theirs, exact, k).mean() for k in (1, 10, 100)}
         assert recall == pytest.approx(wanted, abs=1e-3)
+    # What the fit would find if it kept all 48 axes.
+    whole = scores(items, everyone, nearest(fit_projection(Moments.of(items), 48).apply(items), everyone, 10))
+    assert found.fitted.centred == pytest.approx(neighbour_recall(whole, exact, 10).mean(), abs=1e-3)
+    assert f"({found.fitted.centred:.3f} with all dimensions about their mean)" in found.advice
     assert "no projection before it" in found.advice
 
 
