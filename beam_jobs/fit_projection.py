@@ -30,7 +30,7 @@ from listing_lens.encoders import resolve_encoder
 from listing_lens.errors import LensError
 from listing_lens.lake import Lake, embeddings
 from listing_lens.projections import Fit, fit_path, save_projection
-from listing_lens.records import embedding_matrix
+from listing_lens.records import embedding_dims, embedding_matrix
 from listing_lens.settings import load_settings
 from listing_lens.window import Window
 from models.embedder import EmbedderCard
@@ -175,10 +175,10 @@ def configure(
         raise LensError(f"the lake {lake.root} holds no embeddings of {known_as} {where}yet: run `lens embed` first")
     expected = sum(lake.manifest(embeddings(known_as), window).counts["embedded"] for window in windows)
     dims = settings.projection_dims if dims is None and explained_variance is None else dims
-    first = next(lake.read(embeddings(known_as), windows, ["embedding"], batch_rows=1), None)
-    if first is not None:
+    schema = lake.schema(embeddings(known_as), windows)
+    if schema is not None:
         most = expected if rows is None else min(rows, expected)
-        check_fit(most, embedding_matrix(first).shape[1], dims, explained_variance)
+        check_fit(most, embedding_dims(schema), dims, explained_variance)
     if rows is not None:
         fraction = min(1.0, rows / max(expected, 1))
     return Config(

@@ -227,6 +227,14 @@ class Lake:
                 paths.append(path)
         return paths
 
+    def schema(self, dataset: str, windows: Iterable[Window], kind: str = ROWS) -> pa.Schema | None:
+        """The columns of one kind, as the first file of some windows has them; None where they have none."""
+        for window in windows:
+            for path, _ in self._places(self.manifest(dataset, window), kind):
+                with self._fs.open(path, "rb") as file:
+                    return pq.read_schema(file)
+        return None
+
     def place(self, dataset: str, window: Window) -> str:
         """A name that windows have in common which are better read together: their packs', or a window's own."""
         packed = self.manifest(dataset, window).packed

@@ -150,6 +150,11 @@ def embedding_matrix(batch: pa.RecordBatch) -> NDArray[np.float32]:
     return matrix
 
 
+def embedding_dims(schema: pa.Schema) -> int:
+    """How many dimensions embeddings of a schema have."""
+    return int(schema.field("embedding").type.list_size)
+
+
 def listings_of(batch: pa.RecordBatch) -> Iterator[Listing]:
     """The rows of a batch that has a listing's columns, maybe without those that may be null, and maybe others."""
     names = [name for name in LISTING_SCHEMA.names if name in batch.schema.names]

@@ -217,6 +217,15 @@ class TestReading:
         assert numbers(pickle.loads(pickle.dumps(lake)), hours(0, 1)) == [5]
 
 
+class TestSchema:
+    def test_is_of_the_first_window_that_has_a_file(self, lake: Lake) -> None:
+        lake.commit(manifest(hours(0, 1), {}))
+        lake.write_table(DATASET, hours(1, 2), table(5), NOW)
+        assert lake.schema(DATASET, [hours(0, 1), hours(1, 2)]) == table(5).schema
+        assert lake.schema(DATASET, [hours(0, 1)]) is None
+        assert lake.schema(DATASET, [hours(1, 2)], kind=DEAD_LETTERS) is None
+
+
 class TestPlace:
     def test_an_empty_lake_can_be_reached(self, lake: Lake) -> None:
         lake.check()
