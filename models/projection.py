@@ -95,8 +95,8 @@ class Projection:
         vectors: NDArray[np.float32] = embeddings @ self.components
         vectors += self.bias
         squares = np.vecdot(vectors, vectors)
-        # A sum is finite where all are; one row is scored in microseconds, and the largest would take more of them.
-        if not (squares.min(initial=1.0) > _FAINT and squares.sum() < np.inf):
+        # Their product with themselves is finite only where all are; one row takes microseconds, as would their largest.
+        if not (squares.min(initial=1.0) > _FAINT and squares.dot(squares) < np.inf):
             _give_length(vectors, squares)
         vectors /= np.sqrt(squares)[:, None]
         return vectors
