@@ -66,9 +66,7 @@ def recall_by_dims(
                 list(before), values, marker="o", mfc="white", linestyle="--", color=colour, label=f"{name}, before"
             )
     if centred is not None:
-        axes.axhline(
-            centred, color=_GREY, linestyle=":", label=f"recall@10, all dimensions about the mean: {centred:.3f}"
-        )
+        axes.axhline(centred, color=_GREY, linestyle=":", label=f"all dimensions @10: {centred:.3f}")
     _by_dims(axes, {*recall, *(before or ())})
     axes.set(ylabel="recall", ylim=(0, 1.02), title="Recall against exact search with the whole embeddings")
     _legend_below(figure)
