@@ -137,13 +137,6 @@ def assess(vectors: NDArray[np.float32], queries: int, fitted: Projection, previ
         by_dims = (*prefix_dims(projection.dims), projection.dims)
         return {dims: recall(projection.prefix(dims).apply(vectors)) for dims in by_dims}
 
-    def quality(projection: Projection, by_dims: Recalls) -> Quality:
-        means = {dims: {name: float(of.mean()) for name, of in recalled.items()} for dims, recalled in by_dims.items()}
-        centred = recall(_about_mean(vectors, projection))[HEADLINE]
-        return Quality(
-            projection_id=projection.projection_id, dims=projection.dims, recall=means, centred=float(centred.mean())
-        )
-
     now = recalls(fitted)
     change = None
     if previous is not None:
@@ -151,14 +144,25 @@ def assess(vectors: NDArray[np.float32], queries: int, fitted: Projection, previ
         gains = now[fitted.dims][HEADLINE] - before[previous.dims][HEADLINE]
         angles = principal_angles(fitted, previous)
         change = Change(
-            before=quality(previous, before),
+            before=_quality(previous, before),
             largest_angle_degrees=float(angles.max()),
             mean_angle_degrees=float(angles.mean()),
             variance_held=variance_held(fitted, previous),
             gain=float(gains.mean()),
             gain_error=float(gains.std(ddof=1) / np.sqrt(queries)),
         )
-    return Assessment(items=len(vectors), queries=queries, fitted=quality(fitted, now), change=change)
+    return Assessment(
+        items=len(vectors),
+        queries=queries,
+        fitted=_quality(fitted, now),
+        centred=float(recall(_about_mean(vectors, fitted))[HEADLINE].mean()),
+        change=change,
+    )
+
+
+def _quality(projection: Projection, recalls: Recalls) -> Quality:
+    means = {dims: {name: float(of.mean()) for name, of in recall.items()} for dims, recall in recalls.items()}
+    return Quality(projection_id=projection.projection_id, dims=projection.dims, recall=means)
 
 
 def _about_mean(vectors: NDArray[np.float32], projection: Projection) -> NDArray[np.float32]:

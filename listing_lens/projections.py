@@ -41,8 +41,6 @@ class Quality(BaseModel):
     dims: int
     # By dimensions, its own and fewer: "recall@10" → the mean over the queries.
     recall: dict[int, dict[str, float]]
-    # recall@10 of all dimensions about its mean, where every projection has its origin: more axes come near to it at best.
-    centred: float | None = None
 
 
 class Change(BaseModel):
@@ -69,6 +67,8 @@ class Assessment(BaseModel):
     items: int
     queries: int
     fitted: Quality
+    # recall@10 of all dimensions about the fit's mean, where its origin is: more axes come near to it at best.
+    centred: float | None = None
     # None when there was no projection of the same encoder before.
     change: Change | None
 
@@ -77,8 +77,8 @@ class Assessment(BaseModel):
         """One sentence for whoever decides on a rebuild."""
         change, now = self.change, self.fitted.recall[self.fitted.dims][HEADLINE]
         finds = f"{HEADLINE} against exact search with the whole embeddings is {now:.3f}"
-        if self.fitted.centred is not None:
-            finds += f" ({self.fitted.centred:.3f} with all dimensions about their mean)"
+        if self.centred is not None:
+            finds += f" ({self.centred:.3f} with all dimensions about their mean)"
         if change is None:
             return f"{finds}; there is no projection before it to compare with."
         if change.before.projection_id == self.fitted.projection_id:

@@ -11,7 +11,7 @@ from listing_lens.errors import LensError
 from listing_lens.finetunes import load_finetune
 from listing_lens.lake import Lake, evaluations
 from listing_lens.pages import evaluation_page
-from listing_lens.projections import Assessment, load_assessment, load_fit, load_projection, projection_exists
+from listing_lens.projections import HEADLINE, Assessment, load_assessment, load_fit, load_projection, projection_exists
 from listing_lens.search_index import SearchIndex
 from listing_lens.settings import Settings, missing
 from listing_lens.window import Window
@@ -47,7 +47,7 @@ def register_fit(name: str, settings: Settings) -> int:
     before = assessment.change.before if assessment and assessment.change else None
     if assessment is not None:
         pictures["recall_by_dims"] = figures.recall_by_dims(
-            assessment.fitted.recall, before.recall if before else None, assessment.fitted.centred
+            assessment.fitted.recall, before.recall if before else None, assessment.centred
         )
     return connect_registry(settings).register(
         fit.card,
@@ -157,8 +157,8 @@ def _metrics_of(assessment: Assessment) -> dict[str, float]:
     # Recall falls as items are added: without their number it can't be compared.
     metrics: dict[str, float] = {"assessed_items": assessment.items, "assessed_queries": assessment.queries}
     metrics |= quality.recall[quality.dims]
-    if quality.centred is not None:
-        metrics["centred/recall@10"] = quality.centred
+    if assessment.centred is not None:
+        metrics[f"centred/{HEADLINE}"] = assessment.centred
     if change is not None:
         metrics |= {f"before/{name}": value for name, value in change.before.recall[change.before.dims].items()}
         metrics |= change.model_dump(exclude={"before"})

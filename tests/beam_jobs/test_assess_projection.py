@@ -76,8 +76,8 @@ def test_recall_is_that_of_exact_search_with_whole_embeddings(lake: Lake, items:
         assert recall == pytest.approx(wanted, abs=1e-3)
     # What the fit would find if it kept all 48 axes.
     whole = scores(items, everyone, nearest(fit_projection(Moments.of(items), 48).apply(items), everyone, 10))
-    assert found.fitted.centred == pytest.approx(neighbour_recall(whole, exact, 10).mean(), abs=1e-3)
-    assert f"({found.fitted.centred:.3f} with all dimensions about their mean)" in found.advice
+    assert found.centred == pytest.approx(neighbour_recall(whole, exact, 10).mean(), abs=1e-3)
+    assert f"({found.centred:.3f} with all dimensions about their mean)" in found.advice
     assert "no projection before it" in found.advice
 
 
