@@ -43,7 +43,7 @@ from listing_lens.settings import load_settings
 from plugins.finetune_tasks import promote_encoder, register_encoder, resolve
 from plugins.operators.beam_job import BeamJobOperator
 from plugins.operators.training import training_task
-from plugins.tasks import RUN_NAME, encoder_param, first_day
+from plugins.tasks import RUN_NAME, encoder_param, first_day, optional_param
 
 with DAG(
     dag_id="finetune_encoder",
@@ -59,15 +59,13 @@ with DAG(
         "execution_timeout": timedelta(hours=12),
     },
     params={
-        "start": Param(
-            None,
-            type=["null", "string"],
+        "start": optional_param(
+            "string",
             format="date",
             description="The first day of listings, in UTC; empty is three months before the end, or the first that landed.",
         ),
-        "end": Param(
-            None,
-            type=["null", "string"],
+        "end": optional_param(
+            "string",
             format="date",
             description="The day after the last one, in UTC; empty is the end of what has landed.",
         ),

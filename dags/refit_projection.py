@@ -30,7 +30,7 @@ from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOpe
 from airflow.sdk import DAG, Param
 
 from plugins.operators.beam_job import BeamJobOperator
-from plugins.tasks import RUN_NAME, encoder_param, first_day, previous_projection, promote, register_fit
+from plugins.tasks import RUN_NAME, encoder_param, first_day, optional_param, previous_projection, promote, register_fit
 
 _FIT_PARAMS = ("encoder", "dims", "explained_variance", "whiten", "fraction", "rows", "window_start", "window_end")
 
@@ -49,54 +49,46 @@ with DAG(
     },
     params={
         "encoder": encoder_param("Fit on the embeddings of this encoder; empty is LENS_ENCODER"),
-        "dims": Param(
-            None,
-            type=["null", "integer"],
+        "dims": optional_param(
+            "integer",
             minimum=1,
             description="Dimensions to keep; empty is LENS_PROJECTION_DIMS.",
         ),
-        "explained_variance": Param(
-            None,
-            type=["null", "number"],
+        "explained_variance": optional_param(
+            "number",
             exclusiveMinimum=0,
             exclusiveMaximum=1,
             description="Keep as few dimensions as hold this share of the variance, instead of a number of them.",
         ),
         "whiten": Param(False, type="boolean", description="Scale every kept axis to the same variance."),
-        "fraction": Param(
-            None,
-            type=["null", "number"],
+        "fraction": optional_param(
+            "number",
             exclusiveMinimum=0,
             maximum=1,
             description="Fit on this share of the items, drawn by a hash of their ids; empty is all.",
         ),
-        "rows": Param(
-            None,
-            type=["null", "integer"],
+        "rows": optional_param(
+            "integer",
             minimum=1,
             description="Fit on about so many embeddings, drawn likewise, instead of a share.",
         ),
-        "window_start": Param(
-            None,
-            type=["null", "string"],
+        "window_start": optional_param(
+            "string",
             format="date-time",
             description="Fit only on windows that overlap the time from here to window_end; empty is all.",
         ),
-        "window_end": Param(
-            None,
-            type=["null", "string"],
+        "window_end": optional_param(
+            "string",
             format="date-time",
             description="The end of that time; goes with window_start.",
         ),
-        "assessed_items": Param(
-            None,
-            type=["null", "integer"],
+        "assessed_items": optional_param(
+            "integer",
             minimum=1,
             description="Assess the fit on about so many items; empty is 20,000.",
         ),
-        "assessed_queries": Param(
-            None,
-            type=["null", "integer"],
+        "assessed_queries": optional_param(
+            "integer",
             minimum=2,
             description="Search for so many of them; empty is 500. More tell smaller differences from chance.",
         ),

@@ -33,11 +33,15 @@ def embedder_param(purpose: str) -> Param:
     )
 
 
+def optional_param(of: str, *, description: str, **bounds: Any) -> Param:
+    """A parameter of a JSON Schema type, within bounds in its words, that may be left empty."""
+    return Param(None, type=["null", of], description=description, **bounds)
+
+
 def encoder_param(purpose: str) -> Param:
     """The parameter of a DAG that may work with another encoder; `purpose` begins its description."""
-    return Param(
-        None,
-        type=["null", "string"],
+    return optional_param(
+        "string",
         minLength=1,
         description=f"{purpose}: a folder, a hub's id, a gs:// address, or MLflow's models:/listing-encoder/VERSION.",
     )
