@@ -27,8 +27,7 @@ from beam_jobs.lake_io import ReadWindows
 from beam_jobs.launcher import launch, parser, pipeline_options
 from listing_lens import progress
 from listing_lens.errors import LensError
-from listing_lens.lake import REMOVED, ROWS, Lake, embeddings
-from listing_lens.projections import (
+from listing_lens.lake.fits import (
     CUTOFFS,
     HEADLINE,
     HEADLINE_K,
@@ -39,9 +38,10 @@ from listing_lens.projections import (
     load_fit,
     load_projection,
 )
-from listing_lens.records import embedding_matrix
+from listing_lens.lake.records import embedding_matrix
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import REMOVED, ROWS, Lake, embeddings
 from listing_lens.settings import load_settings
-from listing_lens.window import Window
 from models.pair_rules import draw_number
 from models.projection import Projection, prefix_dims
 from models.subspaces import nearest, neighbour_recall, principal_angles, scores, variance_held

@@ -18,11 +18,11 @@ import apache_beam as beam
 
 from beam_jobs.launcher import add_window, launch, optional_window, parser, pipeline_options
 from listing_lens import progress
-from listing_lens.compaction import compact, manifests_of, plan, stored, sweep
 from listing_lens.encoders import resolve_encoder
-from listing_lens.lake import Lake, embeddings
+from listing_lens.lake.compaction import compact, manifests_of, plan, stored, sweep
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import Lake, embeddings
 from listing_lens.settings import load_settings
-from listing_lens.window import Window
 from models.encoder_files import identify
 
 logger = logging.getLogger(__name__)

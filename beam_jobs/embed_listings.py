@@ -40,8 +40,7 @@ from listing_lens import progress
 from listing_lens.encoders import encoder_runtime, resolve_encoder, windows_not_embedded
 from listing_lens.errors import LensError
 from listing_lens.image_source import ImageSource
-from listing_lens.lake import DEAD_LETTERS, LISTINGS, REMOVED, ROWS, Lake, Manifest, embeddings
-from listing_lens.records import (
+from listing_lens.lake.records import (
     DEAD_LETTER_SCHEMA,
     LISTING_SCHEMA,
     DeadLetter,
@@ -51,8 +50,9 @@ from listing_lens.records import (
     embeddings_table,
     newest,
 )
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import DEAD_LETTERS, LISTINGS, REMOVED, ROWS, Lake, Manifest, embeddings
 from listing_lens.settings import load_settings
-from listing_lens.window import Window
 from models.encoder_files import identify
 from models.encoders import shared_encoder
 from models.runtime import Runtime

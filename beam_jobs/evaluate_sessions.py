@@ -32,11 +32,11 @@ from listing_lens.embedders import Embedder, require_encoder
 from listing_lens.encoders import encoder_runtime
 from listing_lens.errors import LensError
 from listing_lens.image_source import ImageSource
-from listing_lens.lake import ROWS, SESSIONS, Lake, Manifest, embeddings, evaluations
-from listing_lens.projections import load_projection
-from listing_lens.records import Session, embedding_matrix
+from listing_lens.lake.fits import load_projection
+from listing_lens.lake.records import Session, embedding_matrix
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import ROWS, SESSIONS, Lake, Manifest, embeddings, evaluations
 from listing_lens.settings import load_settings
-from listing_lens.window import Window
 from models.embedder import EmbedderCard
 from models.metrics import METRICS, relevance_by_rank, session_metrics
 from models.projection import prefix_dims

@@ -28,11 +28,11 @@ from beam_jobs.launcher import add_window, launch, optional_window, parser, pipe
 from listing_lens import progress
 from listing_lens.encoders import resolve_encoder
 from listing_lens.errors import LensError
-from listing_lens.lake import Lake, embeddings
-from listing_lens.projections import Fit, fit_path, save_projection
-from listing_lens.records import embedding_dims, embedding_matrix
+from listing_lens.lake.fits import Fit, fit_path, save_projection
+from listing_lens.lake.records import embedding_dims, embedding_matrix
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import Lake, embeddings
 from listing_lens.settings import load_settings
-from listing_lens.window import Window
 from models.embedder import EmbedderCard
 from models.encoder_files import identify
 from models.moments import Moments

@@ -15,10 +15,10 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from listing_lens.errors import LensError
 from listing_lens.image_source import resolve_uri
-from listing_lens.lake import LISTINGS, ROWS, SESSIONS, Lake, Manifest
-from listing_lens.parquet import ROWS_PER_GROUP, RowGroupWriter
-from listing_lens.records import Listing, Session, listings_of, sessions_of, to_table
-from listing_lens.window import Window
+from listing_lens.lake.parquet import ROWS_PER_GROUP, RowGroupWriter
+from listing_lens.lake.records import Listing, Session, listings_of, sessions_of, to_table
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import LISTINGS, ROWS, SESSIONS, Lake, Manifest
 
 
 class ReadWindows(beam.PTransform):

@@ -15,8 +15,8 @@ from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, 
 from apache_beam.runners.runner import create_runner
 
 from listing_lens.errors import LensError
+from listing_lens.lake.window import Window
 from listing_lens.settings import Settings
-from listing_lens.window import Window
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:

@@ -31,13 +31,13 @@ from beam_jobs.launcher import add_window, launch, optional_window, parser, pipe
 from listing_lens import progress
 from listing_lens.encoders import resolve_encoder
 from listing_lens.errors import LensError
-from listing_lens.lake import REMOVED, ROWS, Lake, embeddings
+from listing_lens.lake.fits import load_projection
+from listing_lens.lake.records import embedding_matrix, listings_of
+from listing_lens.lake.window import Window, gaps
+from listing_lens.lake.windows import REMOVED, ROWS, Lake, embeddings
 from listing_lens.loads import Load, loaded_windows, record_load
-from listing_lens.projections import load_projection
-from listing_lens.records import embedding_matrix, listings_of
 from listing_lens.search_index import Index, SearchIndex
 from listing_lens.settings import load_settings
-from listing_lens.window import Window, gaps
 from models.encoder_files import identify
 
 logger = logging.getLogger(__name__)

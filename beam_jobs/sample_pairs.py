@@ -45,8 +45,7 @@ from beam_jobs.launcher import add_window, launch, parser, pipeline_options
 from listing_lens import progress
 from listing_lens.errors import LensError
 from listing_lens.image_source import ImageSource
-from listing_lens.lake import DEAD_LETTERS, LISTINGS, SESSIONS, Lake, Manifest
-from listing_lens.pairs import (
+from listing_lens.lake.pairs import (
     PAIR_SCHEMA,
     PAIR_SESSION_SCHEMA,
     PAIR_SESSIONS,
@@ -59,9 +58,10 @@ from listing_lens.pairs import (
     pair_content,
     pairs,
 )
-from listing_lens.records import DEAD_LETTER_SCHEMA, DeadLetter, Listing, Session, Status, newest
+from listing_lens.lake.records import DEAD_LETTER_SCHEMA, DeadLetter, Listing, Session, Status, newest
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import DEAD_LETTERS, LISTINGS, SESSIONS, Lake, Manifest
 from listing_lens.settings import load_settings
-from listing_lens.window import Window
 from models.images import ImageError
 from models.pair_rules import (
     Split,

@@ -28,12 +28,12 @@ from beam_jobs.launcher import launch, parser, pipeline_options
 from listing_lens import progress
 from listing_lens.encoders import windows_not_embedded
 from listing_lens.errors import LensError
-from listing_lens.lake import LISTINGS, REMOVED, ROWS, Lake, embeddings
+from listing_lens.lake.records import SEARCHABLE
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import LISTINGS, REMOVED, ROWS, Lake, embeddings
 from listing_lens.loads import loaded_windows, loads_of
-from listing_lens.records import SEARCHABLE
 from listing_lens.search_index import Index, SearchIndex, version_of
 from listing_lens.settings import load_settings
-from listing_lens.window import Window
 
 logger = logging.getLogger(__name__)
 

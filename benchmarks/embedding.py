@@ -35,9 +35,9 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from beam_jobs.calibrated_encoder import CalibratedEncoder, calibrated_encoder
 from beam_jobs.embed_listings import Config, configure, run
-from listing_lens.lake import LISTINGS, Lake
-from listing_lens.records import LISTING_SCHEMA, Listing, Status, to_table
-from listing_lens.window import Window
+from listing_lens.lake.records import LISTING_SCHEMA, Listing, Status, to_table
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import LISTINGS, Lake
 from models.encoders import shared_encoder
 from models.images import ImageLimits, decode_image
 from models.runtime import Backend, Runtime

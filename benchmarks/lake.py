@@ -26,10 +26,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from listing_lens.lake import Lake, embeddings
-from listing_lens.parquet import ROWS_PER_GROUP, encoding_options
-from listing_lens.records import EmbeddingDtype, Listing, Status, embedding_matrix, embeddings_table
-from listing_lens.window import Window
+from listing_lens.lake.parquet import ROWS_PER_GROUP, encoding_options
+from listing_lens.lake.records import EmbeddingDtype, Listing, Status, embedding_matrix, embeddings_table
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import Lake, embeddings
 from models.projection import Moments, Projection, fit_projection
 
 _RUNS = 5

@@ -16,12 +16,12 @@ from listing_lens.catalog.demo import DemoSpec
 from listing_lens.catalog.write import make_catalog
 from listing_lens.errors import LensError
 from listing_lens.finetunes import Comparison, latest_comparison
-from listing_lens.lake import LISTINGS, SESSIONS, Lake, evaluations
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import LISTINGS, SESSIONS, Lake, evaluations
 from listing_lens.search_index import SearchIndex
 from listing_lens.settings import Settings, home_file, load_settings, running_stack
 from listing_lens.stack import Event, down, up
 from listing_lens.stack.airflow_api import AirflowApi, BackfillState, RunState
-from listing_lens.window import Window
 from models.embedder import CHAMPION, ENCODER_MODEL
 
 # What `finetune_encoder` is asked for. The recipe is one for a small model that begins with random weights, on two cores

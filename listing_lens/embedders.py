@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from listing_lens.errors import LensError
-from listing_lens.lake import Lake
-from listing_lens.projections import load_projection
+from listing_lens.lake.fits import load_projection
+from listing_lens.lake.windows import Lake
 from models.embedder import EmbedderCard
 from models.encoders import Encoder, shared_encoder
 from models.projection import Projection

@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from listing_lens.errors import LensError
-from listing_lens.lake import Lake
-from listing_lens.window import Window
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import Lake
 
 Role = Literal["fine-tuned", "parent", "compared"]
 # As the evaluation names them: the encoder alone, or with its projection.

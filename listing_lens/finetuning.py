@@ -41,8 +41,8 @@ from listing_lens.finetunes import (
     save_comparison,
     save_finetune,
 )
-from listing_lens.lake import Lake
-from listing_lens.pairs import PAIR_SESSIONS, SESSION_ITEMS, TRAIN, VALIDATION, PairsInfo, pairs_info
+from listing_lens.lake.pairs import PAIR_SESSIONS, SESSION_ITEMS, TRAIN, VALIDATION, PairsInfo, pairs_info
+from listing_lens.lake.windows import Lake
 from listing_lens.settings import Settings, load_settings
 from models import figures
 from models.encoder_files import encoder_folder, encoder_id

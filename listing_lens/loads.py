@@ -6,9 +6,9 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
 
-from listing_lens.lake import Lake, embeddings
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import Lake, embeddings
 from listing_lens.search_index import Index
-from listing_lens.window import Window
 
 
 class Load(BaseModel):

@@ -26,7 +26,7 @@ from elasticsearch import ApiError, Elasticsearch, NotFoundError, OrjsonSerializ
 from numpy.typing import NDArray
 
 from listing_lens.errors import LensError
-from listing_lens.records import Listing
+from listing_lens.lake.records import Listing
 from listing_lens.settings import Settings, missing
 from models.embedder import EmbedderCard
 

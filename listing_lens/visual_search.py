@@ -10,7 +10,7 @@ from PIL import Image
 from listing_lens.encoders import encoder_runtime
 from listing_lens.errors import LensError
 from listing_lens.image_source import ImageSource
-from listing_lens.lake import LISTINGS, Lake
+from listing_lens.lake.windows import LISTINGS, Lake
 from listing_lens.pages import ShownHit, search_page
 from listing_lens.search_index import Hit, Index, SearchIndex
 from listing_lens.settings import Settings

@@ -11,8 +11,8 @@ from airflow.sdk import get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from listing_lens.errors import LensError
+from listing_lens.lake.window import Window
 from listing_lens.settings import Settings, load_settings
-from listing_lens.window import Window
 
 # The params of the DAG that `sample_pairs` takes as they are.
 _SAMPLING = ("pairs", "sessions", "validation_share", "image_side", "split_by", "balance")
@@ -59,8 +59,8 @@ def promote_encoder(version: int) -> None:
 
 def _window(name: str, params: Mapping[str, Any], settings: Settings) -> Window:
     from listing_lens.finetunes import training_window
-    from listing_lens.lake import LISTINGS, Lake
-    from listing_lens.pairs import pairs
+    from listing_lens.lake.pairs import pairs
+    from listing_lens.lake.windows import LISTINGS, Lake
 
     lake = Lake(settings.lake)
     if sampled := lake.windows(pairs(name)):

@@ -9,8 +9,8 @@ from airflow.sdk import Param, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException
 
 from listing_lens.errors import LensError
+from listing_lens.lake.window import Window
 from listing_lens.settings import load_settings
-from listing_lens.window import Window
 
 WINDOW_ARGUMENTS = {"window_start": "{{ data_interval_start }}", "window_end": "{{ data_interval_end }}"}
 
@@ -64,7 +64,7 @@ def encoders_in_use(encoder: str | None) -> list[dict[str, str]]:
     Returns the arguments of `embed_listings` for each.
     """
     from listing_lens import encoders
-    from listing_lens.lake import LISTINGS, Lake
+    from listing_lens.lake.windows import LISTINGS, Lake
 
     settings = load_settings()
     window = _window_of(get_current_context())

@@ -79,7 +79,7 @@ def test_no_room_imports_the_tests() -> None:
             "listing_lens.cli.main",
             {"torch", "transformers", "mlflow", "apache_beam", "airflow", "sklearn", "matplotlib"},
         ),
-        ("listing_lens.lake", {"torch", "mlflow", "apache_beam", "airflow", "elasticsearch", "gcsfs"}),
+        ("listing_lens.lake.windows", {"torch", "mlflow", "apache_beam", "airflow", "elasticsearch", "gcsfs"}),
         ("listing_lens.search_index", {"torch", "mlflow", "apache_beam", "airflow"}),
         ("models.encoder_files", {"torch", "transformers", "mlflow"}),
         ("models.projection", {"torch", "mlflow", "sklearn", "matplotlib"}),

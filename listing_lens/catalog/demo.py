@@ -17,8 +17,8 @@ from listing_lens.catalog.product import Product, make_product
 from listing_lens.catalog.taxonomy import KINDS
 from listing_lens.catalog.titles import CONDITIONS, ask_price, base_price, write_reserved_title, write_title
 from listing_lens.errors import LensError
-from listing_lens.records import SEARCHABLE, Listing, Status
-from listing_lens.window import Window
+from listing_lens.lake.records import SEARCHABLE, Listing, Status
+from listing_lens.lake.window import Window
 
 _DAY = timedelta(days=1)
 # How many sellers list the same product: mean 3.

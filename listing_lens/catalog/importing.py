@@ -17,9 +17,9 @@ from listing_lens.catalog.row import Row, read_row
 from listing_lens.catalog.source import read_source
 from listing_lens.catalog.spool import Spool
 from listing_lens.errors import LensError
-from listing_lens.lake import LISTINGS, ROWS, Lake, Manifest
-from listing_lens.records import LISTING_SCHEMA, Listing
-from listing_lens.window import Window
+from listing_lens.lake.records import LISTING_SCHEMA, Listing
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import LISTINGS, ROWS, Lake, Manifest
 
 _BATCH_ROWS = 4096
 _BAD_ROWS_SHOWN = 20

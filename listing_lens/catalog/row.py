@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from listing_lens.records import Status
+from listing_lens.lake.records import Status
 
 # The indexes' limit for a document's id.
 _ID_BYTES = 512

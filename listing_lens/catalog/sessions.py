@@ -12,8 +12,8 @@ from listing_lens.catalog.chance import generator, pick
 from listing_lens.catalog.demo import DemoCatalog, Photo, Version, image_name
 from listing_lens.catalog.palette import COLOURS, distance
 from listing_lens.catalog.product import Product
-from listing_lens.records import SEARCHABLE, Session
-from listing_lens.window import Window
+from listing_lens.lake.records import SEARCHABLE, Session
+from listing_lens.lake.window import Window
 
 SHOWN = 20
 _SHOPPERS = 60

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from listing_lens.records import Listing, Status
-from listing_lens.window import Window
+from listing_lens.lake.records import Listing, Status
+from listing_lens.lake.window import Window
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)

@@ -21,9 +21,9 @@ from listing_lens.catalog.photographer import make_photographer
 from listing_lens.catalog.sessions import DemoSession, plan_sessions
 from listing_lens.catalog.taxonomy import KINDS
 from listing_lens.errors import LensError
-from listing_lens.lake import LISTINGS, SESSIONS, Lake
-from listing_lens.records import LISTING_SCHEMA, SESSION_SCHEMA
-from listing_lens.window import Window
+from listing_lens.lake.records import LISTING_SCHEMA, SESSION_SCHEMA
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import LISTINGS, SESSIONS, Lake
 
 # What the listings and sessions of a made catalog really show, for tests and evaluations of the demo.
 TRUE_LISTINGS = "truth/listings"

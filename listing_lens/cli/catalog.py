@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from listing_lens.lake import LISTINGS, SESSIONS, Lake
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import LISTINGS, SESSIONS, Lake
 from listing_lens.settings import load_settings
-from listing_lens.window import Window
 
 app = typer.Typer(no_args_is_help=True)
 # Rows of a summary.

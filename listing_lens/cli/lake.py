@@ -9,8 +9,8 @@ from rich.table import Column, Table
 
 from listing_lens.cli.pipeline import console
 from listing_lens.cli.progress import run_with_bars
-from listing_lens.compaction import Stored, manifests_of, stored
-from listing_lens.lake import Lake, embeddings
+from listing_lens.lake.compaction import Stored, manifests_of, stored
+from listing_lens.lake.windows import Lake, embeddings
 from listing_lens.settings import load_settings
 
 app = typer.Typer(no_args_is_help=True)

@@ -14,11 +14,11 @@ from rich.table import Column, Table
 from listing_lens.cli.progress import run_with_bars
 from listing_lens.errors import LensError
 from listing_lens.finetunes import Comparison
-from listing_lens.lake import LISTINGS, SESSIONS, Lake, evaluations
-from listing_lens.projections import Assessment, load_assessment
+from listing_lens.lake.fits import Assessment, load_assessment
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import LISTINGS, SESSIONS, Lake, evaluations
 from listing_lens.search_index import SearchIndex
 from listing_lens.settings import Settings, load_settings
-from listing_lens.window import Window
 from models.embedder import CANDIDATE, CHAMPION
 
 projection = typer.Typer(no_args_is_help=True)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from PIL import Image
 
+from listing_lens.lake.window import Window
 from listing_lens.search_index import Hit
-from listing_lens.window import Window
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

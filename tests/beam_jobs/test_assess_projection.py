@@ -14,9 +14,9 @@ from beam_jobs import assess_projection, embed_listings
 from beam_jobs import fit_projection as fit_job
 from beam_jobs.assess_projection import assess
 from listing_lens.errors import LensError
-from listing_lens.lake import REMOVED, ROWS, Lake, embeddings
-from listing_lens.projections import Assessment, Fit, fit_path, load_assessment, load_fit, save_projection
-from listing_lens.records import embeddings_table
+from listing_lens.lake.fits import Assessment, Fit, fit_path, load_assessment, load_fit, save_projection
+from listing_lens.lake.records import embeddings_table
+from listing_lens.lake.windows import REMOVED, ROWS, Lake, embeddings
 from models.embedder import EmbedderCard
 from models.moments import Moments
 from models.projection import Projection, fit_projection

@@ -10,12 +10,12 @@ import pytest
 from tiny import FIRST, SECOND, Indexed, land, listing
 
 from beam_jobs import compact_embeddings, fit_projection, load_index, verify_index
-from listing_lens.compaction import manifests_of, stored
-from listing_lens.lake import Lake, embeddings
+from listing_lens.lake.compaction import manifests_of, stored
+from listing_lens.lake.fits import load_fit
+from listing_lens.lake.records import embedding_matrix, embeddings_table
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import Lake, embeddings
 from listing_lens.loads import loaded_windows
-from listing_lens.projections import load_fit
-from listing_lens.records import embedding_matrix, embeddings_table
-from listing_lens.window import Window
 
 HOURS = list(FIRST.split(timedelta(hours=1)))
 

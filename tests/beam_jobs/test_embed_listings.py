@@ -15,10 +15,10 @@ from beam_jobs import fit_projection
 from beam_jobs.embed_listings import main
 from beam_jobs.launcher import refusal
 from listing_lens.errors import LensError
-from listing_lens.lake import DEAD_LETTERS, REMOVED, ROWS, Lake, embeddings
-from listing_lens.projections import load_fit
-from listing_lens.records import Status, embedding_matrix
-from listing_lens.window import Window
+from listing_lens.lake.fits import load_fit
+from listing_lens.lake.records import Status, embedding_matrix
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import DEAD_LETTERS, REMOVED, ROWS, Lake, embeddings
 from models.demo_encoder import save_untrained_siglip
 from models.encoder_files import identify
 from models.encoders import Encoder, shared_encoder

@@ -14,10 +14,10 @@ from beam_jobs.evaluate_sessions import VARIANTS, main
 from beam_jobs.launcher import refusal
 from listing_lens.embedders import Embedder
 from listing_lens.errors import LensError
-from listing_lens.lake import Lake, evaluations
-from listing_lens.projections import load_fit
-from listing_lens.records import Session
-from listing_lens.window import Window
+from listing_lens.lake.fits import load_fit
+from listing_lens.lake.records import Session
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import Lake, evaluations
 from models.embedder import EmbedderCard
 from models.images import ImageLimits, decode_image
 from models.metrics import METRICS, relevance_by_rank, session_metrics

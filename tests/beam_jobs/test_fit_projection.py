@@ -16,10 +16,10 @@ from beam_jobs import embed_listings, fit_projection
 from beam_jobs.draw import is_drawn
 from beam_jobs.launcher import refusal
 from listing_lens.errors import LensError
-from listing_lens.lake import Lake, embeddings
-from listing_lens.projections import Fit, load_fit, load_projection
-from listing_lens.records import embedding_matrix, embeddings_table
-from listing_lens.window import Window
+from listing_lens.lake.fits import Fit, load_fit, load_projection
+from listing_lens.lake.records import embedding_matrix, embeddings_table
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import Lake, embeddings
 from models.encoder_files import identify
 from models.projection import Projection
 

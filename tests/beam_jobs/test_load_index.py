@@ -13,13 +13,13 @@ from tiny import FIRST, SECOND, Indexed, land, listing, take_photo
 from beam_jobs import embed_listings, fit_projection, load_index, verify_index
 from beam_jobs.launcher import refusal
 from listing_lens.errors import LensError
-from listing_lens.lake import LISTINGS, embeddings
+from listing_lens.lake.fits import load_fit, load_projection
+from listing_lens.lake.records import LISTING_SCHEMA, Status, embedding_matrix, to_table
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import LISTINGS, embeddings
 from listing_lens.loads import loads_of
-from listing_lens.projections import load_fit, load_projection
-from listing_lens.records import LISTING_SCHEMA, Status, embedding_matrix, to_table
 from listing_lens.search_index import Index, SearchIndex
 from listing_lens.settings import load_settings
-from listing_lens.window import Window
 from models.demo_encoder import save_untrained_siglip
 
 _THIRD = Window(SECOND.end, SECOND.end + timedelta(days=1))

@@ -21,14 +21,14 @@ from tiny import FIRST, SECOND, Indexed, land_marketplace, land_sessions
 from beam_jobs import embed_listings, evaluate_sessions, fit_projection, load_index, verify_index
 from beam_jobs.launcher import refusal
 from listing_lens.jobs import run_job
-from listing_lens.lake import DEAD_LETTERS, REMOVED, ROWS, Lake, embeddings, evaluations
+from listing_lens.lake.fits import load_fit, load_projection
+from listing_lens.lake.pairs import pairs
+from listing_lens.lake.records import Session
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import DEAD_LETTERS, REMOVED, ROWS, Lake, embeddings, evaluations
 from listing_lens.loads import loads_of
-from listing_lens.pairs import pairs
-from listing_lens.projections import load_fit, load_projection
-from listing_lens.records import Session
 from listing_lens.search_index import SearchIndex
 from listing_lens.settings import load_settings
-from listing_lens.window import Window
 from models.encoder_files import identify
 
 BOTH = Window(FIRST.start, SECOND.end)

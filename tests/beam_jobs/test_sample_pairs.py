@@ -17,8 +17,7 @@ from beam_jobs import sample_pairs
 from beam_jobs.launcher import refusal
 from beam_jobs.sample_pairs import LEFT_OUT, SESSION_LEFT_OUT, TWINS, main, shard_count
 from listing_lens.errors import LensError
-from listing_lens.lake import DEAD_LETTERS, Lake, Manifest
-from listing_lens.pairs import (
+from listing_lens.lake.pairs import (
     PAIR_SCHEMA,
     PAIR_SESSION_SCHEMA,
     PAIR_SESSIONS,
@@ -31,8 +30,9 @@ from listing_lens.pairs import (
     pairs,
     pairs_info,
 )
-from listing_lens.records import Listing, Session, Status
-from listing_lens.window import Window
+from listing_lens.lake.records import Listing, Session, Status
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import DEAD_LETTERS, Lake, Manifest
 from models.pair_rules import draw_number, split_of
 
 BOTH = Window(FIRST.start, SECOND.end)

@@ -16,11 +16,11 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
-from listing_lens.lake import LISTINGS, Lake
-from listing_lens.pairs import pairs
-from listing_lens.records import LISTING_SCHEMA
+from listing_lens.lake.pairs import pairs
+from listing_lens.lake.records import LISTING_SCHEMA
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import LISTINGS, Lake
 from listing_lens.settings import load_settings
-from listing_lens.window import Window
 from plugins import finetune_tasks
 
 FILE = Path(__file__).parents[2] / "dags" / "finetune_encoder.py"

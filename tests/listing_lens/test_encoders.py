@@ -14,11 +14,11 @@ from tiny import FIRST, NOW, SECOND, land, listing
 
 from listing_lens.encoders import encoders_in_use, publish_encoder, resolve_encoder, windows_not_embedded
 from listing_lens.errors import LensError
-from listing_lens.lake import Lake, embeddings
-from listing_lens.records import LISTING_SCHEMA, to_table
+from listing_lens.lake.records import LISTING_SCHEMA, to_table
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import Lake, embeddings
 from listing_lens.search_index import SearchIndex
 from listing_lens.settings import Settings, load_settings
-from listing_lens.window import Window
 from models.demo_encoder import save_untrained_siglip
 from models.embedder import CHAMPION, ENCODER_MODEL, EmbedderCard
 from models.encoder_files import encoder_id, identify

@@ -20,8 +20,8 @@ from listing_lens.finetunes import (
     save_finetune,
     training_window,
 )
-from listing_lens.lake import Lake
-from listing_lens.window import Window
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import Lake
 
 FINETUNE = Finetune(
     name="june",

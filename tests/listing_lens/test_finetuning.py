@@ -16,8 +16,7 @@ from PIL import Image
 from listing_lens.errors import LensError
 from listing_lens.finetunes import load_comparison, load_finetune
 from listing_lens.finetuning import compare_encoders, train_encoder
-from listing_lens.lake import Lake, Manifest
-from listing_lens.pairs import (
+from listing_lens.lake.pairs import (
     PAIR_SCHEMA,
     PAIR_SESSION_SCHEMA,
     PAIR_SESSIONS,
@@ -27,8 +26,9 @@ from listing_lens.pairs import (
     VALIDATION,
     pairs,
 )
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import Lake, Manifest
 from listing_lens.settings import Settings, load_settings
-from listing_lens.window import Window
 from models.demo_encoder import save_untrained_siglip
 from models.encoders import Encoder
 from models.finetune.recipe import Recipe

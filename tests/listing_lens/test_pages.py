@@ -11,9 +11,9 @@ from jinja2 import UndefinedError
 from matplotlib.figure import Figure
 from PIL import Image
 
+from listing_lens.lake.window import Window
 from listing_lens.pages import ShownHit, evaluation_page, search_page
 from listing_lens.search_index import Hit
-from listing_lens.window import Window
 from models.embedder import EmbedderCard
 from models.metrics import METRICS
 from models.registry import RegisteredEmbedder

@@ -19,8 +19,7 @@ from tiny import FIRST, NOW
 from listing_lens.encoders import publish_encoder
 from listing_lens.errors import LensError
 from listing_lens.finetunes import Finetune, save_finetune
-from listing_lens.lake import Lake, evaluations
-from listing_lens.projections import (
+from listing_lens.lake.fits import (
     Assessment,
     Change,
     Fit,
@@ -29,6 +28,7 @@ from listing_lens.projections import (
     fit_path,
     save_projection,
 )
+from listing_lens.lake.windows import Lake, evaluations
 from listing_lens.settings import Settings, load_settings
 from listing_lens.workflow import (
     VARIANTS,

@@ -12,7 +12,7 @@ import pytest
 from tiny import FIRST, land
 
 from listing_lens.errors import LensError
-from listing_lens.lake import Lake
+from listing_lens.lake.windows import Lake
 from listing_lens.search_index import SearchIndex
 from listing_lens.settings import load_settings
 from models.embedder import EmbedderCard

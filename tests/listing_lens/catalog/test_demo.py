@@ -11,7 +11,7 @@ from listing_lens.catalog.chance import generator
 from listing_lens.catalog.demo import DemoSpec, plan_demo
 from listing_lens.catalog.sessions import SHOWN, attraction, click, plan_sessions
 from listing_lens.errors import LensError
-from listing_lens.records import SEARCHABLE, Status
+from listing_lens.lake.records import SEARCHABLE, Status
 
 SPEC = DemoSpec()
 

@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 from listing_lens.catalog.importing import import_catalog, read_step
 from listing_lens.cli.catalog import app
 from listing_lens.errors import LensError
-from listing_lens.lake import LISTINGS, Lake
-from listing_lens.records import LISTING_SCHEMA
-from listing_lens.window import gaps
+from listing_lens.lake.records import LISTING_SCHEMA
+from listing_lens.lake.window import gaps
+from listing_lens.lake.windows import LISTINGS, Lake
 
 NOW = datetime(2026, 12, 1, tzinfo=UTC)
 DAY = timedelta(days=1)

@@ -13,9 +13,9 @@ from listing_lens.catalog.demo import DemoSpec
 from listing_lens.catalog.write import TRUE_LISTINGS, TRUE_SESSIONS, make_catalog
 from listing_lens.cli.catalog import app
 from listing_lens.errors import LensError
-from listing_lens.lake import LISTINGS, SESSIONS, Lake
-from listing_lens.records import LISTING_SCHEMA, SESSION_SCHEMA
-from listing_lens.window import Window
+from listing_lens.lake.records import LISTING_SCHEMA, SESSION_SCHEMA
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import LISTINGS, SESSIONS, Lake
 
 NOW = datetime(2026, 12, 1, tzinfo=UTC)
 SPEC = DemoSpec(listings=24, days=2, sessions=6)

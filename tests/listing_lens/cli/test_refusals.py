@@ -18,7 +18,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from tiny import photo
 
-from listing_lens.lake import Lake
+from listing_lens.lake.windows import Lake
 from listing_lens.search_index import SearchIndex
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from listing_lens.errors import LensError
-from listing_lens.lake import Lake
-from listing_lens.projections import (
+from listing_lens.lake.fits import (
     Assessment,
     Change,
     Fit,
@@ -21,6 +20,7 @@ from listing_lens.projections import (
     projection_folder,
     save_projection,
 )
+from listing_lens.lake.windows import Lake
 from models.embedder import EmbedderCard
 from models.moments import Moments
 from models.projection import Projection, fit_projection

@@ -26,12 +26,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from listing_lens import lake as lake_module
-from listing_lens.compaction import compact, manifests_of, plan, stored, sweep
 from listing_lens.errors import LensError
-from listing_lens.lake import DEAD_LETTERS, REMOVED, ROWS, Lake, Manifest
-from listing_lens.parquet import RowGroupWriter
-from listing_lens.records import embedding_schema
-from listing_lens.window import Window
+from listing_lens.lake.compaction import compact, manifests_of, plan, stored, sweep
+from listing_lens.lake.parquet import RowGroupWriter
+from listing_lens.lake.records import embedding_schema
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import DEAD_LETTERS, REMOVED, ROWS, Lake, Manifest
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 NOW = datetime(2026, 2, 1, tzinfo=UTC)
@@ -235,7 +235,7 @@ class TestPlanning:
         for n in range(9):
             commit(folder, hour(n), NOW, rows=table(n))
         size = max(size for path, size in folder.sizes(DATASET).items() if path.endswith(".parquet"))
-        monkeypatch.setattr("listing_lens.compaction._PACK_BYTES", 4 * size)
+        monkeypatch.setattr("listing_lens.lake.compaction._PACK_BYTES", 4 * size)
         assert [len(group) for group in planned(folder)] == [4, 4]
 
     def test_names_a_file_that_is_gone(self, folder: Lake) -> None:
@@ -351,10 +351,10 @@ class TestMemory:
     CODE = """
 import re, sys
 from datetime import UTC, datetime
-from listing_lens.compaction import compact
-from listing_lens.lake import Lake
-from listing_lens.records import embedding_matrix
-from listing_lens.window import Window
+from listing_lens.lake.compaction import compact
+from listing_lens.lake.windows import Lake
+from listing_lens.lake.records import embedding_matrix
+from listing_lens.lake.window import Window
 lake, dataset = Lake(sys.argv[1]), sys.argv[2]
 small, large, packed = (Window.from_name(name) for name in sys.argv[3:])
 compact(lake, dataset, [small], datetime(2026, 3, 1, tzinfo=UTC))

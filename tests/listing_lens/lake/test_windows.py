@@ -18,8 +18,8 @@ import pytest
 from google.cloud.storage import Bucket
 
 from listing_lens.errors import LensError
-from listing_lens.lake import DEAD_LETTERS, ROWS, Lake, Manifest
-from listing_lens.window import Window
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import DEAD_LETTERS, ROWS, Lake, Manifest
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 DATASET = "embeddings/small-12345678"

@@ -11,8 +11,8 @@ from hashlib import sha256
 import pyarrow as pa
 
 from listing_lens.errors import LensError
-from listing_lens.lake import Lake
-from listing_lens.window import Window
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import Lake
 
 # What the files of a sample hold, beside the dead letters: pairs of either part, and search sessions with the photos of
 # the items that they showed.

@@ -6,7 +6,7 @@
 
 A window exists when its manifest does, and consists of the files that the manifest names. A job writes its files under
 the name of a new attempt, then the manifest; so a reader sees the old files or the new ones, on a file system as on an
-object store, and a job that dies leaves the window as it was. A compaction (`listing_lens.compaction`) copies the rows of
+object store, and a job that dies leaves the window as it was. A compaction (`listing_lens.lake.compaction`) copies the rows of
 small windows to packs, and then replaces each one's manifest by one that names row groups of packs.
 """
 
@@ -30,8 +30,8 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from listing_lens.errors import LensError
-from listing_lens.parquet import ROWS_PER_GROUP, RowGroupWriter
-from listing_lens.window import Window, gaps
+from listing_lens.lake.parquet import ROWS_PER_GROUP, RowGroupWriter
+from listing_lens.lake.window import Window, gaps
 from models.cloud_storage import cloud_storage
 
 LISTINGS = "listings"

@@ -18,9 +18,9 @@ from itertools import chain, groupby
 import pyarrow as pa
 
 from listing_lens.errors import LensError
-from listing_lens.lake import ROWS, Lake, Manifest, Slice, outlived, outlived_packs
-from listing_lens.parquet import RowGroupWriter
-from listing_lens.window import Window
+from listing_lens.lake.parquet import RowGroupWriter
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import ROWS, Lake, Manifest, Slice, outlived, outlived_packs
 
 # What is written together: long enough to be read at full speed, short enough to be rewritten in a minute.
 _PACK_BYTES = 256_000_000

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from listing_lens.errors import LensError
-from listing_lens.window import Window, gaps
+from listing_lens.lake.window import Window, gaps
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 

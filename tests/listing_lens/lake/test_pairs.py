@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from listing_lens.errors import LensError
-from listing_lens.lake import Lake
-from listing_lens.pairs import PAIR_SCHEMA, fingerprint, pair_content, pairs, pairs_info
-from listing_lens.window import Window
+from listing_lens.lake.pairs import PAIR_SCHEMA, fingerprint, pair_content, pairs, pairs_info
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import Lake
 
 NOW = datetime(2026, 11, 5, tzinfo=UTC)
 FIRST = Window(datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 11, 2, tzinfo=UTC))

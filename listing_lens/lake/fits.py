@@ -7,7 +7,7 @@ from contextlib import suppress
 from pydantic import BaseModel, ConfigDict, Field
 
 from listing_lens.errors import LensError
-from listing_lens.lake import Lake
+from listing_lens.lake.windows import Lake
 from models.embedder import EmbedderCard
 from models.projection import Projection
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from listing_lens.parquet import RowGroupWriter
-from listing_lens.records import SESSION_SCHEMA, EmbeddingDtype, embedding_schema
+from listing_lens.lake.parquet import RowGroupWriter
+from listing_lens.lake.records import SESSION_SCHEMA, EmbeddingDtype, embedding_schema
 
 SCHEMA = pa.schema([pa.field("number", pa.int64(), nullable=False)])
 

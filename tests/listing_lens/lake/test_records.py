@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from listing_lens.records import (
+from listing_lens.lake.records import (
     DEAD_LETTER_SCHEMA,
     LISTING_SCHEMA,
     SESSION_SCHEMA,

@@ -1,0 +1,1 @@
+"""The lake: everything that is kept for good."""
