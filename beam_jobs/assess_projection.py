@@ -1,6 +1,6 @@
 """Assess a fitted projection: what it keeps of exact search, and how far it is from the one before.
 
-A sample of the encoder's items, each in its newest version and without those that are sold or deleted, is searched exactly
+A sample of the encoder's items, without those that are sold or deleted, is searched exactly
 with the whole embeddings and with the projection at several dimensions; the shares of neighbours that are found again are
 its recall. The projection before it, if one is named, is judged on the same items, and the angles between the two subspaces
 are taken: so that an engineer can decide whether the fit is worth an index rebuild. Items are drawn by a hash of their ids,
@@ -12,10 +12,8 @@ and another one than a fit's.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from itertools import repeat
 
 import apache_beam as beam
 import numpy as np
@@ -23,10 +21,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from beam_jobs.draw import is_drawn
-from beam_jobs.lake_io import ReadWindows
 from beam_jobs.launcher import launch, parser, pipeline_options
+from beam_jobs.transforms.tables import ReadTable
 from listing_lens import progress
 from listing_lens.errors import LensError
+from listing_lens.lake.embeddings import Embeddings, embedded_within, embedding_matrix
 from listing_lens.lake.fits import (
     CUTOFFS,
     HEADLINE,
@@ -38,9 +37,7 @@ from listing_lens.lake.fits import (
     load_fit,
     load_projection,
 )
-from listing_lens.lake.records import embedding_matrix
-from listing_lens.lake.window import Window
-from listing_lens.lake.windows import REMOVED, ROWS, Lake, embeddings
+from listing_lens.lake.windows import Lake
 from listing_lens.settings import load_settings
 from models.pair_rules import draw_number
 from models.projection import Projection, prefix_dims
@@ -50,8 +47,6 @@ logger = logging.getLogger(__name__)
 
 _SALT = "assess projection"
 
-# When an item was updated, and its embedding (d,) since then: None once it is sold or deleted.
-Version = tuple[datetime, NDArray[np.float32] | None]
 # By dimensions: "recall@10" → of each query (q,).
 Recalls = dict[int, dict[str, NDArray[np.float64]]]
 
@@ -60,10 +55,9 @@ Recalls = dict[int, dict[str, NDArray[np.float64]]]
 class Config:
     """One assessment: of which fit, against which projection if any, on which share of an encoder's items."""
 
-    lake: Lake
+    embeddings: Embeddings
     name: str
-    encoder_id: str
-    windows: tuple[Window, ...]
+    version: int
     share: float
     queries: int
     projection_id: str
@@ -71,51 +65,39 @@ class Config:
     expected: int
 
 
-def run(windows: beam.PCollection, config: Config) -> beam.PCollection:
-    """Windows of embeddings → the `Assessment`, once it is in the lake."""
+def run(pipeline: beam.Pipeline, config: Config) -> beam.PCollection:
+    """The encoder's embeddings → the `Assessment`, once it is in the lake."""
     return (
-        windows
+        pipeline
         | "Embeddings"
-        >> ReadWindows(
-            config.lake, embeddings(config.encoder_id), ["item_id", "updated_at", "embedding"], kinds=(ROWS, REMOVED)
-        )
-        | "Draw" >> beam.FlatMap(_drawn_versions, config)
-        | "Newest" >> beam.CombinePerKey(lambda versions: max(versions, key=_age))
-        | "Found" >> beam.FlatMapTuple(lambda item_id, newest: [] if newest[1] is None else [(item_id, newest[1])])
+        >> ReadTable(config.embeddings.items, config.version, ["item_id", "embedding"], filter=embedded_within(None))
+        | "Draw" >> beam.FlatMap(_drawn, config)
         | "Gather" >> beam.combiners.ToDict()
         | "Assess and save" >> beam.Map(_assess_and_save, config)
     )
 
 
-def _drawn_versions(batch: pa.RecordBatch, config: Config) -> Iterator[tuple[str, Version]]:
+def _drawn(batch: pa.RecordBatch, config: Config) -> Iterator[tuple[str, NDArray[np.float32]]]:
     drawn = np.flatnonzero(is_drawn(batch["item_id"], config.share, _SALT))
-    item_ids, times = (batch[name].take(pa.array(drawn)).to_pylist() for name in ("item_id", "updated_at"))
-    found: Iterable[NDArray[np.float32] | None] = repeat(None, len(drawn))
-    if "embedding" in batch.schema.names:
-        # Copies: a view would hold the whole batch.
-        found = embedding_matrix(batch)[drawn]
-        progress.advance("read", len(batch), config.expected)
-    yield from zip(item_ids, zip(times, found, strict=True), strict=True)
-
-
-def _age(version: Version) -> tuple[datetime, bool, bytes]:
-    """What sorts versions of an item: of one time, what removes it comes last, and the numbers tell others apart."""
-    updated_at, embedding = version
-    return updated_at, embedding is None, b"" if embedding is None else embedding.tobytes()
+    # Copies: a view would hold the whole batch.
+    found = embedding_matrix(batch)[drawn]
+    progress.advance("read", len(batch), config.expected)
+    yield from zip(batch["item_id"].take(pa.array(drawn)).to_pylist(), found, strict=True)
 
 
 def _assess_and_save(sample: Mapping[str, NDArray[np.float32]], config: Config) -> Assessment:
     if len(sample) <= HEADLINE_K:
         raise LensError(
-            f"{len(sample)} items were drawn from {embeddings(config.encoder_id)}, too few to assess a projection on: "
+            f"{len(sample)} items were drawn from {config.embeddings.items.path}, too few to assess a projection on: "
             "embed more windows, or raise --items"
         )
     item_ids = sorted(sample, key=lambda item_id: (draw_number(_SALT, item_id), item_id))
     vectors = np.stack([sample[item_id] for item_id in item_ids])
-    fitted = load_projection(config.lake, config.projection_id, config.encoder_id)
-    previous = load_projection(config.lake, config.previous_id, config.encoder_id) if config.previous_id else None
+    lake, encoder_id = config.embeddings.lake, config.embeddings.encoder_id
+    fitted = load_projection(lake, config.projection_id, encoder_id)
+    previous = load_projection(lake, config.previous_id, encoder_id) if config.previous_id else None
     assessment = assess(vectors, min(config.queries, len(vectors)), fitted, previous)
-    config.lake.write_bytes(assessment_path(config.lake, config.name), assessment.model_dump_json(indent=2).encode())
+    lake.write_bytes(assessment_path(lake, config.name), assessment.model_dump_json(indent=2).encode())
     logger.info("%s on %s items: %s", config.projection_id, f"{assessment.items:,}", assessment.advice)
     return assessment
 
@@ -174,7 +156,7 @@ def _about_mean(vectors: NDArray[np.float32], projection: Projection) -> NDArray
 
 
 def configure(name: str, previous_id: str | None, items: int, queries: int) -> Config:
-    """Find what a fit made, and the windows of its encoder as they are now.
+    """Find what a fit made, and the embeddings of its encoder as they are now.
 
     Raises:
         LensError: no such fit has finished, the lake is out of reach, or there is nothing to draw or to ask.
@@ -186,13 +168,13 @@ def configure(name: str, previous_id: str | None, items: int, queries: int) -> C
     lake = Lake(load_settings().lake)
     lake.check()
     card = load_fit(lake, name).card
-    windows = lake.windows(embeddings(card.encoder_id))
-    expected = sum(lake.manifest(embeddings(card.encoder_id), window).counts["embedded"] for window in windows)
+    embeddings = Embeddings(lake, card.encoder_id)
+    version = embeddings.require()
+    expected = embeddings.count(version, embedded_within(None))
     return Config(
-        lake=lake,
+        embeddings=embeddings,
         name=name,
-        encoder_id=card.encoder_id,
-        windows=tuple(windows),
+        version=version,
         share=min(1.0, items / max(expected, 1)),
         queries=queries,
         projection_id=card.projection_id,
@@ -210,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--items",
         type=int,
         default=20_000,
-        help="about so many are searched, fewer when they have many versions (default: %(default)s)",
+        help="about so many are searched (default: %(default)s)",
     )
     arguments.add_argument(
         "--queries", type=int, default=500, help="so many of them are searched for (default: %(default)s)"
@@ -218,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     known, beam_arguments = arguments.parse_known_args(argv)
     config = configure(known.name, known.previous, known.items, known.queries)
     with beam.Pipeline(options=pipeline_options(load_settings(), beam_arguments)) as pipeline:
-        run(pipeline | "Windows" >> beam.Create(config.windows), config)
+        run(pipeline, config)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,13 @@
-"""Embed the listings of one window: lake → decode → encode → lake.
+"""Embed listings that have landed: lake → decode → encode → the encoder's table.
 
-Every listing version that was updated in the window is read; the newest of each item is kept. Those that can be found
-by searching are embedded; those sold or deleted are kept without an embedding, so that an index learns of it. An image
-that cannot be used is set aside with its reason, alone. The window appears in the lake at the end, or not at all.
+Of each item the newest version that landed is compared with what the table holds. Listings that can be found by searching
+are embedded, unless their photo has not changed; those sold or deleted are kept without an embedding, so that an index learns
+of it. A photo that cannot be used, or a row that is no listing, is set aside with its reason, alone. A run comes into the
+table in one commit, or not at all; then the ledger says that its windows are embedded, and from which input.
+
+With --each_landed, all landed windows whose input is not embedded yet are embedded together: the newest version of each item
+once, however many windows it is in. A catalog of millions is taken in slices of its items, each a commit of its own: a run
+that was killed goes on with those that are missing.
 
     python -m beam_jobs.embed_listings --window_start 2026-01-31T00:00:00Z --window_end 2026-02-01T00:00:00Z
     python -m beam_jobs.embed_listings --each_landed --encoder models:/listing-encoder@candidate
@@ -12,274 +17,249 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 
 import apache_beam as beam
-import numpy as np
-import pyarrow as pa
-from apache_beam.pvalue import AsDict, AsList, AsSingleton, TaggedOutput
-from apache_beam.utils.windowed_value import WindowedValue
-from numpy.typing import NDArray
+from apache_beam.pvalue import TaggedOutput
 
-from beam_jobs.calibrated_encoder import calibrated_encoder
-from beam_jobs.image_loader import Unusable
-from beam_jobs.lake_io import (
-    WindowTarget,
-    WriteFiles,
-    WriteRecords,
-    at_the_end,
-    commit,
-    listings_in,
-    require_few_dead_letters,
-)
 from beam_jobs.launcher import add_window, launch, optional_window, parser, pipeline_options
-from beam_jobs.photo_embedder import PhotoEmbedder, seen_in
-from listing_lens import progress
+from beam_jobs.transforms.embedding import (
+    OUTCOMES,
+    Arrival,
+    Embedding,
+    Outcome,
+    Staged,
+    Summary,
+    embed_newest,
+    merge,
+    outcome_of,
+)
+from beam_jobs.transforms.windows import Landed, landed_listings, require_few_dead_letters
 from listing_lens.encoders import encoder_runtime, resolve_encoder, windows_not_embedded
 from listing_lens.errors import LensError
 from listing_lens.image_source import ImageSource
-from listing_lens.lake.records import (
-    DEAD_LETTER_SCHEMA,
-    LISTING_SCHEMA,
-    DeadLetter,
-    EmbeddingDtype,
-    Listing,
-    embedding_schema,
-    embeddings_table,
-    newest,
-)
+from listing_lens.lake.dead_letters import Letter
+from listing_lens.lake.embeddings import Embeddings
+from listing_lens.lake.ledger import Completed, Ledger, input_of
+from listing_lens.lake.records import Refused
 from listing_lens.lake.window import Window
-from listing_lens.lake.windows import DEAD_LETTERS, LISTINGS, REMOVED, ROWS, Lake, Manifest, embeddings
+from listing_lens.lake.windows import LISTINGS, Lake
 from listing_lens.settings import load_settings
 from models.encoder_files import identify
 from models.encoders import shared_encoder
-from models.runtime import Runtime
+from models.pair_rules import draw_number
 
 logger = logging.getLogger(__name__)
 
-# What a manifest counts: `read` listing versions, of which the `newest` of each item, which are the next three; and how
-# many photos the model `encoded`: the same bytes are encoded once.
-COUNTS = ("read", "newest", "embedded", "removed", "dead_lettered", "encoded")
-# Reasons for dead letters that a refusal names.
-_NAMED_REASONS = 3
+# What the ledger counts of a window: the rows that were `read`, of which some were `refused`, some `older` versions of an
+# item, and the `newest` of each, whose outcomes are the next six. Some of the rows came `late`; the model `encoded` so many
+# photos: the same bytes are encoded once.
+COUNTS = ("read", "late", "refused", "older", "newest", *OUTCOMES, "encoded")
+# Items that are compared, embedded and merged together: their ids and versions go to every worker, 200 MB of them.
+_SLICE_ROWS = 2_000_000
+_SALT = "embed listings"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A landed window that a run reads, and the window of the ledger that it is counted in."""
+
+    landed: Landed
+    window: Window
 
 
 @dataclass(frozen=True)
 class Config:
-    """One run: which window, by which encoder, from and to which lake."""
+    """One run: which landed windows, for which windows of the ledger, embedded how; one slice of their items of several."""
 
-    lake: Lake
-    window: Window
-    encoder_source: str
-    encoder_id: str
-    dims: int
-    dtype: EmbeddingDtype
-    batch_size: int
-    runtime: Runtime
-    calibrations: Path
-    images: ImageSource
+    parts: tuple[Part, ...]
+    embedding: Embedding
     max_dead_letter_ratio: float
-    landed: tuple[Window, ...]
-    expected: int
+    slice: int = 0
+    slices: int = 1
 
-    def new_target(self) -> WindowTarget:
-        """The window to write, as a new attempt."""
-        return WindowTarget(self.lake, embeddings(self.encoder_id), self.window)
+    @property
+    def lake(self) -> Lake:
+        return self.embedding.embeddings.lake
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        return tuple(sorted({part.window for part in self.parts}))
+
+    @property
+    def name(self) -> str:
+        """The windows, in words."""
+        first, *others = self.windows
+        return str(first) if not others else f"{first} and {len(others)} more"
 
 
-def run(landed: beam.PCollection, config: Config) -> beam.PCollection:
-    """Windows of listings that have landed → the manifest of the window that was embedded."""
-    target = config.new_target()
-    listings = (
-        landed
+def run(parts: beam.PCollection, config: Config) -> beam.PCollection:
+    """`Part`s → the `Outcome`, once the listings are in the table."""
+    read = (
+        parts
         | "Spread windows" >> beam.Reshuffle()
-        | "Read listings" >> beam.FlatMap(lambda part: listings_in(config.lake, part, config.window))
+        | "Read listings" >> beam.ParDo(ReadListings(config)).with_outputs("letters", "counts", main="arrivals")
     )
-    newest_ones = (
-        listings
-        | "Key by item" >> beam.WithKeys(lambda listing: listing.item_id)
-        | "Keep the newest" >> beam.CombinePerKey(newest)
-        | "Drop keys" >> beam.Values()
+    staged = embed_newest(read.arrivals, config.embedding)
+    both = Staged(
+        staged.paths,
+        (staged.letters, read.letters) | "All letters" >> beam.Flatten(),
+        (staged.counts, read.counts) | "Counts of all" >> beam.Flatten(),
+        staged.calibrations,
     )
-    searchable = newest_ones | "Searchable" >> beam.Filter(lambda listing: listing.searchable)
-    removed = newest_ones | "Removed" >> beam.Filter(lambda listing: not listing.searchable)
-    embedded = (
-        searchable
-        | "Spread listings" >> beam.Reshuffle()
-        | "Embed"
-        >> beam.ParDo(Embed(config, target.attempt)).with_outputs("dead", "encoded", "calibrations", main="tables")
-    )
-    files = (
-        embedded.tables | "Write" >> beam.ParDo(WriteFiles(target, ROWS, embedding_schema(config.dims, config.dtype))),
-        removed | WriteRecords(target, REMOVED, LISTING_SCHEMA),
-        embedded.dead | WriteRecords(target, DEAD_LETTERS, DEAD_LETTER_SCHEMA),
-    ) | "All files" >> beam.Flatten()
-    counts = (
-        (
-            listings | "Count read" >> beam.Map(lambda _: ("read", 1)),
-            newest_ones | "Count newest" >> beam.Map(lambda _: ("newest", 1)),
-            removed | "Count removed" >> beam.Map(lambda _: ("removed", 1)),
-            embedded.dead | "Count dead" >> beam.Map(lambda _: ("dead_lettered", 1)),
-            embedded.tables | "Count embedded" >> beam.Map(lambda table: ("embedded", len(table))),
-            embedded.encoded | "Count encoded" >> beam.Map(lambda photos: ("encoded", photos)),
-        )
-        | "All counts" >> beam.Flatten()
-        | "Sum" >> beam.CombinePerKey(sum)
-    )
-    reasons = (
-        embedded.dead
-        | "Reasons" >> beam.Map(lambda letter: letter.reason)
-        | "Count reasons" >> beam.combiners.Count.PerElement()
-        | "Most common" >> beam.combiners.Top.Of(_NAMED_REASONS, key=lambda counted: counted[1])
-    )
-    return (
-        landed.pipeline
-        | "Finish" >> beam.Create([None])
-        | "Check and commit"
-        >> beam.Map(
-            _check_and_commit,
-            AsList(files),
-            AsDict(counts),
-            AsSingleton(reasons),
-            AsList(embedded.calibrations | "Each host" >> beam.Distinct()),
-            config=config,
-            target=target,
-        )
-    )
+    return outcome_of(parts.pipeline, both) | "Check and merge" >> beam.Map(_check_and_merge, config)
 
 
-class Embed(beam.DoFn):
-    """Listings → tables with their embeddings; unusable photos → dead letters; how many photos the model encoded.
+class ReadListings(beam.DoFn):
+    """`Part`s → `Arrival`s of the run's slice; rows that are no listings → `Letter`s, in the first slice."""
 
-    Photos are loaded ahead of the model and encoded in full batches, whatever the bundles' sizes up to their ends.
-    """
-
-    def __init__(self, config: Config, run: str) -> None:
+    def __init__(self, config: Config) -> None:
         self._config = config
-        self._run = run
 
-    def setup(self) -> None:
+    def process(self, part: Part) -> Iterator[Arrival | TaggedOutput]:
         config = self._config
-        self._encoder = calibrated_encoder(
-            config.encoder_source, config.encoder_id, config.runtime, config.batch_size, config.calibrations
-        )
-        reference = self._encoder.reference
-        self._photos: PhotoEmbedder[Listing] = PhotoEmbedder(
-            config.images, reference, self._encoder.encode, config.batch_size, seen_in(self._run, reference.dims)
-        )
-
-    def start_bundle(self) -> None:
-        # What a bundle that failed had added belongs to nobody.
-        self._photos.clear()
-        self._encoded = self._photos.encoded
-
-    def process(self, listing: Listing) -> Iterator[pa.Table | TaggedOutput]:
-        yield from self._outputs(self._photos.add(listing, listing.image_uri))
-
-    def finish_bundle(self) -> Iterator[WindowedValue | TaggedOutput]:
-        for output in self._outputs(self._photos.flush()):
-            yield at_the_end(output)
-        yield at_the_end(TaggedOutput("encoded", self._photos.encoded - self._encoded))
-        if self._encoder.calibration:
-            yield at_the_end(TaggedOutput("calibrations", self._encoder.calibration.model_dump_json()))
-
-    def _outputs(
-        self, results: Iterator[tuple[Listing, NDArray[np.float32] | Unusable]]
-    ) -> Iterator[pa.Table | TaggedOutput]:
-        usable, vectors, tried = [], [], 0
-        for listing, result in results:
-            tried += 1
-            if isinstance(result, Unusable):
-                yield TaggedOutput("dead", DeadLetter(listing.item_id, result.stage, result.reason))
-            else:
-                usable.append(listing)
-                vectors.append(result)
-        if usable:
-            yield embeddings_table(usable, np.stack(vectors), self._config.dtype)
-        if tried:
-            progress.advance(f"embedded {self._config.window.start:%Y-%m-%d %H:%M}", tried, self._config.expected)
-
-    def teardown(self) -> None:
-        self._photos.clear()
+        counts: Counter[str] = Counter()
+        for listing in landed_listings(config.lake, part.landed, part.window):
+            if isinstance(listing, Refused):
+                if config.slice == 0:
+                    counts.update(("read", "refused"))
+                    letter = Letter.of_refused(listing, part.landed.window, config.embedding.now)
+                    yield TaggedOutput("letters", letter)
+                continue
+            if config.slices > 1 and draw_number(_SALT, listing.item_id) % config.slices != config.slice:
+                continue
+            counts.update(("read", "late") if listing.updated_at < part.landed.window.start else ("read",))
+            yield Arrival(listing, part.window)
+        for name, count in counts.items():
+            yield TaggedOutput("counts", ((part.window, name), count))
 
 
-def _check_and_commit(
-    _: None,
-    files: list[tuple[str, str]],
-    counts: dict[str, int],
-    reasons: list[tuple[str, int]],
-    calibrations: list[str],
-    *,
-    config: Config,
-    target: WindowTarget,
-) -> Manifest:
-    """Commit the window unless listings went missing or too many were set aside."""
-    counts = dict.fromkeys(COUNTS, 0) | counts
-    accounted = counts["embedded"] + counts["removed"] + counts["dead_lettered"]
-    if accounted != counts["newest"]:
-        raise LensError(f"window {config.window}: {counts['newest']} listings went in, {accounted} came out: {counts}")
-    tried = counts["embedded"] + counts["dead_lettered"]
-    require_few_dead_letters(config.window, counts["dead_lettered"], tried, reasons, config.max_dead_letter_ratio)
-    parameters = {
-        "encoder_source": config.encoder_source,
-        "encoder_id": config.encoder_id,
-        "dims": config.dims,
-        "embedding_dtype": config.dtype,
-        # How the hosts that took part computed; none, or too few images to choose by, is float32.
-        "calibrations": [json.loads(calibration) for calibration in sorted(calibrations)],
-    }
-    manifest = commit(target, files, counts, parameters)
-    logger.info("window %s of %s is complete: %s", config.window, target.dataset, counts)
-    return manifest
+def _check_and_merge(outcome: Outcome, config: Config) -> Outcome:
+    """Merge what was staged, unless listings went missing, too many were set aside, or a later attempt took over."""
+    for window, counts in outcome.counts.items():
+        _require_accounted(window, Counter(counts))
+    total = outcome.summary.total()
+    tried = total["embedded"] + total["reused"] + total["dead_lettered"] + total["refused"]
+    dead = total["dead_lettered"] + total["refused"]
+    require_few_dead_letters(config.name, dead, tried, outcome.reasons, config.max_dead_letter_ratio)
+    embedding = config.embedding
+    Ledger(embedding.embeddings).current(config.windows, embedding.attempt)
+    merge(outcome, embedding)
+    lake = config.lake
+    lake.write_bytes(_summary_path(config), json.dumps(asdict(outcome.summary)).encode())
+    return outcome
 
 
-def configure(window: Window, encoder_source: str | None = None) -> Config:
-    """Check what the run depends on, before it starts.
+def _require_accounted(window: Window, counts: Counter[str]) -> None:
+    for whole, names in (("read", ("refused", "older", "newest")), ("newest", OUTCOMES)):
+        came_out = sum(counts[name] for name in names)
+        if counts[whole] != came_out:
+            raise LensError(
+                f"window {window}: {counts[whole]} listings went in as {whole}, {came_out} came out: {counts}"
+            )
+
+
+def _summary_path(config: Config) -> str:
+    return f"{config.embedding.folder}.json"
+
+
+def complete(slices: Sequence[Config]) -> None:
+    """Say in the ledger that the windows of a run are embedded, once all its slices are.
 
     Raises:
-        LensError: listings of the window have not landed, the encoder is unknown, the lake is out of reach.
+        LensError: later attempts took over all of them.
+    """
+    config = slices[0]
+    embedding = config.embedding
+    summaries = [Summary(**json.loads(config.lake.read_bytes(_summary_path(part)))) for part in slices]
+    inputs: dict[Window, list[str]] = {}
+    for part in config.parts:
+        inputs.setdefault(part.window, []).append(input_of(part.landed.window, part.landed.manifest.identity))
+    counts = {window: Counter(dict.fromkeys(COUNTS, 0)) for window in config.windows}
+    for window, counted in counts.items():
+        for summary in summaries:
+            counted.update(summary.counts.get(window.name, {}))
+    parameters = {
+        "encoder_source": embedding.encoder_source,
+        "encoder_id": embedding.embeddings.encoder_id,
+        # How the hosts that took part computed; none, or too few images to choose by, is float32.
+        "calibrations": [calibration for summary in summaries for calibration in summary.calibrations],
+    }
+    completed = {window: Completed(tuple(inputs[window]), counts[window]) for window in config.windows}
+    done = Ledger(embedding.embeddings).complete(completed, embedding.attempt, parameters, datetime.now(UTC))
+    config.lake.remove_folder(f"{embedding.embeddings.staging}/{embedding.attempt}")
+    total = sum(counts.values(), Counter())
+    logger.info("%d windows of %s are embedded: %s", len(done), embedding.embeddings.encoder_id, dict(total))
+
+
+def configure(windows: Sequence[Window], encoder_source: str | None = None) -> Config:
+    """Check what the run depends on, before it starts.
+
+    Args:
+        windows: of the ledger; their listings may have landed in other ones.
+        encoder_source: the encoder; None is LENS_ENCODER.
+
+    Raises:
+        LensError: listings of a window have not landed, the encoder is unknown, the lake is out of reach.
     """
     settings = load_settings()
     lake = Lake(settings.lake)
     lake.check()
-    landed = lake.covering(LISTINGS, window)
+    landed = {window: Landed.find(lake, LISTINGS, lake.covering(LISTINGS, window)) for window in windows}
     runtime = encoder_runtime(settings)
     # The GPUs are the workers'.
     encoder = shared_encoder(resolve_encoder(encoder_source, settings), replace(runtime, device="cpu"))
-    return Config(
-        lake=lake,
-        window=window,
+    embeddings = Embeddings(lake, encoder.encoder_id)
+    parts = tuple(Part(found, window) for window, several in landed.items() for found in several)
+    now = datetime.now(UTC)
+    attempt = Lake.new_attempt(now)
+    rows = sum(part.landed.manifest.counts["rows"] for part in parts)
+    embedding = Embedding(
+        embeddings=embeddings,
+        attempt=attempt,
+        folder=f"{embeddings.staging}/{attempt}/0",
+        version=embeddings.items.version(),
+        schema=embeddings.schema(encoder.dims, settings.embedding_dtype),
         encoder_source=encoder.source,
-        encoder_id=encoder.encoder_id,
-        dims=encoder.dims,
-        dtype=settings.embedding_dtype,
         batch_size=settings.encoder_batch_size,
         runtime=runtime,
         calibrations=settings.cache / "calibrations",
-        images=ImageSource.of(settings).allowing(lake.image_roots(LISTINGS, landed)),
-        max_dead_letter_ratio=settings.max_dead_letter_ratio,
-        landed=tuple(landed),
-        expected=sum(lake.manifest(LISTINGS, part).counts["rows"] for part in landed),
+        images=ImageSource.of(settings).allowing(
+            sorted({part.landed.manifest.image_root for part in parts if part.landed.manifest.image_root})
+        ),
+        now=now,
+        expected=rows,
+    )
+    return Config(parts, embedding, settings.max_dead_letter_ratio, slices=max(1, -(-rows // _SLICE_ROWS)))
+
+
+def slice_of(config: Config, number: int) -> Config:
+    """One of the run's slices, compared with the table as it is now."""
+    embeddings, attempt = config.embedding.embeddings, config.embedding.attempt
+    folder = f"{embeddings.staging}/{attempt}/{number}"
+    return replace(
+        config, embedding=replace(config.embedding, version=embeddings.items.version(), folder=folder), slice=number
     )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the arguments and run the pipeline to its end, once or once a window."""
+    """Parse the arguments and run the pipeline to its end, once a slice."""
     arguments = parser(__doc__)
     add_window(arguments, required=False)
     arguments.add_argument("--encoder", metavar="SOURCE", help="the encoder (default: LENS_ENCODER)")
     arguments.add_argument(
         "--each_landed",
         action="store_true",
-        help="embed every landed window of listings in between that is not embedded yet, one after the other; "
-        "all that have landed when no window is given",
+        help="embed every landed window of listings in between whose input is not embedded yet, all together; "
+        "of all that have landed when no window is given",
     )
     known, beam_arguments = arguments.parse_known_args(argv)
     settings = load_settings()
     window = optional_window(known)
-    # An alias may move while the windows are embedded: they are all of the encoder that it names now.
+    # An alias may move meanwhile: what is compared is what is embedded.
     source = resolve_encoder(known.encoder, settings)
     if known.each_landed:
         windows = _not_embedded(window, source)
@@ -287,18 +267,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         windows = [window]
     else:
         arguments.error("--window_start and --window_end are required without --each_landed")
-    for part in windows:
-        config = configure(part, source)
+    if not windows:
+        return
+    config = configure(windows, source)
+    Ledger(config.embedding.embeddings).begin(config.windows, config.embedding.attempt, config.embedding.now)
+    slices = []
+    for number in range(config.slices):
+        slices.append(slice_of(config, number))
         with beam.Pipeline(options=pipeline_options(settings, beam_arguments)) as pipeline:
-            run(pipeline | "Landed windows" >> beam.Create(config.landed), config)
+            run(pipeline | "Landed windows" >> beam.Create(config.parts), slices[-1])
+    complete(slices)
 
 
 def _not_embedded(window: Window | None, encoder_source: str) -> list[Window]:
     lake = Lake(load_settings().lake)
     lake.check()
-    encoder = identify(encoder_source)
-    windows = windows_not_embedded(lake, encoder, window)
-    logger.info("%d landed windows of listings are not embedded by %s yet", len(windows), encoder)
+    encoder_id = identify(encoder_source)
+    windows = windows_not_embedded(lake, encoder_id, window)
+    logger.info("%d landed windows of listings are not embedded by %s yet", len(windows), encoder_id)
     return windows
 
 

@@ -14,28 +14,30 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from functools import partial
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-from apache_beam.pvalue import AsDict, AsList, TaggedOutput
+from apache_beam.pvalue import TaggedOutput
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from beam_jobs.image_loader import ImageLoader, Unusable
-from beam_jobs.lake_io import ReadWindows, WindowTarget, WriteFiles, commit, sessions_in
 from beam_jobs.launcher import add_window, launch, parser, pipeline_options
+from beam_jobs.transforms.image_loader import ImageLoader, Unusable
+from beam_jobs.transforms.tables import ReadItems
+from beam_jobs.transforms.windows import CommitWindow, Landed, WindowTarget, WriteFiles, landed_sessions
 from listing_lens import progress
 from listing_lens.embedders import Embedder, require_encoder
 from listing_lens.encoders import encoder_runtime
 from listing_lens.errors import LensError
 from listing_lens.image_source import ImageSource
+from listing_lens.lake.embeddings import Embeddings, with_embedding
 from listing_lens.lake.fits import load_projection
-from listing_lens.lake.records import Session, embedding_matrix
+from listing_lens.lake.records import Session
 from listing_lens.lake.window import Window
-from listing_lens.lake.windows import ROWS, SESSIONS, Lake, Manifest, embeddings, evaluations
+from listing_lens.lake.windows import ROWS, SESSIONS, Lake, evaluations
 from listing_lens.settings import load_settings
 from models.embedder import EmbedderCard
 from models.metrics import METRICS, relevance_by_rank, session_metrics
@@ -60,10 +62,12 @@ class Config:
     lake: Lake
     window: Window
     card: EmbedderCard
+    # Of the encoder's table.
+    version: int
     images: ImageSource
     runtime: Runtime
     batch_size: int
-    landed: tuple[Window, ...]
+    landed: tuple[Landed, ...]
     expected: int
 
     def new_target(self) -> WindowTarget:
@@ -79,44 +83,36 @@ class Query:
     embedding: NDArray[np.float32]
 
 
-# An item's newest embedding: when it was updated, and the vector (d,).
-Dated = tuple[datetime, NDArray[np.float32]]
-
-
 def run(landed: beam.PCollection, config: Config) -> beam.PCollection:
     """Windows of sessions that have landed → the manifest of the evaluation."""
     target = config.new_target()
     sessions = (
         landed
         | "Spread windows" >> beam.Reshuffle()
-        | "Read sessions" >> beam.FlatMap(lambda part: sessions_in(config.lake, part, config.window))
+        | "Read sessions" >> beam.FlatMap(lambda part: landed_sessions(config.lake, part, config.window))
     )
     queries = (
         sessions
         | "Batch" >> beam.BatchElements(min_batch_size=config.batch_size, max_batch_size=config.batch_size)
         | "Embed queries" >> beam.ParDo(EmbedQueries(config)).with_outputs("left_out", main="queries")
     )
-    catalog = config.lake.windows(embeddings(config.card.encoder_id))
-    # Only ids go to every worker, so that embeddings of what nobody was shown need not be shuffled.
     wanted = (
         queries.queries
         | "Shown items" >> beam.FlatMap(lambda query: query.session.shown)
         | "Once each" >> beam.Distinct()
         | "As keys" >> beam.Map(lambda item_id: (item_id, None))
     )
-    versions = (
-        landed.pipeline
-        | "Catalog windows" >> beam.Create(catalog)
-        | "Catalog"
-        >> ReadWindows(config.lake, embeddings(config.card.encoder_id), ["item_id", "updated_at", "embedding"])
-        | "Shown ones" >> beam.FlatMap(_by_item, AsDict(wanted))
-        | "Newest" >> beam.CombinePerKey(lambda versions: max(versions, key=lambda version: version[0]))
+    table = Embeddings(config.lake, config.card.encoder_id).items
+    found = (
+        wanted
+        | "Look up" >> ReadItems(table, config.version, ["item_id", "embedding"])
+        | "By item" >> beam.FlatMap(_by_item)
     )
     showings = queries.queries | "Showings" >> beam.FlatMap(
         lambda query: [(item_id, query.session.session_id) for item_id in query.session.shown]
     )
     shown = (
-        {"sessions": showings, "versions": versions}
+        {"sessions": showings, "embeddings": found}
         | "Find what was shown" >> beam.CoGroupByKey()
         | "By session" >> beam.FlatMap(_by_session)
     )
@@ -124,7 +120,7 @@ def run(landed: beam.PCollection, config: Config) -> beam.PCollection:
     judged = (
         {"queries": by_session, "items": shown}
         | "Bring together" >> beam.CoGroupByKey()
-        | "Judge" >> beam.ParDo(Judge(config)).with_outputs("left_out", "fewer_dims", main="results")
+        | "Rank" >> beam.ParDo(RankShown(config)).with_outputs("left_out", "evaluated", "fewer_dims", main="results")
     )
     files = (
         judged.results
@@ -138,20 +134,15 @@ def run(landed: beam.PCollection, config: Config) -> beam.PCollection:
         | "Each metric" >> beam.FlatMap(lambda row: [(f"{row['variant']}/{name}", row[name]) for name in METRICS])
         | "Mean" >> beam.combiners.Mean.PerKey()
     )
-    reasons = (
+    counts = (
+        sessions | "Count read" >> beam.Map(lambda _: ("read", 1)),
+        judged.evaluated | "Count evaluated" >> beam.Map(lambda _: ("evaluated", 1)),
         (queries.left_out, judged.left_out)
         | "All left out" >> beam.Flatten()
-        | "Count reasons" >> beam.combiners.Count.PerElement()
-    )
-    read = (
-        sessions | "Count read" >> beam.combiners.Count.Globally() | "Name" >> beam.Map(lambda count: ("read", count))
-    )
-    counts = (reasons, read) | "All counts" >> beam.Flatten()
-    return (
-        landed.pipeline
-        | "Finish" >> beam.Create([None])
-        | "Check and commit"
-        >> beam.Map(_check_and_commit, AsList(files), AsDict(counts), AsDict(means), config=config, target=target)
+        | "Why left out" >> beam.Map(lambda reason: (reason, 1)),
+    ) | "All counts" >> beam.Flatten()
+    return {"files": files, "counts": counts, "means": means} | "Commit" >> CommitWindow(
+        target, partial(_seal, config=config)
     )
 
 
@@ -184,7 +175,7 @@ class EmbedQueries(beam.DoFn):
         progress.advance("evaluated", len(sessions), self._config.expected)
 
 
-class Judge(beam.DoFn):
+class RankShown(beam.DoFn):
     """A session's query and the embeddings of what it showed → one row of metrics a variant; or the reason why not.
 
     Variants of fewer dimensions than an index holds have an output of their own, `fewer_dims`.
@@ -211,51 +202,49 @@ class Judge(beam.DoFn):
             vectors = np.vstack([query.embedding, *(items[item_id] for item_id in session.shown)])
             by_variant = {"embedding": vectors}
             by_variant |= {variant: projection.apply(vectors) for variant, projection in self._projected.items()}
+            yield TaggedOutput("evaluated", session_id)
             for variant, rows in by_variant.items():
                 ranked = relevance_by_rank(rows[1:] @ rows[0], session.tapped, session.shown)
                 row = {"session_id": session_id, "variant": variant, **session_metrics(ranked)}
                 yield row if variant in VARIANTS else TaggedOutput("fewer_dims", row)
 
 
-def _by_item(batch: pa.RecordBatch, wanted: dict[str, None]) -> Iterable[tuple[str, Dated]]:
-    item_ids, times = (batch.column(name).to_pylist() for name in ("item_id", "updated_at"))
-    for item_id, updated_at, embedding in zip(item_ids, times, embedding_matrix(batch), strict=True):
-        if item_id in wanted:
-            yield item_id, (updated_at, embedding)
+def _by_item(batch: pa.RecordBatch) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    present, embeddings = with_embedding(batch)
+    yield from zip(batch.column("item_id").filter(pa.array(present)).to_pylist(), embeddings, strict=True)
 
 
 def _by_session(grouped: tuple[str, dict[str, Any]]) -> Iterable[tuple[str, tuple[str, NDArray[np.float32]]]]:
     item_id, group = grouped
-    for _, embedding in group["versions"]:
+    for embedding in group["embeddings"]:
         for session_id in group["sessions"]:
             yield session_id, (item_id, embedding)
 
 
-def _check_and_commit(
-    _: None,
-    files: list[tuple[str, str]],
-    counts: dict[str, int],
-    means: dict[str, float],
-    *,
-    config: Config,
-    target: WindowTarget,
-) -> Manifest:
-    """Commit the evaluation unless no session could be judged."""
-    counts = dict.fromkeys(LEFT_OUT, 0) | counts
-    counts["evaluated"] = counts["read"] - sum(counts[reason] for reason in LEFT_OUT)
+def _seal(
+    found: dict[str, int], *, means: list[tuple[str, float]], config: Config
+) -> tuple[dict[str, int], dict[str, Any]]:
+    """Refuse an evaluation in which sessions went missing, or none could be judged."""
+    counts = dict.fromkeys((*LEFT_OUT, "read", "evaluated"), 0) | found
+    came_out = counts["evaluated"] + sum(counts[reason] for reason in LEFT_OUT)
+    if counts["read"] != came_out:
+        raise LensError(f"window {config.window}: {counts['read']} sessions went in, {came_out} came out: {counts}")
     if not counts["evaluated"]:
         raise LensError(
             f"no session of {config.window} can be judged ({counts}): embed the windows of the items that were shown, "
             "or choose a window with taps"
         )
-    parameters = {"card": config.card.model_dump(), "metrics": means}
-    manifest = commit(target, files, counts, parameters)
-    logger.info("evaluated %s on %s: %s; %s", config.card.space, config.window, counts, means)
-    return manifest
+    logger.info("evaluated %s on %s: %s; %s", config.card.space, config.window, counts, dict(means))
+    return counts, {"card": config.card.model_dump(), "version": config.version, "metrics": dict(means)}
 
 
-def configure(window: Window, card: EmbedderCard) -> Config:
+def configure(window: Window, card: EmbedderCard, *, afresh: bool = False) -> Config:
     """Check what the evaluation depends on, before it starts.
+
+    Args:
+        window: whose sessions are judged.
+        card: the embedder's.
+        afresh: rank by the embeddings as they are now, also when the window was evaluated before.
 
     Raises:
         LensError: sessions of the window have not landed, the embedder is incomplete, the lake is out of reach.
@@ -265,17 +254,44 @@ def configure(window: Window, card: EmbedderCard) -> Config:
     lake.check()
     runtime = encoder_runtime(settings)
     Embedder.load(card, lake, replace(runtime, device="cpu"))
-    landed = lake.covering(SESSIONS, window)
+    landed = Landed.find(lake, SESSIONS, lake.covering(SESSIONS, window))
     return Config(
         lake=lake,
         window=window,
         card=card,
-        images=ImageSource.of(settings).allowing(lake.image_roots(SESSIONS, landed)),
+        version=_version(lake, window, card, afresh=afresh),
+        images=ImageSource.of(settings).allowing(
+            sorted({root for part in landed if (root := part.manifest.image_root)})
+        ),
         runtime=runtime,
         batch_size=settings.encoder_batch_size,
-        landed=tuple(landed),
-        expected=sum(lake.manifest(SESSIONS, part).counts["rows"] for part in landed),
+        landed=landed,
+        expected=sum(part.manifest.counts["rows"] for part in landed),
     )
+
+
+def _version(lake: Lake, window: Window, card: EmbedderCard, *, afresh: bool) -> int:
+    """The version of the encoder's table that the window is evaluated by: that of the first evaluation, so that a night that
+    is replayed gives the night's result."""
+    embeddings = Embeddings(lake, card.encoder_id)
+    spaces = [space for space in lake.folders(f"{lake.root}/evaluations") if space.startswith(f"{card.encoder_id}-")]
+    # Its own first.
+    for space in sorted(spaces, key=lambda space: space != card.space):
+        if afresh or window not in lake.windows(evaluations(space), window):
+            continue
+        manifest = lake.manifest(evaluations(space), window)
+        if manifest.parameters["card"]["encoder_id"] != card.encoder_id:
+            continue
+        version = int(manifest.parameters["version"])
+        try:
+            embeddings.items.open(version)
+        except LensError as err:
+            raise LensError(
+                f"{window} was evaluated by version {version} of {embeddings.items.path}, which is no longer kept "
+                "(LENS_LAKE_RETENTION_DAYS): give --afresh to evaluate it by the embeddings as they are now"
+            ) from err
+        return version
+    return embeddings.require()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -285,12 +301,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.add_argument(
         "--card", required=True, metavar="JSON", help="the embedder's card, as the registry keeps it"
     )
+    arguments.add_argument(
+        "--afresh",
+        action="store_true",
+        help="use the embeddings as they are now, also when the window was evaluated before (default: as they were then)",
+    )
     known, beam_arguments = arguments.parse_known_args(argv)
     try:
         card = EmbedderCard.model_validate_json(known.card)
     except ValidationError as err:
         raise LensError(f"--card is no embedder's card: {err.errors()[0]['msg']}") from err
-    config = configure(Window.parse(known.window_start, known.window_end), card)
+    config = configure(Window.parse(known.window_start, known.window_end), card, afresh=known.afresh)
     with beam.Pipeline(options=pipeline_options(load_settings(), beam_arguments)) as pipeline:
         run(pipeline | "Landed windows" >> beam.Create(config.landed), config)
 

@@ -1,9 +1,9 @@
 """Fit the projection: the lake's embeddings → moments that merge → eigendecomposition → a projection in the lake.
 
-Reads every embedding of one encoder once, and holds no more than a batch of rows and a few matrices of d × d a worker. It
-can be fitted on a sample: of the windows that overlap a span (--window_start, --window_end), of a share of the items
-(--fraction), or of about so many rows (--rows), which is the share that they are of the rows in the windows. Items are drawn
-by a hash of their ids: a draw repeats, takes all versions of an item or none, and contains every smaller draw.
+Reads the newest embedding of each item once, and holds no more than a batch of rows and a few matrices of d × d per worker.
+It can be fitted on a sample: of the items that were last updated in a span (--window_start, --window_end), of a share of the
+items (--fraction), or of about so many (--rows). Items are sampled by a hash of their ids: a sample repeats, and contains
+every smaller one.
 
     python -m beam_jobs.fit_projection --name 2026-01-31
     python -m beam_jobs.fit_projection --name 2026-01-31 --rows 2000000 --explained_variance 0.9 --whiten
@@ -23,15 +23,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from beam_jobs.draw import is_drawn
-from beam_jobs.lake_io import ReadWindows
 from beam_jobs.launcher import add_window, launch, optional_window, parser, pipeline_options
+from beam_jobs.transforms.tables import ReadTable
 from listing_lens import progress
 from listing_lens.encoders import resolve_encoder
 from listing_lens.errors import LensError
+from listing_lens.lake.embeddings import Embeddings, embedded_within, embedding_matrix
 from listing_lens.lake.fits import Fit, fit_path, save_projection
-from listing_lens.lake.records import embedding_dims, embedding_matrix
 from listing_lens.lake.window import Window
-from listing_lens.lake.windows import Lake, embeddings
+from listing_lens.lake.windows import Lake
 from listing_lens.settings import load_settings
 from models.embedder import EmbedderCard
 from models.encoder_files import identify
@@ -52,14 +52,16 @@ class Config:
     Attributes:
         share: of the items, which are drawn.
         dims, explained_variance: what is kept, as `models.projection.fit_projection` takes it; one is None.
-        expected: rows that the windows hold.
+        version: of the encoder's table.
+        within: only items that were last updated in it; None is all.
+        expected: embeddings that there are, before sampling.
     """
 
-    lake: Lake
+    embeddings: Embeddings
     name: str
     encoder_source: str
-    encoder_id: str
-    windows: tuple[Window, ...]
+    version: int
+    within: Window | None
     share: float
     dims: int | None
     explained_variance: float | None
@@ -67,12 +69,13 @@ class Config:
     expected: int
 
 
-def run(windows: beam.PCollection, config: Config) -> beam.PCollection:
-    """Windows of embeddings → the `Fit`, once its projection is in the lake."""
-    dataset, columns = embeddings(config.encoder_id), ["item_id", "embedding"]
+def run(pipeline: beam.Pipeline, config: Config) -> beam.PCollection:
+    """The encoder's embeddings → the `Fit`, once its projection is in the lake."""
+    columns = ["item_id", "embedding"] if config.share < 1 else ["embedding"]
     return (
-        windows
-        | "Embeddings" >> ReadWindows(config.lake, dataset, columns)
+        pipeline
+        | "Embeddings"
+        >> ReadTable(config.embeddings.items, config.version, columns, filter=embedded_within(config.within))
         | "Draw" >> beam.FlatMap(_drawn_rows, config)
         | "Moments" >> beam.CombineGlobally(MergeMoments())
         | "Fit and save" >> beam.Map(_fit_and_save, config)
@@ -110,31 +113,32 @@ def _fit_and_save(moments: Moments | None, config: Config) -> Fit:
     if moments is None:
         drawn = "" if config.share == 1 else f" among the drawn {config.share:.2%} of the items"
         raise LensError(
-            f"the windows of {embeddings(config.encoder_id)} hold no embedding{drawn}: "
-            "embed windows with listings first, or draw more"
+            f"{config.embeddings.items.path} holds no embedding{drawn}: embed windows with listings first, or draw more"
         )
     projection = fit_projection(
         moments,
         config.dims,
         explained_variance=config.explained_variance,
         whiten=config.whiten,
-        encoder_id=config.encoder_id,
+        encoder_id=config.embeddings.encoder_id,
     )
-    save_projection(config.lake, projection)
+    save_projection(config.embeddings.lake, projection)
     fit = Fit(
         card=EmbedderCard(
             encoder_source=config.encoder_source,
-            encoder_id=config.encoder_id,
+            encoder_id=config.embeddings.encoder_id,
             encoder_dims=projection.input_dims,
             projection_id=projection.projection_id,
             dims=projection.dims,
         ),
         rows=projection.rows,
-        windows=[window.name for window in config.windows],
+        version=config.version,
+        within=config.within.name if config.within else None,
         share=config.share,
         explained_variance=float(projection.explained_variance_ratio.sum()),
     )
-    config.lake.write_bytes(fit_path(config.lake, config.name), fit.model_dump_json(indent=2).encode())
+    lake = config.embeddings.lake
+    lake.write_bytes(fit_path(lake, config.name), fit.model_dump_json(indent=2).encode())
     logger.info(
         "%s fitted on %s embeddings keeps %.1f %%", fit.card.space, f"{fit.rows:,}", 100 * fit.explained_variance
     )
@@ -152,7 +156,7 @@ def configure(
     explained_variance: float | None = None,
     whiten: bool = False,
 ) -> Config:
-    """Find the windows to fit on, and the share of their items that makes up the sample.
+    """Find the embeddings to fit on, and the share of the items that makes up the sample.
 
     Raises:
         LensError: the encoder is unknown, the lake is out of reach, or holds no embeddings of the encoder, or too few of too
@@ -168,25 +172,24 @@ def configure(
     lake = Lake(settings.lake)
     lake.check()
     source = resolve_encoder(encoder_source, settings)
-    known_as = identify(source)
-    windows = lake.windows(embeddings(known_as), within)
-    if not windows:
-        where = f"within {within} " if within else ""
-        raise LensError(f"the lake {lake.root} holds no embeddings of {known_as} {where}yet: run `lens embed` first")
-    expected = sum(lake.manifest(embeddings(known_as), window).counts["embedded"] for window in windows)
+    embeddings = Embeddings(lake, identify(source))
+    version = embeddings.require()
+    expected = embeddings.count(version, embedded_within(within))
+    if not expected:
+        where = f" of items that were last updated in {within}" if within else ""
+        raise LensError(
+            f"the lake {lake.root} holds no embeddings of {embeddings.encoder_id}{where} yet: run `lens embed` first"
+        )
     dims = settings.projection_dims if dims is None and explained_variance is None else dims
-    schema = lake.schema(embeddings(known_as), windows)
-    if schema is not None:
-        most = expected if rows is None else min(rows, expected)
-        check_fit(most, embedding_dims(schema), dims, explained_variance)
+    check_fit(expected if rows is None else min(rows, expected), embeddings.dims(), dims, explained_variance)
     if rows is not None:
-        fraction = min(1.0, rows / max(expected, 1))
+        fraction = min(1.0, rows / expected)
     return Config(
-        lake=lake,
+        embeddings=embeddings,
         name=name,
         encoder_source=source,
-        encoder_id=known_as,
-        windows=tuple(windows),
+        version=version,
+        within=within,
         share=1.0 if fraction is None else fraction,
         dims=dims,
         explained_variance=explained_variance,
@@ -225,7 +228,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         whiten=known.whiten,
     )
     with beam.Pipeline(options=pipeline_options(load_settings(), beam_arguments)) as pipeline:
-        run(pipeline | "Windows" >> beam.Create(config.windows), config)
+        run(pipeline, config)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""Load indexes: the lake's embeddings → projected to each index's own space → Elasticsearch.
+"""Load an index: the newest version of each item → projected to the index's own space → Elasticsearch.
 
 An index names its space, and the job projects with that one: vectors of another space cannot get in. Documents carry
-the listing's `updated_at` as an external version, so windows load in any order and a load can be repeated.
+the listing's version as an external version, so rows load in any order and a load can be repeated. What was loaded before is
+not loaded again: only the rows that changed since, up to the table's version when the job begins.
 
-With --index, one index is loaded: how a rebuild fills it. Without, every index there is, each from the embeddings of its
-own encoder: the live one, one being built, and those kept for rollback, so that whichever the alias points to next lacks
-nothing. The live index must get a window; another one whose encoder has not embedded it is passed over, with a word in
-the log: a rebuild that has just begun embeds it itself.
+With --index, one index is loaded: how a rebuild fills it. What was embedded meanwhile is loaded after it, until nothing is
+left. Without, every index there is, each from the
+table of its own encoder: the live one, one being built, and those kept for rollback, so that whichever the alias points to
+next lacks nothing. With a window, the live index must get it: its encoder must have embedded it.
 
     python -m beam_jobs.load_index --index listings-…
     python -m beam_jobs.load_index --window_start 2026-01-31T00:00:00Z --window_end 2026-02-01T00:00:00Z
@@ -25,17 +26,19 @@ import pyarrow as pa
 from apache_beam.pvalue import AsDict
 from numpy.typing import NDArray
 
-from beam_jobs.cluster import Cluster
-from beam_jobs.lake_io import ReadWindows
 from beam_jobs.launcher import add_window, launch, optional_window, parser, pipeline_options
+from beam_jobs.transforms.cluster import Cluster
+from beam_jobs.transforms.tables import ReadTable
 from listing_lens import progress
-from listing_lens.encoders import resolve_encoder
+from listing_lens.encoders import resolve_encoder, windows_not_embedded
 from listing_lens.errors import LensError
+from listing_lens.lake.embeddings import Embeddings, with_embedding
 from listing_lens.lake.fits import load_projection
-from listing_lens.lake.records import embedding_matrix, listings_of
-from listing_lens.lake.window import Window, gaps
-from listing_lens.lake.windows import REMOVED, ROWS, Lake, embeddings
-from listing_lens.loads import Load, loaded_windows, record_load
+from listing_lens.lake.records import LISTING_SCHEMA, listings_of
+from listing_lens.lake.tables import changed_since
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import Lake
+from listing_lens.loads import Load, loaded_version, record_load
 from listing_lens.search_index import Index, SearchIndex
 from listing_lens.settings import load_settings
 from models.encoder_files import identify
@@ -44,98 +47,101 @@ logger = logging.getLogger(__name__)
 
 # Rows that are projected and written together.
 _BATCH_ROWS = 2000
+_COLUMNS = [*LISTING_SCHEMA.names, "embedding"]
 
 
 @dataclass(frozen=True)
 class Config:
-    """One load: of which windows of an encoder's embeddings, into which indexes."""
+    """One load: of which rows of an encoder's table, into which index.
 
-    lake: Lake
-    encoder_id: str
-    indexes: tuple[Index, ...]
-    windows: tuple[Window, ...]
+    Attributes:
+        since, version: rows that changed after the one, as the other has them.
+        expected: how many those are.
+    """
+
+    embeddings: Embeddings
+    index: Index
+    since: int
+    version: int
     expected: int
     started_at: datetime
     cluster: Cluster
 
 
-def run(windows: beam.PCollection, config: Config) -> beam.PCollection:
-    """Windows of embeddings → a `Load` for each index, once all is written."""
-    batches = windows | "Embeddings" >> ReadWindows(
-        config.lake, embeddings(config.encoder_id), kinds=(ROWS, REMOVED), batch_rows=_BATCH_ROWS
-    )
+def run(pipeline: beam.Pipeline, config: Config) -> beam.PCollection:
+    """The rows that changed → the `Load`, once all is written."""
+    changed = changed_since(config.since) if config.since else None
     counts = (
-        [
-            batches | f"Project and write {index.name}" >> beam.ParDo(ProjectAndWrite(config, index))
-            for index in config.indexes
-        ]
-        | "All outcomes" >> beam.Flatten()
+        pipeline
+        | "Embeddings"
+        >> ReadTable(config.embeddings.items, config.version, _COLUMNS, filter=changed, batch_rows=_BATCH_ROWS)
+        # A fragment is read by one worker; its batches are written by many.
+        | "Spread batches" >> beam.Reshuffle()
+        | "Project and write" >> beam.ParDo(ProjectAndWrite(config))
         | "Sum" >> beam.CombinePerKey(sum)
     )
     return (
-        windows.pipeline
-        | "Indexes" >> beam.Create(config.indexes)
-        | "Report" >> beam.Map(_report, AsDict(counts), config=config)
+        pipeline
+        | "End" >> beam.Create([None])
+        | "Report" >> beam.Map(lambda _, counted: _report(counted, config), AsDict(counts))
     )
 
 
 class ProjectAndWrite(beam.DoFn):
-    """A batch of embeddings → ((index, outcome), count) pairs, once the index has taken them."""
+    """A batch of rows → (outcome, count) pairs, once the index has taken them."""
 
-    def __init__(self, config: Config, index: Index) -> None:
+    def __init__(self, config: Config) -> None:
         self._config = config
-        self._index = index
 
     def setup(self) -> None:
-        self._projection = load_projection(
-            self._config.lake, self._index.card.projection_id, self._index.card.encoder_id
-        )
+        card = self._config.index.card
+        self._projection = load_projection(self._config.embeddings.lake, card.projection_id, card.encoder_id)
         self._search_index = self._config.cluster.connect()
 
-    def process(self, batch: pa.RecordBatch) -> Iterator[tuple[tuple[str, str], int]]:
+    def process(self, batch: pa.RecordBatch) -> Iterator[tuple[str, int]]:
         listings = list(listings_of(batch))
-        outcome = self._search_index.write(self._index.name, listings, self._vectors(batch))
-        for name, count in [("read", len(listings)), *outcome.items()]:
-            yield (self._index.name, name), count
+        outcome = self._search_index.write(self._config.index.name, listings, self._vectors(batch))
+        yield from [("read", len(listings)), *outcome.items()]
         progress.advance("loaded", len(listings), self._config.expected)
 
     def _vectors(self, batch: pa.RecordBatch) -> Sequence[NDArray[np.float32] | None]:
-        if "embedding" not in batch.schema.names:
-            return [None] * len(batch)
-        return list(self._projection.apply(embedding_matrix(batch)))
+        present, embeddings = with_embedding(batch)
+        vectors = iter(self._projection.apply(embeddings) if len(embeddings) else ())
+        return [next(vectors) if there else None for there in present]
 
     def teardown(self) -> None:
         self._search_index.client.close()
 
 
-def _report(index: Index, outcomes: dict[tuple[str, str], int], config: Config) -> Load:
-    counts = {name: outcomes.get((index.name, name), 0) for name in ("read", "written", "superseded")}
-    if counts["read"] != counts["written"] + counts["superseded"]:
+def _report(outcomes: dict[str, int], config: Config) -> Load:
+    name = config.index.name
+    counts = {outcome: outcomes.get(outcome, 0) for outcome in ("read", "written", "superseded")}
+    if counts["read"] != counts["written"] + counts["superseded"] or counts["read"] != config.expected:
         raise LensError(
-            f"index {index.name}: {counts['read']} rows went in, but the outcome is {counts}: load it again"
+            f"index {name}: {config.expected} rows were to go in, but the outcome is {counts}: load it again"
         )
     load = Load(
-        index=index.name,
-        windows=[window.name for window in config.windows],
+        index=name,
+        since=config.since,
+        version=config.version,
         counts=counts,
         started_at=config.started_at,
         finished_at=datetime.now(UTC),
     )
-    record_load(config.lake, load)
-    logger.info("loaded into %s: %s", index.name, counts)
+    record_load(config.embeddings.lake, load)
+    logger.info("loaded into %s: %s", name, counts)
     return load
 
 
 def configure(
-    index_name: str | None, within: Window | None, *, encoder_source: str | None = None, catch_up: bool = False
+    index_name: str | None, window: Window | None = None, *, encoder_source: str | None = None
 ) -> list[Config]:
-    """Find the indexes and the windows to load: one load an encoder, none where there is nothing to load into.
+    """Find the indexes to load, and what each of them lacks.
 
     Args:
-        index_name: the index to load; None is every index there is, each from its own encoder's embeddings.
-        within: the window to load; None is all.
+        index_name: the index to load; None is every index there is.
+        window: that must be embedded for the live index, or the one that was asked for.
         encoder_source: only indexes of this encoder.
-        catch_up: only windows that landed, or changed, since the index was loaded.
 
     Raises:
         LensError: an index, its projection, the encoder, the lake or the cluster cannot be found; or the window is not
@@ -145,8 +151,6 @@ def configure(
     lake = Lake(settings.lake)
     lake.check()
     search_index = SearchIndex.connect(settings)
-    # Before the windows are listed: what lands from here on counts as not loaded.
-    started_at = datetime.now(UTC)
     required = search_index.get(index_name) if index_name else search_index.live()
     indexes = [required] if index_name and required else search_index.all()
     if encoder_source:
@@ -154,69 +158,43 @@ def configure(
         indexes = [index for index in indexes if index.card.encoder_id == only]
     for index in indexes:
         load_projection(lake, index.card.projection_id, index.card.encoder_id)
-    configs = []
-    for encoder, of_encoder in _by_encoder(indexes).items():
-        dataset = embeddings(encoder)
-        windows = lake.windows(dataset, within)
-        if within and gaps(within, windows):
-            _pass_over(of_encoder, within, required)
-            continue
-        if catch_up:
-            loaded = {window for index in of_encoder for window in loaded_windows(lake, index)}
-            windows = [window for window in windows if window not in loaded]
-        counts = [lake.manifest(dataset, window).counts for window in windows]
-        configs.append(
-            Config(
-                lake=lake,
-                encoder_id=encoder,
-                indexes=tuple(of_encoder),
-                windows=tuple(windows),
-                expected=sum(count["embedded"] + count["removed"] for count in counts) * len(of_encoder),
-                started_at=started_at,
-                cluster=Cluster.of(settings),
-            )
+    if window and required in indexes and required:
+        _require_embedded(lake, required, window)
+    return [lacking(lake, index, Cluster.of(settings)) for index in indexes]
+
+
+def lacking(lake: Lake, index: Index, cluster: Cluster) -> Config:
+    """What an index lacks now. Raises LensError when its encoder has embedded nothing yet."""
+    embeddings = Embeddings(lake, index.card.encoder_id)
+    version, since = embeddings.require(), loaded_version(lake, index.name)
+    changed = embeddings.count(version, changed_since(since) if since else None)
+    return Config(embeddings, index, since, version, changed, datetime.now(UTC), cluster)
+
+
+def _require_embedded(lake: Lake, index: Index, window: Window) -> None:
+    if windows_not_embedded(lake, index.card.encoder_id, window):
+        raise LensError(
+            f"window {window} is not embedded by {index.card.encoder_id}, so index {index.name} would lack it: "
+            f"embed it first, with --encoder {index.card.encoder_source}"
         )
-    return configs
-
-
-def _by_encoder(indexes: Sequence[Index]) -> dict[str, list[Index]]:
-    found: dict[str, list[Index]] = {}
-    for index in indexes:
-        found.setdefault(index.card.encoder_id, []).append(index)
-    return found
-
-
-def _pass_over(indexes: Sequence[Index], window: Window, required: Index | None) -> None:
-    """Go on without indexes whose encoder has not embedded a window. Raises LensError when a required one is among them."""
-    for index in indexes:
-        if index == required:
-            raise LensError(
-                f"window {window} is not embedded by {index.card.encoder_id}, so index {index.name} would lack it: "
-                f"embed it first, with --encoder {index.card.encoder_source}"
-            )
-        logger.warning("index %s does not get window %s: its encoder has not embedded it", index.name, window)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the arguments and run the pipeline to its end, once an encoder."""
+    """Parse the arguments and run the pipeline to its end, once per index."""
     arguments = parser(__doc__)
     arguments.add_argument("--index", help="the index to load, by its full name (default: every index there is)")
     arguments.add_argument("--encoder", metavar="SOURCE", help="only indexes of this encoder (default: of any)")
     add_window(arguments, required=False)
-    arguments.add_argument(
-        "--catch_up",
-        action="store_true",
-        help="load only windows that have landed, or changed, since --index was loaded",
-    )
     known, beam_arguments = arguments.parse_known_args(argv)
-    if known.catch_up and known.index is None:
-        raise LensError("--catch_up goes with --index: it is about what one index lacks")
-    configs = configure(known.index, optional_window(known), encoder_source=known.encoder, catch_up=known.catch_up)
+    configs = configure(known.index, optional_window(known), encoder_source=known.encoder)
     if not configs:
         logger.info("there is no index to load into")
     for config in configs:
-        with beam.Pipeline(options=pipeline_options(load_settings(), beam_arguments)) as pipeline:
-            run(pipeline | "Windows" >> beam.Create(config.windows), config)
+        # A load that takes hours is followed by one of what was embedded meanwhile.
+        while config.version > config.since:
+            with beam.Pipeline(options=pipeline_options(load_settings(), beam_arguments)) as pipeline:
+                run(pipeline, config)
+            config = lacking(config.embeddings.lake, config.index, config.cluster)
 
 
 if __name__ == "__main__":

@@ -31,8 +31,9 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.pvalue import AsDict, AsList, AsSingleton, DoOutputsTuple, TaggedOutput
 
-from beam_jobs.image_loader import ImageLoader, Unusable
-from beam_jobs.lake_io import (
+from beam_jobs.launcher import add_window, launch, parser, pipeline_options
+from beam_jobs.transforms.image_loader import ImageLoader, Unusable
+from beam_jobs.transforms.windows import (
     WindowFile,
     WindowTarget,
     WriteRecords,
@@ -41,7 +42,6 @@ from beam_jobs.lake_io import (
     require_few_dead_letters,
     sessions_in,
 )
-from beam_jobs.launcher import add_window, launch, parser, pipeline_options
 from listing_lens import progress
 from listing_lens.errors import LensError
 from listing_lens.image_source import ImageSource

@@ -1,7 +1,8 @@
 """Verify an index: every listing that was loaded is in the index, as new as in the lake, and can be found if it should.
 
-Reads the newest version of each item from the lake and looks it up in the index by id. Anything missing, older, without
-its vector, or searchable where it should not be fails the job, by name, before an alias is moved.
+Reads the newest version of each item, as of the table's version that was loaded, and looks it up in the index by id.
+Anything missing, older, without its vector, or searchable where it should not be fails the job, by name, before an alias is
+moved.
 
 Nor may a window of listings be missing as a whole: one that had landed before the index's first load began, and that its
 encoder has not embedded, fails the job too.
@@ -15,24 +16,25 @@ included.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.pvalue import AsDict, AsSingleton
 
-from beam_jobs.cluster import Cluster
-from beam_jobs.lake_io import ReadWindows
 from beam_jobs.launcher import launch, parser, pipeline_options
+from beam_jobs.transforms.cluster import Cluster
+from beam_jobs.transforms.tables import ReadTable
 from listing_lens import progress
 from listing_lens.encoders import windows_not_embedded
 from listing_lens.errors import LensError
+from listing_lens.lake.embeddings import Embeddings
 from listing_lens.lake.records import SEARCHABLE
-from listing_lens.lake.window import Window
-from listing_lens.lake.windows import LISTINGS, REMOVED, ROWS, Lake, embeddings
-from listing_lens.loads import loaded_windows, loads_of
-from listing_lens.search_index import Index, SearchIndex, version_of
+from listing_lens.lake.windows import LISTINGS, Lake
+from listing_lens.loads import loaded_version, loads_of
+from listing_lens.search_index import Index, SearchIndex
 from listing_lens.settings import load_settings
 
 logger = logging.getLogger(__name__)
@@ -40,46 +42,38 @@ logger = logging.getLogger(__name__)
 _BATCH_ITEMS = 1000
 # Discrepancies that the error names.
 _EXAMPLES = 5
+_COLUMNS = ["item_id", "version", "status"]
+
+# An item's state: version, status.
+State = tuple[int, str]
 
 
 @dataclass(frozen=True)
 class Config:
-    """One verification: of which index, against which windows."""
+    """One verification: of which index, against which version of its encoder's table."""
 
-    lake: Lake
+    embeddings: Embeddings
     index: Index
-    windows: tuple[Window, ...]
+    version: int
     cluster: Cluster
 
 
-STATE_COLUMNS = ["item_id", "updated_at", "status"]
-
-# An item's state, in an order in which the newest is the largest: version, status.
-State = tuple[int, str]
-
-
-def run(windows: beam.PCollection, config: Config) -> beam.PCollection:
-    """Windows of embeddings → how many items of each kind they hold; raises when any is not in the index as it should be."""
-    newest = (
-        windows
-        | "States"
-        >> ReadWindows(config.lake, embeddings(config.index.card.encoder_id), STATE_COLUMNS, kinds=(ROWS, REMOVED))
-        | "By item" >> beam.FlatMap(_states)
-        | "Newest" >> beam.CombinePerKey(max)
+def run(pipeline: beam.Pipeline, config: Config) -> beam.PCollection:
+    """How many items of each kind the table holds; raises when any is not in the index as it should be."""
+    items = (
+        pipeline
+        | "States" >> ReadTable(config.embeddings.items, config.version, _COLUMNS, batch_rows=_BATCH_ITEMS)
+        | "Spread batches" >> beam.Reshuffle()
     )
-    discrepancies = (
-        newest
-        | "Batch" >> beam.BatchElements(min_batch_size=_BATCH_ITEMS, max_batch_size=_BATCH_ITEMS)
-        | "Look up" >> beam.ParDo(LookUp(config))
-    )
-    kinds = newest | "Kind" >> beam.Map(lambda item: (_kind(item[1]), 1)) | "Count kinds" >> beam.CombinePerKey(sum)
+    discrepancies = items | "Look up" >> beam.ParDo(LookUp(config))
+    kinds = items | "Kinds" >> beam.FlatMap(_kinds) | "Count kinds" >> beam.CombinePerKey(sum)
     examples = discrepancies | "Examples" >> beam.combiners.Top.Smallest(_EXAMPLES)
     return (
-        windows.pipeline
-        | "Finish" >> beam.Create([config])
-        | "Judge"
+        pipeline
+        | "End" >> beam.Create([config])
+        | "Require equal"
         >> beam.Map(
-            _judge,
+            _require_equal,
             AsSingleton(discrepancies | "Count" >> beam.combiners.Count.Globally()),
             AsSingleton(examples),
             AsDict(kinds),
@@ -88,7 +82,7 @@ def run(windows: beam.PCollection, config: Config) -> beam.PCollection:
 
 
 class LookUp(beam.DoFn):
-    """A batch of (item id, newest state) → a sentence for each item that the index does not hold so."""
+    """A batch of items as the table has them → a sentence for each that the index does not hold so."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -96,8 +90,8 @@ class LookUp(beam.DoFn):
     def setup(self) -> None:
         self._search_index = self._config.cluster.connect()
 
-    def process(self, items: Sequence[tuple[str, State]]) -> Iterator[str]:
-        name = self._config.index.name
+    def process(self, batch: pa.RecordBatch) -> Iterator[str]:
+        name, items = self._config.index.name, list(_states(batch))
         held = self._search_index.versions(name, [item_id for item_id, _ in items])
         findable = self._search_index.with_vector(name, list(held))
         for item_id, wanted in items:
@@ -109,9 +103,13 @@ class LookUp(beam.DoFn):
         self._search_index.client.close()
 
 
-def _states(batch: pa.RecordBatch) -> Iterable[tuple[str, State]]:
-    for item_id, updated_at, status in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-        yield item_id, (version_of(updated_at), status)
+def _states(batch: pa.RecordBatch) -> Iterator[tuple[str, State]]:
+    for item_id, version, status in zip(*(batch.column(name).to_pylist() for name in _COLUMNS), strict=True):
+        yield item_id, (version, status)
+
+
+def _kinds(batch: pa.RecordBatch) -> Iterator[tuple[str, int]]:
+    yield from Counter(_kind(state) for _, state in _states(batch)).items()
 
 
 def _kind(state: State) -> str:
@@ -130,7 +128,7 @@ def _problem(wanted: State, held: State | None, *, findable: bool) -> str | None
     return None
 
 
-def _judge(config: Config, differing: int, examples: list[str], kinds: dict[str, int]) -> dict[str, int]:
+def _require_equal(config: Config, differing: int, examples: list[str], kinds: dict[str, int]) -> dict[str, int]:
     expected = {"searchable": 0, "removed": 0} | kinds
     if differing:
         raise LensError(
@@ -154,23 +152,21 @@ def configure(index_name: str) -> Config:
     lake.check()
     search_index = SearchIndex.connect(settings)
     index = search_index.get(index_name)
-    windows = loaded_windows(lake, index)
-    if not windows:
+    version = loaded_version(lake, index_name)
+    if not version:
         raise LensError(
             f"nothing was loaded into index {index_name} yet: an empty index is not swapped in; load it first"
         )
     _require_all_embedded(lake, index)
     search_index.finish_load(index_name)
-    return Config(lake, index, tuple(windows), Cluster.of(settings))
+    return Config(Embeddings(lake, index.card.encoder_id), index, version, Cluster.of(settings))
 
 
 def _require_all_embedded(lake: Lake, index: Index) -> None:
     began = min(load.started_at for load in loads_of(lake, index.name))
-    missing = [
-        window
-        for window in windows_not_embedded(lake, index.card.encoder_id)
-        if lake.manifest(LISTINGS, window).created_at < began
-    ]
+    windows = windows_not_embedded(lake, index.card.encoder_id)
+    manifests = lake.manifests(LISTINGS, windows)
+    missing = [window for window in windows if manifests[window].created_at < began]
     if missing:
         raise LensError(
             f"index {index.name} lacks {len(missing)} windows of listings that {index.card.encoder_id} has not embedded, "
@@ -185,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     known, beam_arguments = arguments.parse_known_args(argv)
     config = configure(known.index)
     with beam.Pipeline(options=pipeline_options(load_settings(), beam_arguments)) as pipeline:
-        run(pipeline | "Windows" >> beam.Create(config.windows), config)
+        run(pipeline, config)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, SiglipConfig, SiglipModel
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from beam_jobs.calibrated_encoder import CalibratedEncoder, calibrated_encoder
+from beam_jobs.transforms.calibrated_encoder import CalibratedEncoder, calibrated_encoder
 from beam_jobs.embed_listings import Config, configure, run
 from listing_lens.lake.records import LISTING_SCHEMA, Listing, Status, to_table
 from listing_lens.lake.window import Window

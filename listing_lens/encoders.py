@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 
 from listing_lens.errors import LensError
-from listing_lens.lake.window import Window, gaps
-from listing_lens.lake.windows import LISTINGS, Lake, embeddings
+from listing_lens.lake.embeddings import Embeddings
+from listing_lens.lake.ledger import Ledger, not_embedded
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import LISTINGS, Lake
 from listing_lens.search_index import SearchIndex
 from listing_lens.settings import Settings
 from models.embedder import ENCODER_MODEL
@@ -63,11 +65,15 @@ def encoders_in_use(settings: Settings) -> list[str]:
     return list(dict.fromkeys(by_id.values()))
 
 
+def landed_identities(lake: Lake, within: Window | None = None) -> dict[Window, str]:
+    """The windows of listings that have landed, and what tells the content of each from any other that it may get."""
+    manifests = lake.manifests(LISTINGS, lake.windows(LISTINGS, within))
+    return {window: manifest.identity for window, manifest in manifests.items()}
+
+
 def windows_not_embedded(lake: Lake, encoder: str, within: Window | None = None) -> list[Window]:
-    """The landed windows of listings that the encoder of an id has not embedded, or not wholly, by time."""
-    # Listings may land in other windows than they are embedded in.
-    embedded = lake.windows(embeddings(encoder), within)
-    return [landed for landed in lake.windows(LISTINGS, within) if gaps(landed, embedded)]
+    """The landed windows of listings that the encoder of an id has not embedded as they are now, or not wholly, by time."""
+    return not_embedded(landed_identities(lake, within), Ledger(Embeddings(lake, encoder)).lines().values())
 
 
 def publish_encoder(lake: Lake, folder: Path, *, name: str | None = None) -> str:

@@ -26,6 +26,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 from listing_lens.errors import LensError
 from listing_lens.public_network import AddressRefusedError, PublicNetwork, Resolver, system_resolver
 from listing_lens.settings import Settings
+from models.cloud_storage import storage_client
 from models.images import ImageError, ImageLimits
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class ImageSource:
                 with attempt:
                     return readers[scheme](uri)
         except _TransientError as err:
-            raise ImageError(f"{err}, {_ATTEMPTS} times") from err
+            raise ImageError(f"{err}, {_ATTEMPTS} times", transient=True) from err
         except ImageError:
             raise
         except (ValueError, httpx.InvalidURL) as err:
@@ -192,7 +193,7 @@ class ImageSource:
                 raise ImageError(str(err)) from err
             except httpcore.TimeoutException as err:
                 if time.monotonic() >= deadline:
-                    raise ImageError(f"not complete after {self._image_timeout_s:g} s") from err
+                    raise ImageError(f"not complete after {self._image_timeout_s:g} s", transient=True) from err
                 raise _TransientError(f"cannot be fetched: {type(err).__name__}") from err
             except httpcore.ConnectError as err:
                 raise _TransientError(f"cannot be fetched: ConnectError ({err})") from err
@@ -230,12 +231,7 @@ class ImageSource:
 
     @cached_property
     def _bucket_client(self) -> Client:
-        from google.auth.credentials import AnonymousCredentials
-        from google.cloud.storage import Client
-
-        if os.environ.get("STORAGE_EMULATOR_HOST"):
-            return Client(project="emulator", credentials=AnonymousCredentials())
-        return Client()
+        return storage_client()
 
 
 def resolve_uri(image_uri: str, image_root: str | None) -> str:

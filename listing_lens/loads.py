@@ -1,4 +1,4 @@
-"""What was loaded into an index: a record a load, in the lake, from which follows what it still lacks."""
+"""What was loaded into an index: a record of each load, in the lake, from which follows what it still lacks."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
 
-from listing_lens.lake.window import Window
-from listing_lens.lake.windows import Lake, embeddings
-from listing_lens.search_index import Index
+from listing_lens.lake.windows import Lake
 
 
 class Load(BaseModel):
-    """One load: `read` = `written` + `superseded`. What landed after `started_at` may not be in it."""
+    """One load, of the rows that changed up to a version of the encoder's table: `read` = `written` + `superseded`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     index: str
-    windows: list[str]
+    # Rows that changed after `since`, which is 0 for all, up to `version`.
+    since: int
+    version: int
     counts: dict[str, int]
     started_at: datetime
     finished_at: datetime
@@ -34,18 +34,14 @@ def loads_of(lake: Lake, index_name: str) -> list[Load]:
     return [Load.model_validate_json(lake.read_bytes(path)) for path in lake.list(_folder(lake, index_name), ".json")]
 
 
-def loaded_windows(lake: Lake, index: Index) -> list[Window]:
-    """The windows whose embeddings an index holds as the lake has them now."""
-    began: dict[str, datetime] = {}
-    for load in loads_of(lake, index.name):
-        for name in load.windows:
-            began[name] = max(load.started_at, began.get(name, load.started_at))
-    dataset = embeddings(index.card.encoder_id)
-    return [
-        window
-        for window in lake.windows(dataset)
-        if window.name in began and lake.manifest(dataset, window).created_at < began[window.name]
-    ]
+def loaded_version(lake: Lake, index_name: str) -> int:
+    """The version of the encoder's table that an index holds all changes up to; 0 when nothing was loaded yet."""
+    reached = 0
+    for load in sorted(loads_of(lake, index_name), key=lambda load: (load.since, load.version)):
+        # A load that began after a version that was never reached leaves a gap before it.
+        if load.since <= reached:
+            reached = max(reached, load.version)
+    return reached
 
 
 def _folder(lake: Lake, index_name: str) -> str:

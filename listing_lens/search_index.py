@@ -1,8 +1,8 @@
 """The search index: versioned Elasticsearch indexes of unit vectors behind one alias.
 
 An index is named `<alias>-<space>-<build>`, and its mapping's `_meta` carries the embedder's card. Documents are written
-under the listing's id with `updated_at` as an external version, so that writes commute: whatever the order of loads,
-upserts and replays, the newest version of a listing is what remains. (Two writes of one version: the later one stays.)
+under the listing's id with `Listing.version` as an external version, so that writes commute: whatever the order of loads,
+upserts and replays, the newest version of a listing is what remains.
 A sold or deleted listing stays as a document without a vector, which no vector search returns: a late replay finds it
 newer, and cannot bring the listing back.
 
@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -295,11 +294,6 @@ class SearchIndex:
             return []
 
 
-def version_of(listing_updated_at: datetime) -> int:
-    """The external version of a listing: microseconds since 1970."""
-    return round(listing_updated_at.timestamp() * 1_000_000)
-
-
 def _write_alias(alias: str, index_name: str) -> str:
     return f"{alias}.{index_name.removeprefix(f'{alias}-')}"
 
@@ -344,7 +338,7 @@ def _action(name: str, listing: Listing, vector: NDArray[np.float32] | None) -> 
         "_id": listing.item_id,
         # "gte": writing the same version again is no conflict, so that a load can be repeated.
         "version_type": "external_gte",
-        "version": version_of(listing.updated_at),
+        "version": listing.version,
         "_source": document,
     }
 

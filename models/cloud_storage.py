@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import fsspec
 
 from models.errors import LensError
+
+if TYPE_CHECKING:
+    from google.cloud.storage import Client
 
 
 def cloud_storage() -> fsspec.AbstractFileSystem:
@@ -33,3 +37,13 @@ def cloud_storage() -> fsspec.AbstractFileSystem:
             "no Google Cloud credentials: run `gcloud auth application-default login` or set GOOGLE_APPLICATION_CREDENTIALS"
         ) from err
     return GCSFileSystem(token="google_default", use_listings_cache=False)  # noqa: S106
+
+
+def storage_client() -> Client:
+    """Google's own client, for what takes conditions; or of the emulator that STORAGE_EMULATOR_HOST names."""
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud.storage import Client
+
+    if os.environ.get("STORAGE_EMULATOR_HOST"):
+        return Client(project="emulator", credentials=AnonymousCredentials())
+    return Client()

@@ -40,7 +40,15 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 class ImageError(ValueError):
-    """The image is unusable for good: another try would end the same."""
+    """The image is unusable.
+
+    Attributes:
+        transient: whether a try at another time may succeed; otherwise it would end the same.
+    """
+
+    def __init__(self, reason: str, *, transient: bool = False) -> None:
+        super().__init__(reason)
+        self.transient = transient
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,8 +26,10 @@ class Fit(BaseModel):
 
     card: EmbedderCard
     rows: int
-    windows: list[str]
-    # Of the items, drawn by their hash.
+    # Of the encoder's table; and the window that the items were last updated in, by its name, or None for all.
+    version: int
+    within: str | None = None
+    # Of the items, sampled by their hash.
     share: float = Field(default=1.0, gt=0, le=1)
     explained_variance: float
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any, Literal
+from hashlib import blake2b
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
+
+from listing_lens.errors import LensError
+from listing_lens.lake.window import Window
 
 
 class Status(StrEnum):
@@ -25,6 +28,13 @@ class Status(StrEnum):
 SEARCHABLE = frozenset({Status.ON_SALE, Status.RESERVED})
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
+
+# What Elasticsearch takes as an id, and as a keyword.
+MAX_ID_BYTES = 512
+MAX_CATEGORY_BYTES = 32_766
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_CONTENT_BITS = 10
 
 LISTING_SCHEMA = pa.schema(
     [
@@ -65,18 +75,6 @@ DEAD_LETTER_SCHEMA = pa.schema(
 )
 
 
-# How embeddings are stored; what a window's are stored as is the parameter `embedding_dtype` of its manifest.
-EmbeddingDtype = Literal["float32", "float16"]
-_ARROW_TYPES = {"float32": pa.float32(), "float16": pa.float16()}
-
-
-def embedding_schema(dims: int, dtype: EmbeddingDtype = "float32") -> pa.Schema:
-    """A listing's row and its embedding, of unit length, as a fixed-size list of `dims` numbers of `dtype`."""
-    # Without nulls there are no validity bits to decode, which makes the column a third faster to read.
-    number = pa.field("element", _ARROW_TYPES[dtype], nullable=False)
-    return LISTING_SCHEMA.append(pa.field("embedding", pa.list_(number, dims), nullable=False))
-
-
 @dataclass(frozen=True, slots=True)
 class Listing:
     """One item for sale, at one moment of its life (`updated_at`)."""
@@ -95,6 +93,27 @@ class Listing:
     @property
     def searchable(self) -> bool:
         return self.status in SEARCHABLE
+
+    @property
+    def version(self) -> int:
+        """What decides between versions of an item, everywhere: the larger one wins.
+
+        It is `updated_at` in microseconds since 1970, times 2048. Of two versions of one time, that which takes the listing
+        off sale wins; then a hash of 10 bits of the content. It fits 63 bits until 2112, as Elasticsearch demands.
+        """
+        microseconds = (self.updated_at - _EPOCH) // timedelta(microseconds=1)
+        content = blake2b(repr(self).encode(), digest_size=2)
+        tie = (not self.searchable) << _CONTENT_BITS | int.from_bytes(content.digest()) >> (16 - _CONTENT_BITS)
+        return microseconds << _CONTENT_BITS + 1 | tie
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A row that is no listing, and why; the row as JSON."""
+
+    item_id: str
+    reason: str
+    row: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,38 +147,74 @@ def to_table(rows: Sequence[Any], schema: pa.Schema) -> pa.Table:
 
 
 def newest(versions: Iterable[Listing]) -> Listing:
-    """The newest version of an item. The whole record breaks a tie of times, so that a rerun keeps the same one."""
-    return max(versions, key=lambda listing: (listing.updated_at, repr(listing)))
+    """The newest version of an item. The whole record breaks what ties are left, so that a rerun keeps the same one."""
+    return max(versions, key=lambda listing: (listing.version, repr(listing)))
 
 
-def embeddings_table(
-    listings: Sequence[Listing], embeddings: NDArray[np.float32], dtype: EmbeddingDtype = "float32"
-) -> pa.Table:
-    """Listings with their embeddings (n, dims), stored as `dtype`."""
-    field = embedding_schema(embeddings.shape[1], dtype).field("embedding")
-    numbers = pa.array(np.ravel(embeddings).astype(dtype, copy=False))
-    column = pa.FixedSizeListArray.from_arrays(numbers, type=field.type)
-    return to_table(listings, LISTING_SCHEMA).append_column(field, column)
-
-
-def embedding_matrix(batch: pa.RecordBatch) -> NDArray[np.float32]:
-    """The embeddings of a batch: (n, dims) float32 whatever is stored, without a copy where Arrow allows."""
-    column = batch.column("embedding")
-    numbers = column.flatten().to_numpy(zero_copy_only=False)
-    matrix: NDArray[np.float32] = numbers.astype(np.float32, copy=False).reshape(len(column), column.type.list_size)
-    return matrix
-
-
-def embedding_dims(schema: pa.Schema) -> int:
-    """How many dimensions embeddings of a schema have."""
-    return int(schema.field("embedding").type.list_size)
+def listing_columns(listings: Sequence[Listing]) -> dict[str, list[Any]]:
+    """Listings by column of `LISTING_SCHEMA`."""
+    return {name: [getattr(listing, name) for listing in listings] for name in LISTING_SCHEMA.names}
 
 
 def listings_of(batch: pa.RecordBatch) -> Iterator[Listing]:
-    """The rows of a batch that has a listing's columns, maybe without those that may be null, and maybe others."""
-    names = [name for name in LISTING_SCHEMA.names if name in batch.schema.names]
-    for row in batch.select(names).to_pylist():
+    """The rows of a batch that was checked when it was written; it may lack columns that may be null, and have others."""
+    for row in _rows(batch):
         yield Listing(**row | {"category": tuple(row["category"]), "status": Status(row["status"])})
+
+
+def parse_listings(batch: pa.RecordBatch, window: Window) -> Iterator[Listing | Refused]:
+    """The rows of a batch of landed listings, which anyone may have written.
+
+    Args:
+        batch: has the columns of `LISTING_SCHEMA`, maybe without those that may be null, and maybe others.
+        window: that the listings landed in. A row from before it is late, and welcome; one from after it is refused.
+    """
+    for row in _rows(batch):
+        reason = _problem(row, window)
+        if reason is None:
+            yield Listing(**row | {"category": tuple(row["category"]), "status": Status(row["status"])})
+        else:
+            yield Refused(str(row["item_id"] or ""), reason, json.dumps(row, default=str, sort_keys=True))
+
+
+def require_columns(schema: pa.Schema, wanted: pa.Schema, where: str) -> None:
+    """Raise LensError unless a schema has the columns of another, of their types; those that may be null may be absent."""
+    for field in wanted:
+        at = schema.get_field_index(field.name)
+        if at < 0 and not field.nullable:
+            raise LensError(f"{where} has no column {field.name!r}: write it as listing_lens/lake/records.py says")
+        if at >= 0 and schema.field(at).type != field.type:
+            raise LensError(
+                f"{where}: column {field.name!r} is {schema.field(at).type} instead of {field.type}: "
+                "write it as listing_lens/lake/records.py says"
+            )
+
+
+def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
+    names = [name for name in LISTING_SCHEMA.names if name in batch.schema.names]
+    yield from batch.select(names).to_pylist()
+
+
+def _problem(row: dict[str, Any], window: Window) -> str | None:
+    """Why a row is no listing; None when it is one."""
+    for field in LISTING_SCHEMA:
+        if not field.nullable and row.get(field.name) is None:
+            return f"it has no {field.name}"
+    if not row["item_id"]:
+        return "its item_id is empty"
+    if len(row["item_id"].encode()) > MAX_ID_BYTES:
+        return f"its item_id is longer than {MAX_ID_BYTES} bytes"
+    if row["status"] not in Status:
+        return f"its status {row['status'][:40]!r} is none of {', '.join(Status)}"
+    if any(part is None for part in row["category"]):
+        return "its category has an empty level"
+    if any(len(part.encode()) > MAX_CATEGORY_BYTES for part in row["category"]):
+        return f"its category has a level longer than {MAX_CATEGORY_BYTES} bytes"
+    if row["updated_at"] < _EPOCH:
+        return f"its updated_at {row['updated_at'].isoformat()} is before 1970"
+    if row["updated_at"] >= window.end:
+        return f"its updated_at {row['updated_at'].isoformat()} is not before the end of {window}"
+    return None
 
 
 def sessions_of(batch: pa.RecordBatch) -> Iterator[Session]:

@@ -1,58 +1,55 @@
-"""The lake's layout: datasets of windows, each all or nothing.
+"""The lake's layout: small files by path, and datasets of windows in Parquet, each all or nothing.
 
     <root>/<dataset>/window=<start>_<end>/manifest.json            written last, in one atomic step
                                          /<attempt>-00000.parquet  …
-                    /packs/<start>_<end>/<attempt>-….parquet       what many small windows of that time hold
 
 A window exists when its manifest does, and consists of the files that the manifest names. A job writes its files under
 the name of a new attempt, then the manifest; so a reader sees the old files or the new ones, on a file system as on an
-object store, and a job that dies leaves the window as it was. A compaction (`listing_lens.lake.compaction`) copies the rows of
-small windows to packs, and then replaces each one's manifest by one that names row groups of packs.
+object store, and a job that dies leaves the window as it was. Embeddings are in tables (`listing_lens.lake.embeddings`).
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-import urllib.parse
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from itertools import chain, groupby
+from hashlib import blake2b
+from itertools import chain
 from typing import IO, Any, cast
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from listing_lens.errors import LensError
 from listing_lens.lake.parquet import ROWS_PER_GROUP, RowGroupWriter
+from listing_lens.lake.records import LISTING_SCHEMA, SESSION_SCHEMA, Refused, parse_listings, require_columns
 from listing_lens.lake.window import Window, gaps
 from models.cloud_storage import cloud_storage
 
 LISTINGS = "listings"
 SESSIONS = "sessions"
 
-# What a window's files hold: its rows; listings that were sold or deleted, which have no embedding; what was set aside.
+# What a window's files hold: its rows; what was set aside.
 ROWS = "rows"
-REMOVED = "removed"
 DEAD_LETTERS = "dead_letters"
 
-_EMBEDDINGS = "embeddings"
-_PACKS = "packs"
 _MANIFEST = "manifest.json"
 _ATTEMPT_FORMAT = "%Y%m%dT%H%M%S%fZ"
 # No job writes or reads a file for longer: what no manifest has named for that long is removed.
 _LONGEST_JOB = timedelta(days=2)
-
-
-def embeddings(encoder_id: str) -> str:
-    """The dataset that holds one encoder's embeddings."""
-    return f"{_EMBEDDINGS}/{encoder_id}"
+# Manifests are small, and far away on Cloud Storage.
+_READERS = 16
+# What others land is checked against these.
+_LANDED = {LISTINGS: LISTING_SCHEMA, SESSIONS: SESSION_SCHEMA}
+# Bad rows that a refusal names.
+_EXAMPLES = 3
 
 
 def evaluations(space: str) -> str:
@@ -60,19 +57,8 @@ def evaluations(space: str) -> str:
     return f"evaluations/{space}"
 
 
-class Slice(BaseModel):
-    """The rows of one window in a pack: row groups of their own, from the first to before the last."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    # Below the packs of the dataset.
-    pack: str
-    row_groups: tuple[int, int]
-    bytes: int
-
-
 class Manifest(BaseModel):
-    """What a window consists of and how it came to be: its rows of a kind are those of its files, and of its slices."""
+    """What a window consists of and how it came to be."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -80,20 +66,17 @@ class Manifest(BaseModel):
     window: str
     # File names by what they hold: ROWS, and whatever else a job sets apart.
     files: dict[str, list[str]]
-    # By the same: where a compaction has put them.
-    packed: dict[str, list[Slice]] = {}
     counts: dict[str, int]
     # What relative image addresses of this window start from.
     image_root: str | None = None
     parameters: dict[str, Any] = {}
-    # When the window got its content; a compaction changes only the next.
     created_at: datetime
-    packed_at: datetime | None = None
 
     @property
-    def written_at(self) -> datetime:
-        """When whatever the manifest before this one named was last named."""
-        return self.packed_at or self.created_at
+    def identity(self) -> str:
+        """What tells this content of the window from any other that it had or will have."""
+        content = f"{sorted(chain(*self.files.values()))} {self.image_root} {self.created_at.isoformat()}"
+        return blake2b(content.encode(), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -131,8 +114,10 @@ class Lake:
 
     @staticmethod
     def new_attempt(now: datetime) -> str:
-        """A file-name prefix that no other run of the same window uses."""
+        """A name that no other run of the same window uses, and that sorts by time."""
         return f"{now.astimezone(UTC):{_ATTEMPT_FORMAT}}-{secrets.token_hex(4)}"
+
+    # ---- windows ----------------------------------------------------------------------------------------------------
 
     def windows(self, dataset: str, within: Window | None = None) -> list[Window]:
         """The complete windows of a dataset that overlap the given one, by time."""
@@ -170,9 +155,15 @@ class Lake:
         except ValidationError as err:
             raise LensError(f"{path} is not a manifest of this version: {err.errors()[0]['msg']}") from err
 
+    def manifests(self, dataset: str, windows: Iterable[Window]) -> dict[Window, Manifest]:
+        """The manifests of some windows, many read at a time."""
+        wanted = list(windows)
+        with ThreadPoolExecutor(_READERS) as pool:
+            return dict(zip(wanted, pool.map(lambda window: self.manifest(dataset, window), wanted), strict=True))
+
     def image_roots(self, dataset: str, windows: Iterable[Window]) -> list[str]:
         """What the relative image addresses of some windows start from: their images may be read."""
-        roots = {self.manifest(dataset, window).image_root for window in windows}
+        roots = {manifest.image_root for manifest in self.manifests(dataset, windows).values()}
         return sorted(root for root in roots if root is not None)
 
     def read(
@@ -184,85 +175,47 @@ class Lake:
         kind: str = ROWS,
         batch_rows: int = 4096,
     ) -> Iterator[pa.RecordBatch]:
-        """Stream what some windows hold of one kind; memory is bounded by a row group and a batch.
+        """Stream what some windows hold of one kind; memory is bounded by a row group and a batch."""
+        for window in windows:
+            yield from self.read_manifest(self.manifest(dataset, window), columns, kind=kind, batch_rows=batch_rows)
 
-        Only files of these windows are opened, and of a pack only their row groups are read. Windows of one pack that
-        follow each other share its opening, and batches.
-        """
-        return self._stream((self.manifest(dataset, window) for window in windows), kind, columns, batch_rows)
-
-    def read_manifest(self, manifest: Manifest, kind: str) -> Iterator[pa.RecordBatch]:
-        """Stream what a manifest names, also when the window has another one by now; it stays for two days."""
-        return self._stream([manifest], kind, None, 4096)
-
-    def _stream(
-        self, manifests: Iterable[Manifest], kind: str, columns: list[str] | None, batch_rows: int
+    def read_manifest(
+        self, manifest: Manifest, columns: list[str] | None = None, *, kind: str = ROWS, batch_rows: int = 4096
     ) -> Iterator[pa.RecordBatch]:
-        places = chain.from_iterable(self._places(manifest, kind) for manifest in manifests)
-        for path, found in groupby(places, key=lambda place: place[0]):
-            slices = [groups for _, groups in found]
-            with self._fs.open(path, "rb") as file, pq.ParquetFile(file) as parquet:
-                wanted = [n for groups in slices for n in groups or range(parquet.num_row_groups)]
-                for together in _streamed_together(parquet.metadata, wanted):
-                    yield from parquet.iter_batches(batch_size=batch_rows, columns=columns, row_groups=together)
-
-    def _places(self, manifest: Manifest, kind: str) -> Iterator[tuple[str, range | None]]:
-        """Paths and row groups where a manifest's rows are; None is all of a file."""
-        for name in manifest.files.get(kind, []):
-            yield f"{self._folder_of(manifest)}/{name}", None
-        for part in manifest.packed.get(kind, []):
-            yield f"{self.packs(manifest.dataset)}/{part.pack}", range(*part.row_groups)
-
-    def paths(self, dataset: str, windows: Iterable[Window], kind: str = ROWS) -> list[str]:
-        """The files of one kind that some windows consist of.
+        """Stream what a manifest names, also when the window has another one by now; it stays for two days.
 
         Raises:
-            LensError: a window is absent, or is in a pack, which other windows share: `read` takes those apart.
+            LensError: a file of listings or sessions lacks a column, or has one of another type.
         """
-        paths = []
-        for window in windows:
-            for path, groups in self._places(self.manifest(dataset, window), kind):
-                if groups is not None:
-                    raise LensError(f"{dataset} of {window} are packed in {path}: read them by Lake.read")
-                paths.append(path)
-        return paths
+        for path in self._paths(manifest, kind):
+            with self._fs.open(path, "rb") as file, pq.ParquetFile(file) as parquet:
+                if kind == ROWS and manifest.dataset in _LANDED:
+                    require_columns(parquet.schema_arrow, _LANDED[manifest.dataset], path)
+                for together in _streamed_together(parquet.metadata):
+                    yield from parquet.iter_batches(batch_size=batch_rows, columns=columns, row_groups=together)
 
-    def schema(self, dataset: str, windows: Iterable[Window], kind: str = ROWS) -> pa.Schema | None:
-        """The columns of one kind, as the first file of some windows has them; None where they have none."""
-        for window in windows:
-            for path, _ in self._places(self.manifest(dataset, window), kind):
-                with self._fs.open(path, "rb") as file:
-                    return pq.read_schema(file)
-        return None
-
-    def place(self, dataset: str, window: Window) -> str:
-        """A name that windows have in common which are better read together: their packs', or a window's own."""
-        packed = self.manifest(dataset, window).packed
-        return next((part.pack.partition("/")[0] for parts in packed.values() for part in parts), window.name)
-
-    def packs(self, dataset: str) -> str:
-        """The folder of a dataset's packs."""
-        return f"{self.root}/{dataset}/{_PACKS}"
+    def paths(self, dataset: str, windows: Iterable[Window], kind: str = ROWS) -> list[str]:
+        """The files of one kind that some windows consist of. Raises LensError when a window is absent."""
+        return [path for window in windows for path in self._paths(self.manifest(dataset, window), kind)]
 
     def open_for_writing(self, dataset: str, window: Window, name: str) -> IO[bytes]:
         """A new file of a window; it is not part of it until a manifest names it."""
-        return self._create(f"{self.folder(dataset, window)}/{name}")
-
-    def open_pack(self, dataset: str, name: str) -> IO[bytes]:
-        """A new pack; it holds nothing of any window until a manifest names it."""
-        return self._create(f"{self.packs(dataset)}/{name}")
-
-    def _create(self, path: str) -> IO[bytes]:
-        self._fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-        return cast("IO[bytes]", self._fs.open(path, "wb"))
+        return self.create(f"{self.folder(dataset, window)}/{name}")
 
     def write_table(self, dataset: str, window: Window, table: pa.Table, now: datetime, **manifest: Any) -> Manifest:
-        """Write a small window, that fits in memory, in one go."""
+        """Write a small window, that fits in memory, in one go.
+
+        Raises:
+            LensError: listings or sessions lack a column or have one of another type, or a row is invalid; nothing is
+                written then.
+        """
+        _require_sound(dataset, window, table)
         name = f"{self.new_attempt(now)}-00000.parquet"
         with self.open_for_writing(dataset, window, name) as file:
             writer = RowGroupWriter(file, table.schema)
             writer.write(table)
             writer.close()
+            _flush_to_disk(file)
         counts = manifest.pop("counts", {"rows": table.num_rows})
         return self.commit(
             Manifest(
@@ -276,58 +229,14 @@ class Lake:
         The files that it replaces stay for readers that are in the middle of them. What neither manifest names is
         removed once no run can still be writing or reading it.
         """
-        folder = self._folder_of(manifest)
+        folder = f"{self.root}/{manifest.dataset}/window={manifest.window}"
         names = self._names(folder)
-        with self._only_writer(manifest.dataset):
-            before = self._committed(manifest)
-            self.write_bytes(f"{folder}/{_MANIFEST}", _as_json(manifest))
+        before = self._committed(manifest)
+        self.write_bytes(f"{folder}/{_MANIFEST}", manifest.model_dump_json(indent=2).encode())
         unnamed = names - set(chain(*manifest.files.values()))
         for name in outlived(unnamed, before, manifest.created_at):
             self.remove(f"{folder}/{name}")
         return manifest
-
-    def replace_manifest(self, before: Manifest, after: Manifest) -> bool:
-        """Put one manifest in place of another, in one atomic step, unless the window has a third by now.
-
-        A commit always wins: in a folder since it waits for the same lock, on Cloud Storage since the manifest is
-        written on condition that the stored one is still the generation that was compared.
-
-        Returns:
-            Whether the manifest was replaced.
-        """
-        path = f"{self._folder_of(before)}/{_MANIFEST}"
-        with self._only_writer(before.dataset):
-            generation = self._fs.info(path)["generation"] if self._in_cloud else None
-            # Compared after the generation was asked for: an answer that fits is of this generation, or of a later one,
-            # in whose place nothing is written.
-            if self._committed(before) != before:
-                return False
-            if generation is None:
-                self.write_bytes(path, _as_json(after))
-                return True
-            return self._write_if_unchanged(path, _as_json(after), generation)
-
-    def _only_writer(self, dataset: str) -> AbstractContextManager[object]:
-        """Keep other processes from replacing manifests of a dataset in a folder; Cloud Storage has conditions instead."""
-        if self._in_cloud:
-            return nullcontext()
-        folder = f"{self.root}/{dataset}"
-        os.makedirs(folder, exist_ok=True)
-        return FileLock(f"{folder}/.lock")
-
-    def _write_if_unchanged(self, path: str, data: bytes, generation: str) -> bool:
-        bucket, _, key = path.removeprefix("gs://").partition("/")
-        upload = f"{self._fs._location}/upload/storage/v1/b/{urllib.parse.quote(bucket)}/o"
-        condition = {"ifGenerationMatch": generation}
-        try:
-            self._fs.call("POST", upload, uploadType="media", name=key, data=data, **condition)
-        except FileExistsError:
-            # How gcsfs reports "412 Precondition Failed".
-            return False
-        return True
-
-    def _folder_of(self, manifest: Manifest) -> str:
-        return f"{self.root}/{manifest.dataset}/window={manifest.window}"
 
     def _committed(self, manifest: Manifest) -> Manifest | None:
         """The manifest in force of the same window; None when there is none, or none that can be read."""
@@ -336,28 +245,22 @@ class Lake:
         except LensError:
             return None
 
-    def encoder_ids(self) -> list[str]:
-        """The encoders whose embeddings the lake holds."""
-        folder = f"{self.root}/{_EMBEDDINGS}"
-        self._fs.invalidate_cache(folder)
-        if not self._fs.exists(folder):
-            return []
-        found = self._fs.ls(folder, detail=False)
-        return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in found)
-
-    def sizes(self, dataset: str) -> dict[str, int]:
-        """Bytes of every file of a dataset, whether a manifest names it or not, by its path below the dataset."""
-        folder = f"{self.root}/{dataset}"
-        self._fs.invalidate_cache(folder)
-        found = self._fs.find(folder, detail=True)
-        above = len(self._fs._strip_protocol(folder)) + 1
-        return {path[above:]: entry["size"] for path, entry in found.items()}
+    def _paths(self, manifest: Manifest, kind: str) -> list[str]:
+        folder = f"{self.root}/{manifest.dataset}/window={manifest.window}"
+        return [f"{folder}/{name}" for name in manifest.files.get(kind, [])]
 
     def _names(self, folder: str) -> set[str]:
         if not self._fs.exists(folder):
             return set()
         self._fs.invalidate_cache(folder)
         return {path.rsplit("/", 1)[-1] for path in self._fs.find(folder, maxdepth=1)} - {_MANIFEST}
+
+    # ---- files ------------------------------------------------------------------------------------------------------
+
+    def create(self, path: str) -> IO[bytes]:
+        """A new file, in a folder that is made for it."""
+        self._fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+        return cast("IO[bytes]", self._fs.open(path, "wb"))
 
     def read_bytes(self, path: str) -> bytes:
         return bytes(self._fs.cat_file(path))
@@ -371,8 +274,7 @@ class Lake:
         part = f"{path}.{secrets.token_hex(4)}.part"
         with open(part, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            _flush_to_disk(file)
         os.replace(part, path)
 
     def list(self, folder: str, suffix: str) -> list[str]:
@@ -382,40 +284,57 @@ class Lake:
             return []
         return sorted(path for path in self._fs.find(folder, maxdepth=1) if path.endswith(suffix))
 
+    def folders(self, folder: str) -> list[str]:
+        """The names of what lies in a folder, sorted; none when there is no such folder."""
+        self._fs.invalidate_cache(folder)
+        if not self._fs.exists(folder):
+            return []
+        return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in self._fs.ls(folder, detail=False))
+
+    def size(self, folder: str) -> int:
+        """Bytes of all files below a folder."""
+        self._fs.invalidate_cache(folder)
+        return sum(entry["size"] for entry in self._fs.find(folder, detail=True).values())
+
     def remove(self, path: str) -> None:
         """Remove a file, if it is still there: another run may remove the same."""
         with suppress(FileNotFoundError):
             self._fs.rm_file(path)
 
+    def remove_folder(self, folder: str) -> None:
+        """Remove a folder with all that it holds, if it is still there."""
+        with suppress(FileNotFoundError):
+            self._fs.rm(folder, recursive=True)
+
     def exists(self, path: str) -> bool:
         return bool(self._fs.exists(path))
 
     def check(self) -> None:
-        """Raise LensError at once when the lake cannot be reached, before a job is started that would find out late."""
+        """Make sure, before a job is started that would find out late, that the lake can be used.
+
+        Raises:
+            LensError: it cannot be reached, or is of a layout that this version does not read.
+        """
         try:
             self._fs.makedirs(self.root, exist_ok=True)
             # A prefix under which nothing lies yet does not exist; its bucket does.
             self._fs.ls("/".join(self.root.split("/")[:3]) if self._in_cloud else self.root)
         except OSError as err:
             raise LensError(f"lake {self.root} cannot be reached ({err}): check LENS_LAKE") from err
+        if old := self._fs.glob(f"{self.root}/embeddings/*/window=*"):
+            raise LensError(
+                f"lake {self.root} holds embeddings by window ({old[0].rsplit('/', 1)[-1]}), of a layout before this version's: "
+                f"remove {self.root}/embeddings and embed again, or set LENS_LAKE to another place"
+            )
 
 
-def _streamed_together(metadata: pq.FileMetaData, wanted: Iterable[int]) -> Iterator[list[int]]:
-    """Runs of row groups that are not longer, together, than one of full length.
-
-    pyarrow keeps what it has read of every row group until the iterator over its batches ends; so each run has its own.
-    """
-    together: list[int] = []
-    rows = 0
-    for number in wanted:
-        more = metadata.row_group(number).num_rows
-        if together and rows + more > ROWS_PER_GROUP:
-            yield together
-            together, rows = [], 0
-        together.append(number)
-        rows += more
-    if together:
-        yield together
+def is_abandoned(attempt: str, now: datetime) -> bool:
+    """Whether a name begins with that of an attempt which no run can still be writing."""
+    try:
+        started = datetime.strptime(attempt.split("-", 1)[0], _ATTEMPT_FORMAT).replace(tzinfo=UTC)
+    except ValueError:
+        return False
+    return now - started > _LONGEST_JOB
 
 
 def outlived(names: Iterable[str], last: Manifest | None, now: datetime) -> list[str]:
@@ -426,40 +345,44 @@ def outlived(names: Iterable[str], last: Manifest | None, now: datetime) -> list
         last: the window's manifest up to now; None when there is none, or none that can be read.
         now: the time, aware.
     """
-    if last and now - last.written_at <= _LONGEST_JOB:
+    if last and now - last.created_at <= _LONGEST_JOB:
         return []
     named = set(chain(*last.files.values())) if last else set()
-    return [name for name in names if name not in named and _is_abandoned(name, now)]
+    return [name for name in names if name not in named and is_abandoned(name, now)]
 
 
-def outlived_packs(names: Iterable[str], manifests: Mapping[Window, Manifest], now: datetime) -> list[str]:
-    """Of packs, those that no run can be writing, and none be reading since a manifest last named them.
+def _require_sound(dataset: str, window: Window, table: pa.Table) -> None:
+    """Refuse what others could not use, before it lands."""
+    if dataset in _LANDED:
+        require_columns(table.schema, _LANDED[dataset], f"{dataset} of {window}")
+    if dataset != LISTINGS:
+        return
+    refused = [row for batch in table.to_batches() for row in parse_listings(batch, window) if isinstance(row, Refused)]
+    if refused:
+        examples = "; ".join(f"item {row.item_id[:40]!r}: {row.reason}" for row in refused[:_EXAMPLES])
+        raise LensError(f"{len(refused)} of {len(table)} listings of {window} are invalid: {examples}")
 
-    Args:
-        names: of packs, as slices write them.
-        manifests: of all windows of the dataset.
-        now: the time, aware.
+
+def _flush_to_disk(file: IO[bytes]) -> None:
+    """Make sure that a file outlasts a power cut before a manifest names it; object stores do so by themselves."""
+    file.flush()
+    with suppress(OSError, AttributeError):
+        os.fsync(file.fileno())
+
+
+def _streamed_together(metadata: pq.FileMetaData) -> Iterator[list[int]]:
+    """Runs of row groups that are not longer, together, than one of full length.
+
+    pyarrow keeps what it has read of every row group until the iterator over its batches ends; so each run has its own.
     """
-    named = {part.pack for manifest in manifests.values() for parts in manifest.packed.values() for part in parts}
-    # A pack was last named, at the latest, when a window of its time last got another manifest.
-    lately = [window for window, manifest in manifests.items() if now - manifest.written_at <= _LONGEST_JOB]
-    found = []
-    for name in names:
-        span, _, file = name.partition("/")
-        if name not in named and _is_abandoned(file, now):
-            covered = Window.from_name(span)
-            if not any(window.overlaps(covered) for window in lately):
-                found.append(name)
-    return found
-
-
-def _as_json(manifest: Manifest) -> bytes:
-    return manifest.model_dump_json(indent=2).encode()
-
-
-def _is_abandoned(name: str, now: datetime) -> bool:
-    try:
-        started = datetime.strptime(name.split("-", 1)[0], _ATTEMPT_FORMAT).replace(tzinfo=UTC)
-    except ValueError:
-        return False
-    return now - started > _LONGEST_JOB
+    together: list[int] = []
+    rows = 0
+    for number in range(metadata.num_row_groups):
+        more = metadata.row_group(number).num_rows
+        if together and rows + more > ROWS_PER_GROUP:
+            yield together
+            together, rows = [], 0
+        together.append(number)
+        rows += more
+    if together:
+        yield together

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,17 +14,20 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from beam_jobs.image_loader import ImageLoader, Unusable, loading_threads
+from beam_jobs.transforms.image_loader import ImageLoader, Unusable, loading_threads
 from listing_lens.image_source import ImageSource
+from listing_lens.lake.embeddings import Embedded
 from models.encoders import Encoder
 
 Item = TypeVar("Item")
-Encode = Callable[[NDArray[Any]], NDArray[np.float32]]
+# Prepared images (n, …) → embeddings (n, dims), and the name of the backend that computed them.
+Encode = Callable[[NDArray[Any]], tuple[NDArray[np.float32], str]]
 
 # How many batches of photos are loaded, or being loaded, before the model: it never waits for one slow photo.
 _BATCHES_AHEAD = 3
 # What the embeddings of photos that were seen may take.
 _SEEN_BYTES = 128 * 2**20
+_DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,28 +36,28 @@ class _Loaded:
 
     digest: bytes
     prepared: NDArray[Any] | None
-    embedding: NDArray[np.float32] | None
+    embedded: Embedded | None
 
 
 class SeenPhotos:
-    """Embeddings (dims,) by the hash of their photo's bytes, the least recently used forgotten first. Threads may share it."""
+    """Embeddings by the hash of their photo's bytes, the least recently used forgotten first. Threads may share it."""
 
     def __init__(self, dims: int, max_bytes: int = _SEEN_BYTES) -> None:
         self._most = max(1, max_bytes // (4 * dims))
-        self._embeddings: OrderedDict[bytes, NDArray[np.float32]] = OrderedDict()
+        self._embedded: OrderedDict[bytes, Embedded] = OrderedDict()
         self._lock = Lock()
 
-    def get(self, digest: bytes) -> NDArray[np.float32] | None:
+    def get(self, digest: bytes) -> Embedded | None:
         with self._lock:
-            if digest in self._embeddings:
-                self._embeddings.move_to_end(digest)
-            return self._embeddings.get(digest)
+            if digest in self._embedded:
+                self._embedded.move_to_end(digest)
+            return self._embedded.get(digest)
 
-    def add(self, digest: bytes, embedding: NDArray[np.float32]) -> None:
+    def add(self, embedded: Embedded) -> None:
         with self._lock:
-            self._embeddings[digest] = embedding
-            if len(self._embeddings) > self._most:
-                self._embeddings.popitem(last=False)
+            self._embedded[embedded.photo] = embedded
+            if len(self._embedded) > self._most:
+                self._embedded.popitem(last=False)
 
 
 _seen_lock = Lock()
@@ -91,13 +94,19 @@ class PhotoEmbedder(Generic[Item]):
         self._seen = seen
         self._ahead: deque[tuple[Item, Future[_Loaded | Unusable]]] = deque()
 
-    def add(self, item: Item, uri: str) -> Iterator[tuple[Item, NDArray[np.float32] | Unusable]]:
-        """Take one more; results of earlier ones, (dims,) of unit length or why there is none, a batch at a time."""
-        self._ahead.append((item, loading_threads().submit(self._load, uri)))
+    def add(self, item: Item, uri: str, known: Embedded | None = None) -> Iterator[tuple[Item, Embedded | Unusable]]:
+        """Take one more; results of earlier ones, a batch at a time.
+
+        Args:
+            item: whose photo it is.
+            uri: where the photo is.
+            known: the embedding of the photo that the item had before; it is the result when the bytes are the same.
+        """
+        self._ahead.append((item, loading_threads().submit(self._load, uri, known)))
         while len(self._ahead) >= _BATCHES_AHEAD * self._batch_size:
             yield from self._next_batch()
 
-    def flush(self) -> Iterator[tuple[Item, NDArray[np.float32] | Unusable]]:
+    def flush(self) -> Iterator[tuple[Item, Embedded | Unusable]]:
         """The results that are still to come."""
         while self._ahead:
             yield from self._next_batch()
@@ -108,40 +117,48 @@ class PhotoEmbedder(Generic[Item]):
             loading.cancel()
         self._ahead.clear()
 
-    def _load(self, uri: str) -> _Loaded | Unusable:
+    def _load(self, uri: str, known: Embedded | None) -> _Loaded | Unusable:
         data = self._loader.fetch(uri)
         if isinstance(data, Unusable):
             return data
-        digest = hashlib.blake2b(data, digest_size=16).digest()
-        embedding = self._seen.get(digest)
-        if embedding is not None:
-            return _Loaded(digest, None, embedding)
+        digest = hashlib.blake2b(data, digest_size=_DIGEST_BYTES).digest()
+        embedded = known if known is not None and known.photo == digest else self._seen.get(digest)
+        if embedded is not None:
+            return _Loaded(digest, None, embedded)
         image = self._loader.decode(data)
         return image if isinstance(image, Unusable) else _Loaded(digest, self._encoder.prepare(image), None)
 
-    def _next_batch(self) -> Iterator[tuple[Item, NDArray[np.float32] | Unusable]]:
+    def _next_batch(self) -> Iterator[tuple[Item, Embedded | Unusable]]:
         """As many of the next items as make a full batch of photos that are new."""
         taken: list[tuple[Item, _Loaded | Unusable]] = []
         new: dict[bytes, NDArray[Any]] = {}
-        known: dict[bytes, NDArray[np.float32]] = {}
+        results: dict[bytes, Embedded | Unusable] = {}
         while self._ahead and len(new) < self._batch_size:
             item, loading = self._ahead.popleft()
             loaded = loading.result()
             taken.append((item, loaded))
-            if isinstance(loaded, Unusable) or loaded.digest in new or loaded.digest in known:
+            if isinstance(loaded, Unusable) or loaded.embedded or loaded.digest in new or loaded.digest in results:
                 continue
             # It may have been encoded since it was loaded.
-            embedding = loaded.embedding if loaded.embedding is not None else self._seen.get(loaded.digest)
-            if embedding is not None:
-                known[loaded.digest] = embedding
+            seen = self._seen.get(loaded.digest)
+            if seen is not None:
+                results[loaded.digest] = seen
             else:
                 assert loaded.prepared is not None
                 new[loaded.digest] = loaded.prepared
         if new:
-            for digest, embedding in zip(new, self._encode(np.stack(list(new.values()))), strict=True):
-                known[digest] = embedding
-                # A copy: a view would hold its whole batch.
-                self._seen.add(digest, embedding.copy())
+            results |= self._encoded(new)
             self.encoded += len(new)
         for item, loaded in taken:
-            yield item, loaded if isinstance(loaded, Unusable) else known[loaded.digest]
+            yield item, loaded if isinstance(loaded, Unusable) else loaded.embedded or results[loaded.digest]
+
+    def _encoded(self, prepared: Mapping[bytes, NDArray[Any]]) -> Iterator[tuple[bytes, Embedded | Unusable]]:
+        embeddings, backend = self._encode(np.stack(list(prepared.values())))
+        for digest, embedding in zip(prepared, embeddings, strict=True):
+            if not np.isfinite(embedding).all():
+                yield digest, Unusable("encode", f"the encoder's numbers are not finite, computed in {backend}")
+                continue
+            # A copy: a view would hold its whole batch.
+            embedded = Embedded(embedding.copy(), digest, str(backend))
+            self._seen.add(embedded)
+            yield digest, embedded

@@ -54,8 +54,14 @@ class CalibratedEncoder:
         Raises:
             LensError: no backend can be used.
         """
+        return self.encode_by(prepared)[0]
+
+    def encode_by(self, prepared: NDArray[Any]) -> tuple[NDArray[np.float32], Backend]:
+        """The same, and the backend that computed it."""
         encoder = self._encoder_for(prepared)
-        return encoder.encode(self._filled(prepared) if self._of_one_size else prepared)[: len(prepared)]
+        embeddings = encoder.encode(self._filled(prepared) if self._of_one_size else prepared)[: len(prepared)]
+        chosen = encoder is not self.reference and self.calibration is not None
+        return embeddings, self.calibration.chosen if chosen and self.calibration else Backend.FLOAT32
 
     @property
     def _of_one_size(self) -> bool:

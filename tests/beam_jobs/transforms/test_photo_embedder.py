@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tiny import photo
 
-from beam_jobs.image_loader import Unusable
-from beam_jobs.photo_embedder import PhotoEmbedder, SeenPhotos
+from beam_jobs.transforms.image_loader import Unusable
+from beam_jobs.transforms.photo_embedder import PhotoEmbedder, SeenPhotos
 from listing_lens.errors import LensError
 from listing_lens.image_source import ImageSource
 from models.encoders import Encoder

@@ -16,10 +16,11 @@ from models.images import ImageError, decode_image
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
-    """Why there is no image, and whether that was found when it was fetched or decoded."""
+    """Why there is no embedding, at which stage that was found, and whether another try may succeed."""
 
     stage: str
     reason: str
+    transient: bool = False
 
 
 class ImageLoader:
@@ -42,7 +43,7 @@ class ImageLoader:
         try:
             return self._source.read(uri)
         except ImageError as err:
-            return Unusable("fetch", str(err))
+            return Unusable("fetch", str(err), err.transient)
 
     def decode(self, data: bytes) -> Image.Image | Unusable:
         """The image, or why it is none."""

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from beam_jobs.calibrated_encoder import CalibratedEncoder, calibrated_encoder
+from beam_jobs.transforms.calibrated_encoder import CalibratedEncoder, calibrated_encoder
 from listing_lens.errors import LensError
 from models.calibration import Calibration
 from models.encoders import Encoder, Network

@@ -1,0 +1,98 @@
+"""Compact the lake: small files of the embeddings' tables become large ones, and what nobody reads any more is removed.
+
+Each merge adds a file and marks the rows that it replaced. This rewrites such files, each large one in a commit of its own, so
+that a window that is embedded meanwhile waits for one of them at most; rows that move do not count as changed. Versions of a
+table older than LENS_LAKE_RETENTION_DAYS are forgotten, and what runs that died had staged is removed two days after.
+
+    python -m beam_jobs.compact_lake
+    python -m beam_jobs.compact_lake --encoder models:/listing-encoder@champion
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import apache_beam as beam
+
+from beam_jobs.launcher import launch, parser, pipeline_options
+from listing_lens import progress
+from listing_lens.encoders import resolve_encoder
+from listing_lens.lake.embeddings import Embeddings, every_encoder
+from listing_lens.lake.tables import Compacted, Table
+from listing_lens.lake.windows import Lake, is_abandoned
+from listing_lens.settings import load_settings
+from models.encoder_files import identify
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Config:
+    """One compaction: of which tables, and how long versions are kept."""
+
+    tables: tuple[Table, ...]
+    keep: timedelta
+
+
+def run(tables: beam.PCollection, config: Config) -> beam.PCollection:
+    """`Table`s → what became of each, as `Compacted`."""
+    return tables | "Spread tables" >> beam.Reshuffle() | "Compact" >> beam.Map(_compact, config)
+
+
+def _compact(table: Table, config: Config) -> Compacted:
+    compacted = table.compact(config.keep)
+    progress.advance("compacted", 1, len(config.tables))
+    logger.info(
+        "%s: %d files instead of %d, %.1f MB removed",
+        table.path,
+        compacted.files_after,
+        compacted.files_before,
+        compacted.bytes_removed / 1e6,
+    )
+    return compacted
+
+
+def sweep(embeddings: Embeddings, now: datetime) -> int:
+    """Remove what runs staged that cannot be running any more. Returns how many there were."""
+    lake = embeddings.lake
+    abandoned = [attempt for attempt in lake.folders(embeddings.staging) if is_abandoned(attempt, now)]
+    for attempt in abandoned:
+        lake.remove_folder(f"{embeddings.staging}/{attempt}")
+    return len(abandoned)
+
+
+def configure(encoder_source: str | None = None) -> tuple[Config, list[Embeddings]]:
+    """Find the tables of one encoder, or of every encoder.
+
+    Raises:
+        LensError: the encoder is unknown, or the lake is out of reach.
+    """
+    settings = load_settings()
+    lake = Lake(settings.lake)
+    lake.check()
+    every = every_encoder(lake)
+    if encoder_source:
+        every = [Embeddings(lake, identify(resolve_encoder(encoder_source, settings)))]
+    tables = tuple(table for embeddings in every for table in embeddings.tables if table.exists())
+    return Config(tables, timedelta(days=settings.lake_retention_days)), every
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the arguments and run the pipeline to its end."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--encoder", metavar="SOURCE", help="only embeddings of this encoder (default: of all)")
+    known, beam_arguments = arguments.parse_known_args(argv)
+    config, every = configure(known.encoder)
+    if config.tables:
+        with beam.Pipeline(options=pipeline_options(load_settings(), beam_arguments)) as pipeline:
+            run(pipeline | "Tables" >> beam.Create(config.tables), config)
+    for embeddings in every:
+        swept = sweep(embeddings, datetime.now(UTC))
+        logger.info("%s: what %d runs that died had staged is removed", embeddings.encoder_id, swept)
+
+
+if __name__ == "__main__":
+    launch(main)

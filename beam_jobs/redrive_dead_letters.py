@@ -1,0 +1,130 @@
+"""Re-drive dead letters: listings that could not be embedded are tried again.
+
+Letters whose failure may pass (a server that did not answer, or took too long) are due after a pause that doubles with each
+try, from 15 minutes on, eight times at most. With --all, every letter of a listing is tried, whatever its reason and whenever
+its last try was: after an image server was repaired for good, say. What succeeds comes into the table, and its letter goes;
+what fails again keeps it, with the new reason. A letter of a listing that has a newer version by now goes without a try.
+
+    python -m beam_jobs.redrive_dead_letters
+    python -m beam_jobs.redrive_dead_letters --encoder models:/listing-encoder/3 --all
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import apache_beam as beam
+
+from beam_jobs.launcher import launch, parser, pipeline_options
+from beam_jobs.transforms.embedding import OUTCOMES, Arrival, Embedding, Outcome, embed_newest, merge, outcome_of
+from listing_lens.encoders import encoder_runtime, resolve_encoder
+from listing_lens.errors import LensError
+from listing_lens.image_source import ImageSource
+from listing_lens.lake.dead_letters import DeadLetters, Letter
+from listing_lens.lake.embeddings import Embeddings
+from listing_lens.lake.windows import LISTINGS, Lake
+from listing_lens.settings import load_settings
+from models.encoders import shared_encoder
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run: which letters, embedded how."""
+
+    letters: tuple[Letter, ...]
+    embedding: Embedding
+
+
+def run(letters: beam.PCollection, config: Config) -> beam.PCollection:
+    """`Letter`s → the `Outcome`, once what succeeded is in the table and the letters say what failed again."""
+    arrivals = letters | "Listings" >> beam.FlatMap(_arrivals)
+    staged = embed_newest(arrivals, config.embedding)
+    return outcome_of(letters.pipeline, staged) | "Check and merge" >> beam.Map(_check_and_merge, config)
+
+
+def _arrivals(letter: Letter) -> Sequence[Arrival]:
+    return [Arrival(letter.listing, letter.window, letter.attempts)] if letter.listing else []
+
+
+def _check_and_merge(outcome: Outcome, config: Config) -> Outcome:
+    total = outcome.summary.total()
+    came_out = sum(total[name] for name in OUTCOMES)
+    if len(config.letters) != came_out:
+        raise LensError(f"{len(config.letters)} dead letters went in, {came_out} came out: {dict(total)}")
+    merge(outcome, config.embedding)
+    # Listings that the table holds as new, or newer, by now are answered too.
+    embeddings = config.embedding.embeddings
+    failed = {letter.key for letter in outcome.letters}
+    answered = {letter.item_id: letter.version for letter in config.letters if letter.key not in failed}
+    DeadLetters(embeddings).settle(answered)
+    logger.info("%d dead letters of %s were tried again: %s", len(config.letters), embeddings.encoder_id, dict(total))
+    return outcome
+
+
+def configure(encoder_source: str | None = None, *, all_letters: bool = False) -> Config:
+    """Find the letters to try.
+
+    Args:
+        encoder_source: whose letters; None is LENS_ENCODER.
+        all_letters: also those that will not pass by themselves, that were tried too often, or too lately.
+
+    Raises:
+        LensError: the encoder is unknown, or the lake is out of reach.
+    """
+    settings = load_settings()
+    lake = Lake(settings.lake)
+    lake.check()
+    runtime = encoder_runtime(settings)
+    # The GPUs are the workers'.
+    encoder = shared_encoder(resolve_encoder(encoder_source, settings), replace(runtime, device="cpu"))
+    embeddings, now = Embeddings(lake, encoder.encoder_id), datetime.now(UTC)
+    letters = tuple(
+        letter
+        for letter in DeadLetters(embeddings).letters()
+        if letter.listing is not None and (all_letters or letter.is_due(now))
+    )
+    windows = set(lake.windows(LISTINGS))
+    attempt = Lake.new_attempt(now)
+    landed = [window for window in windows if any(window.overlaps(letter.window) for letter in letters)]
+    embedding = Embedding(
+        embeddings=embeddings,
+        attempt=attempt,
+        folder=f"{embeddings.staging}/{attempt}/0",
+        version=embeddings.items.version(),
+        schema=embeddings.schema(encoder.dims, settings.embedding_dtype),
+        encoder_source=encoder.source,
+        batch_size=settings.encoder_batch_size,
+        runtime=runtime,
+        calibrations=settings.cache / "calibrations",
+        images=ImageSource.of(settings).allowing(lake.image_roots(LISTINGS, landed)),
+        now=now,
+        expected=len(letters),
+    )
+    return Config(letters, embedding)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the arguments and run the pipeline to its end."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--encoder", metavar="SOURCE", help="whose dead letters (default: LENS_ENCODER)")
+    arguments.add_argument(
+        "--all",
+        action="store_true",
+        help="also letters that will not pass by themselves, that were tried too often, or too lately",
+    )
+    known, beam_arguments = arguments.parse_known_args(argv)
+    config = configure(known.encoder, all_letters=known.all)
+    if not config.letters:
+        logger.info("no dead letter of %s is due", config.embedding.embeddings.encoder_id)
+        return
+    with beam.Pipeline(options=pipeline_options(load_settings(), beam_arguments)) as pipeline:
+        run(pipeline | "Letters" >> beam.Create(config.letters), config)
+
+
+if __name__ == "__main__":
+    launch(main)

@@ -1,0 +1,1 @@
+"""Parts that several jobs are built from."""

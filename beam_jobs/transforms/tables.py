@@ -1,0 +1,71 @@
+"""Tables of the lake in a pipeline: read fragment by fragment, each by one worker, or only the rows of some items."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.pvalue import AsDict
+
+from listing_lens.lake.embeddings import rows_of
+from listing_lens.lake.tables import Table, scan
+
+
+class ReadTable(beam.PTransform):
+    """A table as of a version → `pa.RecordBatch`es of some columns, of the rows that a filter in SQL lets through."""
+
+    def __init__(
+        self, table: Table, version: int, columns: list[str], *, filter: str | None = None, batch_rows: int = 4096
+    ) -> None:
+        super().__init__()
+        self._table = table
+        self._version = version
+        self._columns = columns
+        self._filter = filter
+        self._batch_rows = batch_rows
+
+    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection:
+        return (
+            pipeline
+            | "Fragments" >> beam.Create(_fragments(self._table, self._version))
+            | "Spread fragments" >> beam.Reshuffle()
+            | "Read batches" >> beam.FlatMap(self._batches)
+        )
+
+    def _batches(self, fragment: int) -> Iterator[pa.RecordBatch]:
+        part = self._table.open(self._version).get_fragment(fragment)
+        assert part is not None, f"fragment {fragment} of {self._table.path} is gone"
+        yield from scan(part, self._columns, filter=self._filter, batch_size=self._batch_rows)
+
+
+class ReadItems(beam.PTransform):
+    """(item id, anything), each once → `pa.RecordBatch`es with the rows that a table holds of these items.
+
+    The ids go to every worker: they must fit in memory, the table need not. Of what was not asked for, only the ids are read.
+    """
+
+    def __init__(self, table: Table, version: int | None, columns: list[str]) -> None:
+        super().__init__()
+        self._table = table
+        self._version = version
+        self._columns = columns
+
+    def expand(self, items: beam.PCollection) -> beam.PCollection:
+        fragments = [] if self._version is None else _fragments(self._table, self._version)
+        return (
+            items.pipeline
+            | "Fragments" >> beam.Create(fragments)
+            | "Spread fragments" >> beam.Reshuffle()
+            | "Read rows" >> beam.FlatMap(self._rows, AsDict(items))
+        )
+
+    def _rows(self, fragment: int, wanted: Mapping[str, object]) -> Iterator[pa.RecordBatch]:
+        assert self._version is not None
+        if wanted:
+            item_ids = pa.array(list(wanted), pa.string())
+            yield from rows_of(self._table, self._version, fragment, item_ids, self._columns).to_batches()
+
+
+def _fragments(table: Table, version: int) -> list[int]:
+    return [fragment.fragment_id for fragment in table.open(version).get_fragments()]

@@ -1,0 +1,151 @@
+"""Dead letters of an encoder: listings that could not be embedded, why, and when they are tried again.
+
+A letter is of the newest version of an item that failed. It goes when that version or a later one is embedded, and is replaced
+when a later one fails. Failures that may pass (a server that did not answer) are tried again, with growing pauses, until
+`MOST_ATTEMPTS`; others stay until somebody asks for them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from hashlib import blake2b
+
+import pyarrow as pa
+
+from listing_lens.lake.embeddings import Embeddings
+from listing_lens.lake.records import TIMESTAMP, Listing, Refused, Status
+from listing_lens.lake.tables import Table
+from listing_lens.lake.window import Window
+
+# A letter that may pass is tried so often: after 15 minutes, 30 minutes, an hour … and the last time after a day and a half.
+MOST_ATTEMPTS = 8
+_FIRST_PAUSE = timedelta(minutes=15)
+
+# Where a listing failed: its row is invalid; its photo cannot be had; is no picture; the encoder gave no numbers for it.
+STAGES = ("read", "fetch", "decode", "encode")
+
+SCHEMA = pa.schema(
+    [
+        # The item's id, or what else tells a row from others that has no valid one.
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("item_id", pa.string(), nullable=False),
+        # `Listing.version`; 0 of a row that is invalid.
+        pa.field("version", pa.int64(), nullable=False),
+        pa.field("updated_at", TIMESTAMP),
+        pa.field("image_uri", pa.string()),
+        pa.field("window", pa.string(), nullable=False),
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("transient", pa.bool_(), nullable=False),
+        pa.field("attempts", pa.int64(), nullable=False),
+        pa.field("failed_at", TIMESTAMP, nullable=False),
+        # JSON: the listing, for another try.
+        pa.field("listing", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Letter:
+    """A listing that could not be embedded; `listing` is None when its row is invalid."""
+
+    key: str
+    item_id: str
+    window: Window
+    stage: str
+    reason: str
+    transient: bool
+    attempts: int
+    failed_at: datetime
+    listing: Listing | None
+
+    @classmethod
+    def of_listing(
+        cls, listing: Listing, window: Window, stage: str, reason: str, *, transient: bool, attempts: int, now: datetime
+    ) -> Letter:
+        """A listing whose photo gave no embedding, tried so often."""
+        return cls(listing.item_id, listing.item_id, window, stage, reason, transient, attempts, now, listing)
+
+    @classmethod
+    def of_refused(cls, refused: Refused, window: Window, now: datetime) -> Letter:
+        """A row of a landed window that is no listing."""
+        digest = blake2b(f"{window.name} {refused.row}".encode(), digest_size=8).hexdigest()
+        return cls(f"invalid row {digest}", refused.item_id, window, "read", refused.reason, False, 1, now, None)
+
+    @property
+    def version(self) -> int:
+        return self.listing.version if self.listing else 0
+
+    def is_due(self, now: datetime) -> bool:
+        """Whether it may pass, has been tried less than `MOST_ATTEMPTS` times, and its pause is over."""
+        pause = _FIRST_PAUSE * 2 ** (self.attempts - 1)
+        return self.transient and self.attempts < MOST_ATTEMPTS and now >= self.failed_at + pause
+
+
+@dataclass(frozen=True)
+class DeadLetters:
+    """The dead letters of an encoder."""
+
+    embeddings: Embeddings
+
+    @property
+    def table(self) -> Table:
+        return self.embeddings.dead_letters
+
+    def letters(self) -> Iterator[Letter]:
+        """Every letter."""
+        yield from map(_letter_of, self.table.rows())
+
+    def add(self, letters: Iterable[Letter]) -> None:
+        """Keep letters; of one item the one of the newest version stays, and of that the last."""
+        rows = {letter.key: letter for letter in sorted(letters, key=lambda letter: letter.version)}
+        if rows:
+            batch = pa.RecordBatch.from_pylist([_row_of(letter) for letter in rows.values()], schema=SCHEMA)
+            self.table.merge(SCHEMA, [batch], newer="source.version >= target.version")
+
+    def settle(self, versions: Mapping[str, int]) -> int:
+        """Remove the letters of items of which this version, or a later one, is in the table now. Returns how many."""
+        held = self.table.rows(["key", "item_id", "version"], filter="version > 0")
+        settled = [row["key"] for row in held if versions.get(row["item_id"], -1) >= row["version"]]
+        self.table.delete(settled)
+        return len(settled)
+
+
+def _row_of(letter: Letter) -> dict[str, object]:
+    listing = letter.listing
+    return {
+        "key": letter.key,
+        "item_id": letter.item_id,
+        "version": letter.version,
+        "updated_at": listing and listing.updated_at,
+        "image_uri": listing and listing.image_uri,
+        "window": letter.window.name,
+        "stage": letter.stage,
+        "reason": letter.reason,
+        "transient": letter.transient,
+        "attempts": letter.attempts,
+        "failed_at": letter.failed_at,
+        "listing": listing and json.dumps(asdict(listing), default=datetime.isoformat),
+    }
+
+
+def _letter_of(row: Mapping[str, object]) -> Letter:
+    listing = None
+    if row["listing"]:
+        fields = json.loads(str(row["listing"]))
+        fields |= {name: datetime.fromisoformat(fields[name]) for name in ("created_at", "updated_at")}
+        listing = Listing(**fields | {"category": tuple(fields["category"]), "status": Status(fields["status"])})
+    return Letter(
+        key=str(row["key"]),
+        item_id=str(row["item_id"]),
+        window=Window.from_name(str(row["window"])),
+        stage=str(row["stage"]),
+        reason=str(row["reason"]),
+        transient=bool(row["transient"]),
+        attempts=int(str(row["attempts"])),
+        failed_at=row["failed_at"],  # type: ignore[arg-type]
+        listing=listing,
+    )

@@ -1,0 +1,207 @@
+"""The ledger of an encoder: which windows are embedded, from which input, and which attempt may say so.
+
+A run begins by putting its attempt into the line of each of its windows, and ends by completing those lines that still have
+it: a run that was overtaken, because another one began later, completes nothing. A line names the inputs that were read, by
+what they were: when a window of listings is landed again, its identity changes, and it counts as not embedded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+
+from listing_lens.errors import LensError
+from listing_lens.lake.embeddings import Embeddings
+from listing_lens.lake.records import TIMESTAMP
+from listing_lens.lake.tables import Table
+from listing_lens.lake.window import Window, gaps
+
+_SCHEMA = pa.schema(
+    [
+        pa.field("window", pa.string(), nullable=False),
+        # The latest attempt to embed the window, and when it began.
+        pa.field("attempt", pa.string(), nullable=False),
+        pa.field("attempted_at", TIMESTAMP, nullable=False),
+        # The rest is of the last attempt that came to its end; null while none has.
+        pa.field("completed_by", pa.string()),
+        pa.field("completed_at", TIMESTAMP),
+        # What it read: "<landed window>@<identity>".
+        pa.field("inputs", pa.list_(pa.string())),
+        # JSON: listings by what became of them, and what the run was told.
+        pa.field("counts", pa.string()),
+        pa.field("parameters", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A window in the ledger."""
+
+    window: Window
+    attempt: str
+    attempted_at: datetime
+    completed_by: str | None = None
+    completed_at: datetime | None = None
+    inputs: tuple[str, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def state(self) -> str:
+        """`embedded`, or `running` (which a run that died is, too) when its latest attempt has not come to its end."""
+        return "embedded" if self.completed_by == self.attempt else "running"
+
+
+@dataclass(frozen=True)
+class Completed:
+    """What a run has to say of a window at its end."""
+
+    inputs: tuple[str, ...]
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The ledger of an encoder's windows."""
+
+    embeddings: Embeddings
+
+    @property
+    def table(self) -> Table:
+        return self.embeddings.windows
+
+    def lines(self) -> dict[Window, Line]:
+        """Every line, by window, in order of time."""
+        lines = map(_line_of, self.table.rows())
+        return {line.window: line for line in sorted(lines, key=lambda line: line.window)}
+
+    def begin(self, windows: Iterable[Window], attempt: str, now: datetime) -> None:
+        """Make an attempt the one that may complete some windows; whoever began before is overtaken."""
+        lines = self.lines()
+        rows = []
+        for window in windows:
+            before = lines.get(window)
+            rows.append(_row_of(_with_attempt(before, window, attempt, now)))
+        self._write(rows)
+
+    def current(self, windows: Iterable[Window], attempt: str) -> list[Window]:
+        """Those of some windows that an attempt may complete.
+
+        Raises:
+            LensError: it was overtaken in all of them.
+        """
+        lines = self.lines()
+        wanted = list(windows)
+        mine = [window for window in wanted if window in lines and lines[window].attempt == attempt]
+        if wanted and not mine:
+            other = lines[wanted[0]].attempt if wanted[0] in lines else "none"
+            raise LensError(
+                f"window {wanted[0]} of {self.embeddings.encoder_id} was taken over by attempt {other}, which began later: "
+                "leave it to that one"
+            )
+        return mine
+
+    def complete(
+        self, completed: Mapping[Window, Completed], attempt: str, parameters: Mapping[str, Any], now: datetime
+    ) -> list[Window]:
+        """Say that windows are embedded, those in which the attempt was not overtaken. Returns them.
+
+        Raises:
+            LensError: it was overtaken in all of them.
+        """
+        mine = self.current(completed, attempt)
+        lines = self.lines()
+        self._write(
+            [
+                _row_of(
+                    Line(
+                        window,
+                        attempt,
+                        lines[window].attempted_at,
+                        completed_by=attempt,
+                        completed_at=now,
+                        inputs=completed[window].inputs,
+                        counts=completed[window].counts,
+                        parameters=parameters,
+                    )
+                )
+                for window in mine
+            ],
+            newer=f"target.attempt = '{attempt}'",
+        )
+        return mine
+
+    def _write(self, rows: list[dict[str, object]], newer: str | None = None) -> None:
+        if rows:
+            self.table.merge(_SCHEMA, [pa.RecordBatch.from_pylist(rows, schema=_SCHEMA)], newer=newer)
+
+
+def not_embedded(landed: Mapping[Window, str], lines: Iterable[Line]) -> list[Window]:
+    """The landed windows of which the input that is there now is not embedded, or not wholly, by time.
+
+    Args:
+        landed: the identity of each landed window.
+        lines: of the ledger. Listings may land in other windows than they are embedded in.
+    """
+    by_input: dict[str, list[Window]] = {}
+    for line in lines:
+        for name in line.inputs:
+            by_input.setdefault(name, []).append(line.window)
+    return [
+        window
+        for window, identity in sorted(landed.items())
+        if gaps(window, by_input.get(input_of(window, identity), []))
+    ]
+
+
+def input_of(window: Window, identity: str) -> str:
+    """How the ledger names a landed window as it was read."""
+    return f"{window.name}@{identity}"
+
+
+def _with_attempt(before: Line | None, window: Window, attempt: str, now: datetime) -> Line:
+    if before is None:
+        return Line(window, attempt, now)
+    return Line(
+        window,
+        attempt,
+        now,
+        before.completed_by,
+        before.completed_at,
+        before.inputs,
+        before.counts,
+        before.parameters,
+    )
+
+
+def _row_of(line: Line) -> dict[str, object]:
+    done = line.completed_by is not None
+    return {
+        "window": line.window.name,
+        "attempt": line.attempt,
+        "attempted_at": line.attempted_at,
+        "completed_by": line.completed_by,
+        "completed_at": line.completed_at,
+        "inputs": list(line.inputs) if done else None,
+        "counts": json.dumps(dict(line.counts), sort_keys=True) if done else None,
+        "parameters": json.dumps(dict(line.parameters), sort_keys=True) if done else None,
+    }
+
+
+def _line_of(row: dict[str, Any]) -> Line:
+    return Line(
+        Window.from_name(row["window"]),
+        row["attempt"],
+        row["attempted_at"],
+        row["completed_by"],
+        row["completed_at"],
+        tuple(row["inputs"] or ()),
+        json.loads(row["counts"] or "{}"),
+        json.loads(row["parameters"] or "{}"),
+    )

@@ -1,0 +1,284 @@
+"""Lance tables with a key: one row per key, one committer at a time.
+
+A merge writes its rows beside the table and makes them part of it in one commit, all or nothing; whoever reads sees the
+version that they opened, for as long as it is kept. Lance's own resolution of concurrent commits is not relied on: commits
+take turns (`listing_lens.lake.locks`), one is refused when the version it was computed on is no longer the latest, and after
+each the merged keys are looked for again, to be there once. The key is declared (`unenforced-primary-key`) and never
+indexed: with an index on it, concurrent merges were seen to leave duplicates.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from listing_lens.errors import LensError
+from listing_lens.lake.locks import CloudObjects, HeldLock, file_lock, lease
+
+if TYPE_CHECKING:
+    from lance import LanceDataset
+    from lance.fragment import LanceFragment
+
+logger = logging.getLogger(__name__)
+
+_PRIMARY_KEY = {b"lance-schema:unenforced-primary-key": b"true"}
+# Rows of a file: 1.6 GB of 768-d float16 embeddings, a minute's work for one worker.
+_ROWS_PER_FILE = 1_000_000
+# Read ahead of who scans: two batches keep the decoder busy, and more would only be held.
+_READ_AHEAD = {"batch_readahead": 2, "fragment_readahead": 1}
+_CHANGED = "_row_last_updated_at_version > {version}"
+
+
+def keyed(schema: pa.Schema, key: str) -> pa.Schema:
+    """A schema whose column `key` is declared to be the primary key."""
+    at = schema.get_field_index(key)
+    return schema.set(at, schema.field(at).with_metadata(_PRIMARY_KEY))
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What a merge did: the version that it made, and how many of its rows got in."""
+
+    version: int
+    inserted: int
+    updated: int
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """What a compaction did: files before and after, and bytes of old versions that were removed."""
+
+    files_before: int
+    files_after: int
+    bytes_removed: int
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table at a folder or a gs:// prefix. Cheap to make, safe to pickle; it exists from the first merge on.
+
+    Attributes:
+        path: where it is; ends in ``.lance``.
+        key: the column that identifies a row.
+    """
+
+    path: str
+    key: str
+
+    def exists(self) -> bool:
+        return self._find(None) is not None
+
+    def open(self, version: int | None = None) -> LanceDataset:
+        """The table as of a version; None is the latest.
+
+        Raises:
+            LensError: there is no table, or the version is no longer kept.
+        """
+        found = self._find(version)
+        if found is None:
+            of = "" if version is None else f" of version {version}, or it is no longer kept (LENS_LAKE_RETENTION_DAYS)"
+            raise LensError(f"there is no table {self.path}{of}: run the job that writes it first, or check LENS_LAKE")
+        return found
+
+    def version(self) -> int | None:
+        """The latest version; None when there is no table yet."""
+        found = self._find(None)
+        return None if found is None else int(found.version)
+
+    def rows(self, columns: list[str] | None = None, filter: str | None = None) -> list[dict[str, Any]]:
+        """The rows of a small table, or of one that does not exist yet: none."""
+        found = self._find(None)
+        rows: list[dict[str, Any]] = [] if found is None else found.to_table(columns, filter=filter).to_pylist()
+        return rows
+
+    def merge(self, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, newer: str | None = None) -> Merged:
+        """Insert rows, and replace those of the same key, in one commit.
+
+        Memory is bounded by the keys: those of the table, about 70 bytes each, and those of the rows.
+
+        Args:
+            schema: of the rows, and of the table if it is new.
+            batches: the rows, at most one per key.
+            newer: when a row replaces one of the same key, in SQL over `source` and `target`; None is always.
+
+        Raises:
+            LensError: the lock cannot be had, or keys were not there once after the commit, which is then undone.
+        """
+        with self._one_committer() as lock:
+            table = self._find(None) or self._create(schema)
+            keys: list[pa.Array] = []
+
+            def counted() -> Iterator[pa.RecordBatch]:
+                for batch in batches:
+                    keys.append(batch.column(self.key))
+                    yield batch
+
+            merge = table.merge_insert(self.key).when_matched_update_all(newer).when_not_matched_insert_all()
+            rows = pa.RecordBatchReader.from_batches(schema, counted())
+            transaction, counts = merge.execute_uncommitted(rows)
+            merged = pa.concat_arrays(keys) if keys else pa.array([], pa.string())
+            if not counts["num_inserted_rows"] and not counts["num_updated_rows"]:
+                return Merged(int(table.version), 0, 0)
+            version = self._commit(lock, table, transaction)
+            self._require_once(merged, version, before=int(table.version))
+            return Merged(version, counts["num_inserted_rows"], counts["num_updated_rows"])
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete the rows of some keys; those that are not there are left out."""
+        listed = ", ".join("'{}'".format(key.replace("'", "''")) for key in keys)
+        if not listed:
+            return
+        with self._one_committer() as lock:
+            table = self._find(None)
+            if table is not None:
+                lock.confirm()
+                table.delete(f"{self.key} IN ({listed})")
+
+    def compact(self, keep: timedelta) -> Compacted:
+        """Rewrite small files, and those with many replaced rows, as large ones; then forget versions older than `keep`.
+
+        Each large file is a commit of its own, so that merges wait for one at most. Compacted rows do not count as changed.
+
+        Raises:
+            LensError: a key is in the table twice.
+        """
+        from lance.optimize import Compaction
+
+        before = len(self.open().get_fragments())
+        while True:
+            with self._one_committer() as lock:
+                table = self.open()
+                tasks = Compaction.plan(table, {"target_rows_per_fragment": _ROWS_PER_FILE}).tasks
+                if not tasks:
+                    break
+                rewritten = tasks[0].execute(table)
+                self._require_latest(lock, table)
+                Compaction.commit(table, [rewritten])
+        with self._one_committer():
+            table = self.open()
+            removed = table.cleanup_old_versions(older_than=keep, error_if_tagged_old_versions=False)
+        self.require_unique()
+        return Compacted(before, len(self.open().get_fragments()), int(removed.bytes_removed))
+
+    def require_unique(self) -> None:
+        """Raise LensError when any key is in the table twice. Holds a 64-bit hash per key."""
+        import numpy as np
+        import pandas as pd
+
+        hashes = [
+            pd.util.hash_array(batch.column(self.key).to_numpy(zero_copy_only=False), categorize=False)
+            for batch in scan(self.open(), [self.key], batch_size=65_536)
+        ]
+        every = np.concatenate(hashes) if hashes else np.empty(0, np.uint64)
+        if len(np.unique(every)) == len(every):
+            return
+        values, counts = np.unique(every, return_counts=True)
+        suspects = set(values[counts > 1].tolist())
+        seen: set[str] = set()
+        for batch in scan(self.open(), [self.key], batch_size=65_536):
+            for key in batch.column(self.key).to_pylist():
+                if int(pd.util.hash_array(np.array([key], object), categorize=False)[0]) not in suspects:
+                    continue
+                if key in seen:
+                    raise LensError(f"table {self.path} holds {self.key} {key!r} twice: restore the version before")
+                seen.add(key)
+
+    def _find(self, version: int | None) -> LanceDataset | None:
+        import lance
+
+        try:
+            return lance.dataset(self.path, version=version, storage_options=_storage_options(self.path))
+        except ValueError as err:
+            if "was not found" in str(err):
+                return None
+            raise
+
+    def _create(self, schema: pa.Schema) -> LanceDataset:
+        import lance
+
+        logger.info("table %s is new", self.path)
+        return lance.write_dataset(
+            keyed(schema, self.key).empty_table(),
+            self.path,
+            # What changed since a version stays known, also when rows move to other files.
+            enable_stable_row_ids=True,
+            storage_options=_storage_options(self.path),
+        )
+
+    def _one_committer(self) -> AbstractContextManager[HeldLock]:
+        if self.path.startswith("gs://"):
+            return lease(CloudObjects(), f"{self.path}.lock")
+        return file_lock(f"{self.path}.lock")
+
+    def _commit(self, lock: HeldLock, table: LanceDataset, transaction: Any) -> int:
+        import lance
+
+        self._require_latest(lock, table)
+        return int(lance.LanceDataset.commit(table, transaction, max_retries=0).version)
+
+    def _require_latest(self, lock: HeldLock, table: LanceDataset) -> None:
+        """Raise LensError when somebody has committed since the table was opened, who did not ask for the lock."""
+        lock.confirm()
+        if table.latest_version != table.version:
+            raise LensError(
+                f"table {self.path} moved from version {table.version} to {table.latest_version} during a commit: "
+                "let nothing else write it, and run the job again"
+            )
+
+    def _require_once(self, keys: pa.Array, version: int, before: int) -> None:
+        """Undo the commit and raise LensError unless each key is in the table once."""
+        table = self.open(version)
+        there = sum(
+            pc.sum(pc.is_in(batch.column(self.key), value_set=keys)).as_py() or 0
+            for batch in scan(table, [self.key], batch_size=65_536)
+        )
+        if there != len(keys):
+            self.open(before).restore()
+            raise LensError(
+                f"table {self.path}: {len(keys)} keys were merged, but {there} rows have them; the commit is undone: "
+                "run the job again"
+            )
+
+
+def scan(
+    source: LanceDataset | LanceFragment, columns: list[str], *, filter: str | None = None, batch_size: int = 4096
+) -> Iterator[pa.RecordBatch]:
+    """Stream columns of a table, or of one fragment of it; memory is bounded by a few batches.
+
+    Args:
+        source: the table at a version, or a fragment of it.
+        columns: their names; others are not read.
+        filter: which rows, in SQL.
+        batch_size: rows of a batch, at most.
+    """
+    yield from source.scanner(columns=columns, filter=filter, batch_size=batch_size, **_READ_AHEAD).to_batches()
+
+
+def changed_since(version: int) -> str:
+    """A filter, in SQL, for the rows that were inserted or replaced after a version; compaction does not count."""
+    return _CHANGED.format(version=version)
+
+
+def as_of(table: LanceDataset) -> datetime:
+    """When the version of an opened table was committed, in UTC."""
+    found: datetime = next(v["timestamp"] for v in table.versions() if v["version"] == table.version)
+    return found.astimezone(UTC)
+
+
+def _storage_options(path: str) -> dict[str, str] | None:
+    """How Lance finds an emulated Cloud Storage; the real one it finds by the credentials of the environment."""
+    emulator = os.environ.get("STORAGE_EMULATOR_HOST")
+    if not path.startswith("gs://") or not emulator:
+        return None
+    nobody = dict.fromkeys(("client_email", "private_key", "private_key_id"), "")
+    account = {"gcs_base_url": emulator, "disable_oauth": True, **nobody}
+    return {"google_service_account_key": json.dumps(account), "allow_http": "true"}
