@@ -19,7 +19,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from listing_lens.embedders import require_encoder
+from listing_lens.embedding.embedder import require_encoder
 from models.calibration import LEAST_IMAGES, Calibration, calibrate, host_of
 from models.encoders import Encoder
 from models.errors import LensError

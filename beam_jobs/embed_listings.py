@@ -39,7 +39,7 @@ from beam_jobs.photo_embedder import PhotoEmbedder, seen_in
 from listing_lens import progress
 from listing_lens.encoders import encoder_runtime, resolve_encoder, windows_not_embedded
 from listing_lens.errors import LensError
-from listing_lens.image_source import ImageSource
+from listing_lens.images.source import ImageSource
 from listing_lens.lake.records import (
     DEAD_LETTER_SCHEMA,
     LISTING_SCHEMA,

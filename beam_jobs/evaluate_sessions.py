@@ -28,10 +28,10 @@ from beam_jobs.image_loader import ImageLoader, Unusable
 from beam_jobs.lake_io import ReadWindows, WindowTarget, WriteFiles, commit, sessions_in
 from beam_jobs.launcher import add_window, launch, parser, pipeline_options
 from listing_lens import progress
-from listing_lens.embedders import Embedder, require_encoder
+from listing_lens.embedding.embedder import Embedder, require_encoder
 from listing_lens.encoders import encoder_runtime
 from listing_lens.errors import LensError
-from listing_lens.image_source import ImageSource
+from listing_lens.images.source import ImageSource
 from listing_lens.lake.fits import load_projection
 from listing_lens.lake.records import Session, embedding_matrix
 from listing_lens.lake.window import Window

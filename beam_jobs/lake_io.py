@@ -14,7 +14,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from listing_lens.errors import LensError
-from listing_lens.image_source import resolve_uri
+from listing_lens.images.source import resolve_uri
 from listing_lens.lake.parquet import ROWS_PER_GROUP, RowGroupWriter
 from listing_lens.lake.records import Listing, Session, listings_of, sessions_of, to_table
 from listing_lens.lake.window import Window

@@ -36,7 +36,7 @@ from listing_lens.lake.records import embedding_matrix, listings_of
 from listing_lens.lake.window import Window, gaps
 from listing_lens.lake.windows import REMOVED, ROWS, Lake, embeddings
 from listing_lens.loads import Load, loaded_windows, record_load
-from listing_lens.search_index import Index, SearchIndex
+from listing_lens.search.index import Index, SearchIndex
 from listing_lens.settings import load_settings
 from models.encoder_files import identify
 

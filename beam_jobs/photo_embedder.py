@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beam_jobs.image_loader import ImageLoader, Unusable, loading_threads
-from listing_lens.image_source import ImageSource
+from listing_lens.images.source import ImageSource
 from models.encoders import Encoder
 
 Item = TypeVar("Item")

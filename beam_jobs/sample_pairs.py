@@ -44,7 +44,7 @@ from beam_jobs.lake_io import (
 from beam_jobs.launcher import add_window, launch, parser, pipeline_options
 from listing_lens import progress
 from listing_lens.errors import LensError
-from listing_lens.image_source import ImageSource
+from listing_lens.images.source import ImageSource
 from listing_lens.lake.pairs import (
     PAIR_SCHEMA,
     PAIR_SESSION_SCHEMA,

@@ -32,7 +32,7 @@ from listing_lens.lake.records import SEARCHABLE
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import LISTINGS, REMOVED, ROWS, Lake, embeddings
 from listing_lens.loads import loaded_windows, loads_of
-from listing_lens.search_index import Index, SearchIndex, version_of
+from listing_lens.search.index import Index, SearchIndex, version_of
 from listing_lens.settings import load_settings
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from listing_lens.errors import LensError
 from listing_lens.finetunes import Comparison, latest_comparison
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import LISTINGS, SESSIONS, Lake, evaluations
-from listing_lens.search_index import SearchIndex
+from listing_lens.search.index import SearchIndex
 from listing_lens.settings import Settings, home_file, load_settings, running_stack
 from listing_lens.stack import Event, down, up
 from listing_lens.stack.airflow_api import AirflowApi, BackfillState, RunState

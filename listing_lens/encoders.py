@@ -8,7 +8,7 @@ from pathlib import Path
 from listing_lens.errors import LensError
 from listing_lens.lake.window import Window, gaps
 from listing_lens.lake.windows import LISTINGS, Lake, embeddings
-from listing_lens.search_index import SearchIndex
+from listing_lens.search.index import SearchIndex
 from listing_lens.settings import Settings
 from models.embedder import ENCODER_MODEL
 from models.encoder_files import encoder_id, identify, lasting_source, model_files

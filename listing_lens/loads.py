@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import Lake, embeddings
-from listing_lens.search_index import Index
+from listing_lens.search.index import Index
 
 
 class Load(BaseModel):

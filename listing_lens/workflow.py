@@ -12,8 +12,8 @@ from listing_lens.finetunes import load_finetune
 from listing_lens.lake.fits import HEADLINE, Assessment, load_assessment, load_fit, load_projection, projection_exists
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import Lake, evaluations
-from listing_lens.pages import evaluation_page
-from listing_lens.search_index import SearchIndex
+from listing_lens.search.index import SearchIndex
+from listing_lens.serving.pages import evaluation_page
 from listing_lens.settings import Settings, missing
 from models import figures
 from models.embedder import CHAMPION

@@ -17,7 +17,7 @@ from listing_lens.finetunes import Comparison
 from listing_lens.lake.fits import Assessment, load_assessment
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import LISTINGS, SESSIONS, Lake, evaluations
-from listing_lens.search_index import SearchIndex
+from listing_lens.search.index import SearchIndex
 from listing_lens.settings import Settings, load_settings
 from models.embedder import CANDIDATE, CHAMPION
 

@@ -16,7 +16,7 @@ from tiny import photo
 from beam_jobs.image_loader import Unusable
 from beam_jobs.photo_embedder import PhotoEmbedder, SeenPhotos
 from listing_lens.errors import LensError
-from listing_lens.image_source import ImageSource
+from listing_lens.images.source import ImageSource
 from models.encoders import Encoder
 from models.images import ImageLimits, decode_image
 

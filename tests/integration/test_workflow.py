@@ -16,10 +16,10 @@ from listing_lens.finetunes import latest_comparison
 from listing_lens.lake.records import Session
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import Lake, embeddings, evaluations
-from listing_lens.search_index import Index, SearchIndex
+from listing_lens.search.index import Index, SearchIndex
+from listing_lens.serving.photo_search import search_by_photo
 from listing_lens.settings import Settings, load_settings
 from listing_lens.stack.airflow_api import AirflowApi
-from listing_lens.visual_search import search_by_photo
 from listing_lens.workflow import connect_registry
 from models.embedder import CANDIDATE, CHAMPION
 from models.registry import RegisteredEncoder

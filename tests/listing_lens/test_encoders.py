@@ -17,7 +17,7 @@ from listing_lens.errors import LensError
 from listing_lens.lake.records import LISTING_SCHEMA, to_table
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import Lake, embeddings
-from listing_lens.search_index import SearchIndex
+from listing_lens.search.index import SearchIndex
 from listing_lens.settings import Settings, load_settings
 from models.demo_encoder import save_untrained_siglip
 from models.embedder import CHAMPION, ENCODER_MODEL, EmbedderCard

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from listing_lens.lake.window import Window
-from listing_lens.pages import ShownHit, evaluation_page, search_page
-from listing_lens.search_index import Hit
+from listing_lens.search.index import Hit
+from listing_lens.serving.pages import ShownHit, evaluation_page, search_page
 from models.embedder import EmbedderCard
 from models.metrics import METRICS
 from models.registry import RegisteredEmbedder

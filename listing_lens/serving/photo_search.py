@@ -9,10 +9,10 @@ from PIL import Image
 
 from listing_lens.encoders import encoder_runtime
 from listing_lens.errors import LensError
-from listing_lens.image_source import ImageSource
+from listing_lens.images.source import ImageSource
 from listing_lens.lake.windows import LISTINGS, Lake
-from listing_lens.pages import ShownHit, search_page
-from listing_lens.search_index import Hit, Index, SearchIndex
+from listing_lens.search.index import Hit, Index, SearchIndex
+from listing_lens.serving.pages import ShownHit, search_page
 from listing_lens.settings import Settings
 from models.images import ImageError, ImageLimits, decode_image
 
@@ -43,7 +43,7 @@ def search_by_photo(photo: Path, k: int, settings: Settings) -> SearchResult:
     # The alias is resolved once: a swap between here and the search cannot mix two spaces.
     index = search_index.require_live()
     # torch takes seconds to import: what can be refused has been by now.
-    from listing_lens.embedders import Embedder
+    from listing_lens.embedding.embedder import Embedder
 
     # One photo is soon done, and leaves the GPUs to the jobs.
     runtime = replace(encoder_runtime(settings), device="cpu")

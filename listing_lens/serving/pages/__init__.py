@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from PIL import Image
 
 from listing_lens.lake.window import Window
-from listing_lens.search_index import Hit
+from listing_lens.search.index import Hit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _THUMBNAIL = 240
 
 _templates = Environment(
-    loader=PackageLoader("listing_lens.pages", "templates"),
+    loader=PackageLoader("listing_lens.serving.pages", "templates"),
     autoescape=select_autoescape(default=True),
     undefined=StrictUndefined,
     trim_blocks=True,

@@ -13,7 +13,7 @@ from tiny import FIRST, listing
 
 from listing_lens.errors import LensError
 from listing_lens.lake.records import Listing, Status
-from listing_lens.search_index import Index, SearchIndex, version_of
+from listing_lens.search.index import Index, SearchIndex, version_of
 from listing_lens.settings import load_settings
 from models.embedder import EmbedderCard
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from listing_lens.public_network import is_public, system_resolver
+from listing_lens.images.public_network import is_public, system_resolver
 
 # Networks that are not public, whatever else changes (IANA's special-purpose registries, and deprecated ones).
 NOT_PUBLIC_4 = (

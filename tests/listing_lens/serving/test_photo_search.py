@@ -15,13 +15,13 @@ import pytest
 from PIL import Image
 from tiny import FIRST, image_root, land, listing, photo, take_photo
 
-from listing_lens.embedders import Embedder
+from listing_lens.embedding.embedder import Embedder
 from listing_lens.errors import LensError
 from listing_lens.lake.fits import save_projection
 from listing_lens.lake.windows import Lake
-from listing_lens.search_index import Index, SearchIndex
+from listing_lens.search.index import Index, SearchIndex
+from listing_lens.serving.photo_search import SearchResult, as_page, search_by_photo
 from listing_lens.settings import Settings, load_settings
-from listing_lens.visual_search import SearchResult, as_page, search_by_photo
 from models.embedder import EmbedderCard
 from models.encoders import shared_encoder
 from models.images import ImageLimits, decode_image

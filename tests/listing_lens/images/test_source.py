@@ -32,8 +32,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from listing_lens.errors import LensError
-from listing_lens.image_source import ImageSource, resolve_uri
-from listing_lens.public_network import Resolver, system_resolver
+from listing_lens.images.public_network import Resolver, system_resolver
+from listing_lens.images.source import ImageSource, resolve_uri
 from models.images import ImageError, ImageLimits
 
 LIMITS = ImageLimits(max_bytes=1000, max_pixels=1000)

@@ -24,7 +24,7 @@ import httpx
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
 from listing_lens.errors import LensError
-from listing_lens.public_network import AddressRefusedError, PublicNetwork, Resolver, system_resolver
+from listing_lens.images.public_network import AddressRefusedError, PublicNetwork, Resolver, system_resolver
 from listing_lens.settings import Settings
 from models.images import ImageError, ImageLimits
 
