@@ -11,13 +11,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
-from listing_lens import workflow
 from listing_lens.demo.plan import DemoSpec
 from listing_lens.demo.write import make_catalog
 from listing_lens.errors import LensError
-from listing_lens.finetunes import Comparison, latest_comparison
+from listing_lens.finetuning.records import Comparison, latest_comparison
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import LISTINGS, SESSIONS, Lake, evaluations
+from listing_lens.registry import connect_registry
 from listing_lens.search.index import SearchIndex
 from listing_lens.settings import Settings, home_file, load_settings, running_stack
 from listing_lens.stack import Event, down, up
@@ -139,7 +139,7 @@ def _make_catalog(lake: Lake, spec: DemoSpec, narrator: Narrator, now: datetime)
 
 def _train_encoder(airflow: AirflowApi, lake: Lake, settings: Settings, narrator: Narrator) -> None:
     """Train a small SigLIP from random weights by the DAG that fine-tunes a published one in production."""
-    if workflow.connect_registry(settings).has(CHAMPION, ENCODER_MODEL):
+    if connect_registry(settings).has(CHAMPION, ENCODER_MODEL):
         narrator.say("the registry has a champion already: it is used as it is")
         return
     from models.demo_encoder import save_untrained_siglip

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from listing_lens.errors import LensError
-from listing_lens.lake.window import Window
 from listing_lens.lake.windows import Lake
 
 Role = Literal["fine-tuned", "parent", "compared"]
@@ -18,8 +15,6 @@ Role = Literal["fine-tuned", "parent", "compared"]
 Variant = Literal["embedding", "projected"]
 
 _COMPARISON = "-comparison.json"
-# What a run trains on when it is not told: the listings of three months.
-_REACH = timedelta(weeks=13)
 
 
 class Finetune(BaseModel):
@@ -123,26 +118,6 @@ def latest_comparison(lake: Lake) -> Comparison:
         raise LensError(f"no fine-tuning in the lake {lake.root} was compared yet: run the DAG finetune_encoder")
     # A run's name begins with its time.
     return load_comparison(lake, names[-1].removesuffix(_COMPARISON))
-
-
-def training_window(landed: Sequence[Window], start: date | None, end: date | None) -> Window:
-    """The window whose listings are trained on: from the first day up to the end, which is left out.
-
-    A bound that is not given comes from the landed windows of listings: the last one's end, and the first one's start,
-    but no more than three months before the end.
-
-    Raises:
-        LensError: nothing has landed, or the interval is empty.
-    """
-    if not landed and (start is None or end is None):
-        raise LensError("no listings have landed in the lake: import them with `lens catalog import`")
-    until = _midnight(end) if end else max(window.end for window in landed)
-    since = _midnight(start) if start else max(min(window.start for window in landed), until - _REACH)
-    return Window(since, until)
-
-
-def _midnight(day: date) -> datetime:
-    return datetime.combine(day, time(), UTC)
 
 
 _Record = TypeVar("_Record", bound=BaseModel)

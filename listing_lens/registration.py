@@ -1,4 +1,4 @@
-"""The steps between jobs, for the terminal and for Airflow alike: what a fit or an evaluation leaves becomes a record."""
+"""What a fit, a fine-tuning or an evaluation left in the lake becomes a record in MLflow, for the terminal and Airflow alike."""
 
 from __future__ import annotations
 
@@ -8,28 +8,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from listing_lens.errors import LensError
-from listing_lens.finetunes import load_finetune
+from listing_lens.finetuning.records import load_finetune
 from listing_lens.lake.fits import HEADLINE, Assessment, load_assessment, load_fit, load_projection, projection_exists
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import Lake, evaluations
+from listing_lens.registry import connect_registry
 from listing_lens.search.index import SearchIndex
 from listing_lens.serving.pages import evaluation_page
-from listing_lens.settings import Settings, missing
+from listing_lens.settings import Settings
 from models import figures
 from models.embedder import CHAMPION
 from models.encoder_files import encoder_folder
 from models.projection import prefix_dims
-from models.registry import RegisteredEmbedder, Registry
+from models.registry import RegisteredEmbedder
 
 logger = logging.getLogger(__name__)
 
 VARIANTS = {"embedding": "encoder alone", "projected": "with projection"}
-
-
-def connect_registry(settings: Settings) -> Registry:
-    """Raises LensError when no MLflow server is configured or it does not answer."""
-    url = settings.mlflow_url or missing("mlflow_url", "set it, or start the local stack with `lens up`")
-    return Registry.connect(url)
 
 
 def register_fit(name: str, settings: Settings) -> int:

@@ -18,7 +18,7 @@ from tiny import FIRST, NOW
 
 from listing_lens.encoders import publish_encoder
 from listing_lens.errors import LensError
-from listing_lens.finetunes import Finetune, save_finetune
+from listing_lens.finetuning.records import Finetune, save_finetune
 from listing_lens.lake.fits import (
     Assessment,
     Change,
@@ -29,10 +29,8 @@ from listing_lens.lake.fits import (
     save_projection,
 )
 from listing_lens.lake.windows import Lake, evaluations
-from listing_lens.settings import Settings, load_settings
-from listing_lens.workflow import (
+from listing_lens.registration import (
     VARIANTS,
-    connect_registry,
     log_evaluation,
     previous_projection,
     promote,
@@ -40,6 +38,8 @@ from listing_lens.workflow import (
     register_finetune,
     register_fit,
 )
+from listing_lens.registry import connect_registry
+from listing_lens.settings import Settings, load_settings
 from models.demo_encoder import save_untrained_siglip
 from models.embedder import CANDIDATE, CHAMPION, ENCODER_MODEL, MODEL, EmbedderCard
 from models.encoder_files import identify
@@ -289,14 +289,3 @@ class TestEvaluation:
         embedder = registry.get(str(register_fit("weekly", settings)))
         with pytest.raises(LensError, match=f"evaluations/{card.space} of .* are not in the lake"):
             log_evaluation(FIRST, embedder, settings)
-
-
-class TestServer:
-    def test_that_is_not_set_says_what_to_do(self) -> None:
-        with pytest.raises(LensError, match="LENS_MLFLOW_URL is not set and no local stack is up: set it, or start"):
-            connect_registry(load_settings(mlflow_url=""))
-
-    @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://"])
-    def test_that_does_not_answer_is_named(self, url: str) -> None:
-        with pytest.raises(LensError, match=f"MLflow at {url} cannot be reached"):
-            connect_registry(load_settings(mlflow_url=url))
