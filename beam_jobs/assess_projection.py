@@ -44,7 +44,7 @@ from listing_lens.lake.windows import REMOVED, ROWS, Lake, embeddings
 from listing_lens.settings import load_settings
 from models.pair_rules import draw_number
 from models.projection import Projection, prefix_dims
-from models.subspaces import nearest, neighbour_recall, principal_angles, scores, variance_held
+from models.projection_quality import nearest, neighbour_recall, principal_angles, scores, variance_held
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from listing_lens.lake.compaction import compact, manifests_of, plan, stored, sw
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import Lake, embeddings
 from listing_lens.settings import load_settings
-from models.encoder_files import identify
+from models.encoders.files import identify
 
 logger = logging.getLogger(__name__)
 

@@ -53,9 +53,9 @@ from listing_lens.lake.records import (
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import DEAD_LETTERS, LISTINGS, REMOVED, ROWS, Lake, Manifest, embeddings
 from listing_lens.settings import load_settings
-from models.encoder_files import identify
-from models.encoders import shared_encoder
-from models.runtime import Runtime
+from models.encoders.encoder import shared_encoder
+from models.encoders.files import identify
+from models.encoders.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 

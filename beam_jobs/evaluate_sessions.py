@@ -38,9 +38,9 @@ from listing_lens.lake.window import Window
 from listing_lens.lake.windows import ROWS, SESSIONS, Lake, Manifest, embeddings, evaluations
 from listing_lens.settings import load_settings
 from models.embedder import EmbedderCard
+from models.encoders.runtime import Runtime
 from models.metrics import METRICS, relevance_by_rank, session_metrics
 from models.projection import prefix_dims
-from models.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 

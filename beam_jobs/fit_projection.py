@@ -34,7 +34,7 @@ from listing_lens.lake.window import Window
 from listing_lens.lake.windows import Lake, embeddings
 from listing_lens.settings import load_settings
 from models.embedder import EmbedderCard
-from models.encoder_files import identify
+from models.encoders.files import identify
 from models.moments import Moments
 from models.projection import check_fit, fit_projection
 

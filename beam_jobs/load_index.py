@@ -38,7 +38,7 @@ from listing_lens.lake.windows import REMOVED, ROWS, Lake, embeddings
 from listing_lens.loads import Load, loaded_windows, record_load
 from listing_lens.search.index import Index, SearchIndex
 from listing_lens.settings import load_settings
-from models.encoder_files import identify
+from models.encoders.files import identify
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from beam_jobs.image_loader import ImageLoader, Unusable, loading_threads
 from listing_lens.images.source import ImageSource
-from models.encoders import Encoder
+from models.encoders.encoder import Encoder
 
 Item = TypeVar("Item")
 Encode = Callable[[NDArray[Any]], NDArray[np.float32]]

@@ -11,8 +11,8 @@ from listing_lens.lake.windows import LISTINGS, Lake, embeddings
 from listing_lens.search.index import SearchIndex
 from listing_lens.settings import Settings
 from models.embedder import ENCODER_MODEL
-from models.encoder_files import encoder_id, identify, lasting_source, model_files
-from models.runtime import Runtime
+from models.encoders.files import encoder_id, identify, lasting_source, model_files
+from models.encoders.runtime import Runtime
 
 _REGISTERED = re.compile(rf"models:/{ENCODER_MODEL}(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 

@@ -18,7 +18,7 @@ from listing_lens.serving.pages import evaluation_page
 from listing_lens.settings import Settings
 from models import figures
 from models.embedder import CHAMPION
-from models.encoder_files import encoder_folder
+from models.encoders.files import encoder_folder
 from models.projection import prefix_dims
 from models.registry import RegisteredEmbedder
 

@@ -30,7 +30,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from models.embedder import CANDIDATE, CHAMPION, ENCODER_MODEL, MODEL, EmbedderCard
-from models.encoder_files import model_files
+from models.encoders.files import model_files
 from models.errors import LensError
 from models.projection import Projection
 

@@ -81,7 +81,7 @@ def test_no_room_imports_the_tests() -> None:
         ),
         ("listing_lens.lake.windows", {"torch", "mlflow", "apache_beam", "airflow", "elasticsearch", "gcsfs"}),
         ("listing_lens.search.index", {"torch", "mlflow", "apache_beam", "airflow"}),
-        ("models.encoder_files", {"torch", "transformers", "mlflow"}),
+        ("models.encoders.files", {"torch", "transformers", "mlflow"}),
         ("models.projection", {"torch", "mlflow", "sklearn", "matplotlib"}),
     ],
 )

@@ -13,9 +13,9 @@ from listing_lens.errors import LensError
 from listing_lens.lake.fits import load_projection
 from listing_lens.lake.windows import Lake
 from models.embedder import EmbedderCard
-from models.encoders import Encoder, shared_encoder
+from models.encoders.encoder import Encoder, shared_encoder
+from models.encoders.runtime import DEFAULT_RUNTIME, Runtime
 from models.projection import Projection
-from models.runtime import DEFAULT_RUNTIME, Runtime
 
 
 def require_encoder(source: str, encoder_id: str, runtime: Runtime = DEFAULT_RUNTIME) -> Encoder:

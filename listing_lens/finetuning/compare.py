@@ -19,7 +19,7 @@ from listing_lens.lake.pairs import TRAIN, PairsInfo, pairs_info
 from listing_lens.lake.windows import Lake
 from listing_lens.settings import Settings
 from models import figures
-from models.encoders import Encoder
+from models.encoders.encoder import Encoder
 from models.finetune.shards import Shards
 from models.finetune.validation import HeldOutSession, embed_all, mean_metrics, rank_sessions
 from models.moments import Moments

@@ -21,7 +21,7 @@ from listing_lens.finetuning.sessions import held_out_sessions, session_items
 from listing_lens.lake.pairs import TRAIN, VALIDATION, PairsInfo, pairs_info
 from listing_lens.lake.windows import Lake
 from listing_lens.settings import Settings
-from models.encoder_files import encoder_folder, encoder_id
+from models.encoders.files import encoder_folder, encoder_id
 from models.finetune.recipe import Recipe
 from models.finetune.shards import Shards
 from models.finetune.training import Outcome, TrainingLog, train

@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-import models.conv_siglip  # noqa: F401  the demo's model, registered with transformers
+import models.encoders.conv_siglip  # noqa: F401  the demo's model, registered with transformers
 from models.errors import LensError
 from models.finetune.recipe import Recipe
 from models.finetune.sigmoid_loss import INITIAL_BIAS, INITIAL_LOG_SCALE

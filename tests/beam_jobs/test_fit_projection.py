@@ -20,7 +20,7 @@ from listing_lens.lake.fits import Fit, load_fit, load_projection
 from listing_lens.lake.records import embedding_matrix, embeddings_table
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import Lake, embeddings
-from models.encoder_files import identify
+from models.encoders.files import identify
 from models.projection import Projection
 
 _BOTH = ["--window_start", FIRST.start.isoformat(), "--window_end", SECOND.end.isoformat()]

@@ -20,7 +20,7 @@ from listing_lens.lake.windows import LISTINGS, embeddings
 from listing_lens.loads import loads_of
 from listing_lens.search.index import Index, SearchIndex
 from listing_lens.settings import load_settings
-from models.demo_encoder import save_untrained_siglip
+from models.encoders.untrained_siglip import save_untrained_siglip
 
 _THIRD = Window(SECOND.end, SECOND.end + timedelta(days=1))
 

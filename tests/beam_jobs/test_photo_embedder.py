@@ -17,7 +17,7 @@ from beam_jobs.image_loader import Unusable
 from beam_jobs.photo_embedder import PhotoEmbedder, SeenPhotos
 from listing_lens.errors import LensError
 from listing_lens.images.source import ImageSource
-from models.encoders import Encoder
+from models.encoders.encoder import Encoder
 from models.images import ImageLimits, decode_image
 
 LIMITS = ImageLimits(10**7, 10**7)

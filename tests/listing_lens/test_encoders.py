@@ -19,10 +19,10 @@ from listing_lens.lake.window import Window
 from listing_lens.lake.windows import Lake, embeddings
 from listing_lens.search.index import SearchIndex
 from listing_lens.settings import Settings, load_settings
-from models.demo_encoder import save_untrained_siglip
 from models.embedder import CHAMPION, ENCODER_MODEL, EmbedderCard
-from models.encoder_files import encoder_id, identify
-from models.encoders import Encoder
+from models.encoders.encoder import Encoder
+from models.encoders.files import encoder_id, identify
+from models.encoders.untrained_siglip import save_untrained_siglip
 from models.registry import Registry
 
 

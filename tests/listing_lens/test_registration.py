@@ -40,9 +40,9 @@ from listing_lens.registration import (
 )
 from listing_lens.registry import connect_registry
 from listing_lens.settings import Settings, load_settings
-from models.demo_encoder import save_untrained_siglip
 from models.embedder import CANDIDATE, CHAMPION, ENCODER_MODEL, MODEL, EmbedderCard
-from models.encoder_files import identify
+from models.encoders.files import identify
+from models.encoders.untrained_siglip import save_untrained_siglip
 from models.metrics import METRICS
 from models.moments import Moments
 from models.projection import fit_projection

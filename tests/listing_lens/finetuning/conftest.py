@@ -7,7 +7,7 @@ from mugs import COLOURS, Place, write_sample
 
 from listing_lens.lake.windows import Lake
 from listing_lens.settings import load_settings
-from models.demo_encoder import save_untrained_siglip
+from models.encoders.untrained_siglip import save_untrained_siglip
 
 
 @pytest.fixture(scope="module")

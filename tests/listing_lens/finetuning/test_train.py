@@ -9,7 +9,7 @@ from listing_lens.errors import LensError
 from listing_lens.finetuning.records import load_finetune
 from listing_lens.finetuning.train import train_encoder
 from listing_lens.lake.windows import Lake
-from models.encoders import Encoder
+from models.encoders.encoder import Encoder
 from models.registry import Registry
 
 

@@ -23,11 +23,11 @@ from listing_lens.search.index import Index, SearchIndex
 from listing_lens.serving.photo_search import SearchResult, as_page, search_by_photo
 from listing_lens.settings import Settings, load_settings
 from models.embedder import EmbedderCard
-from models.encoders import shared_encoder
+from models.encoders.encoder import shared_encoder
+from models.encoders.runtime import Runtime
 from models.images import ImageLimits, decode_image
 from models.moments import Moments
 from models.projection import fit_projection
-from models.runtime import Runtime
 
 IDS = [f"m{n:03d}" for n in range(20)]
 LIMITS = ImageLimits(10**7, 10**7)

@@ -12,7 +12,7 @@ from tiny import correlated
 from models.errors import LensError
 from models.moments import Moments
 from models.projection import Projection, fit_projection
-from models.subspaces import nearest, neighbour_recall, principal_angles, scores, variance_held
+from models.projection_quality import nearest, neighbour_recall, principal_angles, scores, variance_held
 
 
 def projection(axes: NDArray[np.float64], spectrum: list[float]) -> Projection:

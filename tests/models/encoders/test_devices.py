@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.devices import claim_device
+from models.encoders.devices import claim_device
 from models.errors import LensError
 
 _CLAIM = """
 import sys
 from pathlib import Path
-from models.devices import claim_one
+from models.encoders.devices import claim_one
 print(claim_one(["GPU-a", "GPU-b"], Path(sys.argv[1])), flush=True)
 sys.stdin.read()
 """

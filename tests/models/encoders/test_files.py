@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from google.cloud.storage import Bucket
 
-from models import encoder_files
 from models.cloud_storage import cloud_storage
-from models.encoder_files import encoder_folder, encoder_id, identify, lasting_source, model_files
-from models.encoders import Encoder
+from models.encoders import files
+from models.encoders.encoder import Encoder
+from models.encoders.files import encoder_folder, encoder_id, identify, lasting_source, model_files
 from models.errors import LensError
 
 
@@ -90,7 +90,7 @@ class TestFromTheHub:
             asked.append((repo, options))
             return str(untrained_siglip)
 
-        monkeypatch.setattr(encoder_files, "snapshot_download", snapshot)
+        monkeypatch.setattr(files, "snapshot_download", snapshot)
         assert encoder_folder("google/siglip@a1b2") == untrained_siglip
         [(repo, options)] = asked
         assert (repo, options["revision"]) == ("google/siglip", "a1b2")

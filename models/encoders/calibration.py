@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from models.encoders import Encoder
+from models.encoders.encoder import Encoder
+from models.encoders.runtime import Backend
 from models.errors import LensError
-from models.runtime import Backend
 
 # What a choice is made from: enough images for a batch, few enough that a CPU is done in seconds.
 LEAST_IMAGES = 8

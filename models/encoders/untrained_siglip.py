@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.utils import logging as transformers_logging
 
-from models.conv_siglip import ConvSiglipConfig, ConvSiglipModel
+from models.encoders.conv_siglip import ConvSiglipConfig, ConvSiglipModel
 
 transformers_logging.disable_progress_bar()
 

@@ -38,9 +38,9 @@ from transformers.models.mobilenet_v2.image_processing_pil_mobilenet_v2 import M
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
-from models.demo_encoder import save_untrained_siglip
-from models.encoder_files import encoder_folder, encoder_id
-from models.encoders import Encoder, shared_encoder
+from models.encoders.encoder import Encoder, shared_encoder
+from models.encoders.files import encoder_folder, encoder_id
+from models.encoders.untrained_siglip import save_untrained_siglip
 from models.errors import LensError
 
 WEIGHTS = "model.safetensors"

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
+from models.encoders.runtime import Device
 from models.errors import LensError
-from models.runtime import Device
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ import torch
 from tiny_training import DIMS, SIDE, TITLE_TOKENS, picture, save_conv_siglip
 from transformers import AutoConfig, AutoModel
 
-from models.conv_siglip import ConvSiglipConfig, ConvSiglipModel
-from models.encoders import Encoder
+from models.encoders.conv_siglip import ConvSiglipConfig, ConvSiglipModel
+from models.encoders.encoder import Encoder
 from models.finetune.sigmoid_loss import INITIAL_BIAS, INITIAL_LOG_SCALE
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from models.demo_encoder import SIDE, save_untrained_siglip
-from models.encoder_files import encoder_id
-from models.encoders import Encoder
+from models.encoders.encoder import Encoder
+from models.encoders.files import encoder_id
+from models.encoders.untrained_siglip import SIDE, save_untrained_siglip
 from models.finetune.towers import Towers
 
 TITLES = ["red leather bag", "blue leather shoes", "赤い革のバッグ", "Nike エア マックス 27cm"] * 20

@@ -23,9 +23,9 @@ from torch import nn
 from transformers import CONFIG_MAPPING, AutoImageProcessor, AutoModel
 from transformers.utils import logging as transformers_logging
 
-import models.conv_siglip  # noqa: F401  the demo's model, registered with transformers
-from models.devices import claim_device
-from models.encoder_files import (
+import models.encoders.conv_siglip  # noqa: F401  the demo's model, registered with transformers
+from models.encoders.devices import claim_device
+from models.encoders.files import (
     borrows_code,
     encoder_folder,
     encoder_id,
@@ -35,8 +35,8 @@ from models.encoder_files import (
     ships_code,
     thumbnail_side,
 )
+from models.encoders.runtime import DEFAULT_RUNTIME, Backend, Runtime
 from models.errors import LensError
-from models.runtime import DEFAULT_RUNTIME, Backend, Runtime
 
 # A job's log is no place for bars, nor for remarks on the text tower's special tokens, which images never meet.
 transformers_logging.disable_progress_bar()

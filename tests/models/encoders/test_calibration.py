@@ -13,10 +13,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from models.calibration import Calibration, calibrate
-from models.encoders import Encoder, Network
+from models.encoders.calibration import Calibration, calibrate
+from models.encoders.encoder import Encoder, Network
+from models.encoders.runtime import Backend
 from models.errors import LensError
-from models.runtime import Backend
 
 
 @pytest.fixture(scope="module")
