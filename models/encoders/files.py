@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import constants, snapshot_download
 
@@ -119,21 +120,31 @@ def borrows_code(folder: Path) -> bool:
     return any("--" in name for name in _code_of(folder))
 
 
+def model_type(folder: Path) -> str | None:
+    """The architecture that a model's config names, in transformers' words; None when it names none."""
+    found = _config(folder / "config.json").get("model_type")
+    return found if isinstance(found, str) else None
+
+
 def _code_of(folder: Path) -> list[str]:
     """The names of classes that a model's configs give for loading it."""
     found: list[str] = []
     for name in _CONFIGS:
-        try:
-            config = json.loads((folder / name).read_bytes())
-        except (OSError, ValueError):
-            # There is none, or it is no model: whoever loads it says so.
-            continue
-        auto_map = config.get("auto_map") if isinstance(config, dict) else None
+        auto_map = _config(folder / name).get("auto_map")
         if isinstance(auto_map, dict):
             found += [
                 str(part) for named in auto_map.values() for part in (named if isinstance(named, list) else [named])
             ]
     return found
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        # There is none, or it is no model: whoever loads it says so.
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def model_files(folder: Path) -> list[Path]:

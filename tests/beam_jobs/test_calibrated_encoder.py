@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from beam_jobs.calibrated_encoder import CalibratedEncoder, calibrated_encoder
 from listing_lens.errors import LensError
 from models.encoders.calibration import Calibration
-from models.encoders.encoder import Encoder, Network
+from models.encoders.encoder import Encoder
+from models.encoders.network import Network
 from models.encoders.runtime import Backend, Runtime
 
 BOTH = (Backend.FLOAT32, Backend.BFLOAT16)

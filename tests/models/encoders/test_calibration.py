@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from models.encoders.calibration import Calibration, calibrate
-from models.encoders.encoder import Encoder, Network
+from models.encoders.encoder import Encoder
+from models.encoders.network import Network
 from models.encoders.runtime import Backend
 from models.errors import LensError
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,19 @@ def test_transformers_loads_it_by_its_folder(folder: Path, model: ConvSiglipMode
     again = AutoModel.from_pretrained(folder)
     assert model.state_dict().keys() == again.state_dict().keys()
     assert all(torch.equal(weight, again.state_dict()[name]) for name, weight in model.state_dict().items())
+
+
+def test_its_code_is_imported_only_for_a_config_that_names_it(folder: Path) -> None:
+    code = f"""
+import sys
+from models.encoders.encoder import Encoder
+from models.finetune.towers import Towers
+architecture = "models.encoders.conv_siglip"
+assert architecture not in sys.modules
+assert Encoder.load({str(folder)!r}).dims == {DIMS}
+assert architecture in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_its_config_survives_being_saved(folder: Path, tmp_path: Path) -> None:
