@@ -22,9 +22,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from beam_jobs.draw import is_drawn
 from beam_jobs.lake_io import ReadWindows
 from beam_jobs.launcher import launch, parser, pipeline_options
+from beam_jobs.sampling import is_sampled
 from listing_lens import progress
 from listing_lens.errors import LensError
 from listing_lens.lake.fits import (
@@ -42,9 +42,9 @@ from listing_lens.lake.records import embedding_matrix
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import REMOVED, ROWS, Lake, embeddings
 from listing_lens.settings import load_settings
-from models.pair_rules import draw_number
 from models.projection import Projection, prefix_dims
 from models.projection_quality import nearest, neighbour_recall, principal_angles, scores, variance_held
+from models.sampling import sample_number
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def run(windows: beam.PCollection, config: Config) -> beam.PCollection:
 
 
 def _drawn_versions(batch: pa.RecordBatch, config: Config) -> Iterator[tuple[str, Version]]:
-    drawn = np.flatnonzero(is_drawn(batch["item_id"], config.share, _SALT))
+    drawn = np.flatnonzero(is_sampled(batch["item_id"], config.share, _SALT))
     item_ids, times = (batch[name].take(pa.array(drawn)).to_pylist() for name in ("item_id", "updated_at"))
     found: Iterable[NDArray[np.float32] | None] = repeat(None, len(drawn))
     if "embedding" in batch.schema.names:
@@ -110,7 +110,7 @@ def _assess_and_save(sample: Mapping[str, NDArray[np.float32]], config: Config) 
             f"{len(sample)} items were drawn from {embeddings(config.encoder_id)}, too few to assess a projection on: "
             "embed more windows, or raise --items"
         )
-    item_ids = sorted(sample, key=lambda item_id: (draw_number(_SALT, item_id), item_id))
+    item_ids = sorted(sample, key=lambda item_id: (sample_number(_SALT, item_id), item_id))
     vectors = np.stack([sample[item_id] for item_id in item_ids])
     fitted = load_projection(config.lake, config.projection_id, config.encoder_id)
     previous = load_projection(config.lake, config.previous_id, config.encoder_id) if config.previous_id else None

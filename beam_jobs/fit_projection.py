@@ -22,9 +22,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from beam_jobs.draw import is_drawn
 from beam_jobs.lake_io import ReadWindows
 from beam_jobs.launcher import add_window, launch, optional_window, parser, pipeline_options
+from beam_jobs.sampling import is_sampled
 from listing_lens import progress
 from listing_lens.encoders import resolve_encoder
 from listing_lens.errors import LensError
@@ -100,7 +100,7 @@ class MergeMoments(beam.CombineFn):
 def _drawn_rows(batch: pa.RecordBatch, config: Config) -> Iterator[Rows]:
     rows = embedding_matrix(batch)
     if config.share < 1:
-        rows = rows[is_drawn(batch["item_id"], config.share, _SALT)]
+        rows = rows[is_sampled(batch["item_id"], config.share, _SALT)]
     if len(rows):
         yield rows
     progress.advance("read", len(batch), config.expected)

@@ -63,19 +63,11 @@ from listing_lens.lake.window import Window
 from listing_lens.lake.windows import DEAD_LETTERS, LISTINGS, SESSIONS, Lake, Manifest
 from listing_lens.settings import load_settings
 from models.images import ImageError
-from models.pair_rules import (
-    Split,
-    Taken,
-    as_jpeg,
-    bands,
-    draw_bin,
-    draw_number,
-    is_message,
-    near_before,
-    split_of,
-    take,
-    water_fill,
-)
+from models.pairs.perceptual_hash import bands, near_before
+from models.pairs.photos import as_jpeg
+from models.pairs.split import Split, split_of
+from models.pairs.titles import is_message
+from models.sampling import SampledBins, bin_of, lowest_bins, sample_number, water_fill
 
 logger = logging.getLogger(__name__)
 
@@ -306,17 +298,17 @@ class Draw(beam.PTransform):
             | "Quota" >> beam.Map(lambda _, sizes: water_fill(sizes, rules.pairs), AsList(sizes))
         )
         taken = strata | "Take" >> beam.Map(
-            lambda stratum, quota: (stratum[0], take(stratum[1], quota)), AsSingleton(quota)
+            lambda stratum, quota: (stratum[0], lowest_bins(stratum[1], quota)), AsSingleton(quota)
         )
         return candidates | "Drawn" >> beam.FlatMap(_draw, AsDict(taken), rules=rules)
 
 
 def _bin(listing: Listing, rules: Rules) -> tuple[str, int]:
-    return rules.stratum(listing), draw_bin(draw_number(rules.salt, listing.item_id))
+    return rules.stratum(listing), bin_of(sample_number(rules.salt, listing.item_id))
 
 
-def _draw(listing: Listing, taken: Mapping[str, Taken], rules: Rules) -> Iterator[Drawn]:
-    number = draw_number(rules.salt, listing.item_id)
+def _draw(listing: Listing, taken: Mapping[str, SampledBins], rules: Rules) -> Iterator[Drawn]:
+    number = sample_number(rules.salt, listing.item_id)
     turn = taken[rules.stratum(listing)].turn(number)
     if turn is not None:
         yield Drawn(listing, (turn, number, listing.item_id))
@@ -445,7 +437,7 @@ def _by_shard(
     kind = TRAIN if rules.split(listing) == "train" else VALIDATION
     share = rules.validation_share if kind == VALIDATION else 1 - rules.validation_share
     # Another hash than the draw's, by whose numbers a balanced draw has its small strata last.
-    place = draw_number(f"{rules.salt}\0place", listing.item_id)
+    place = sample_number(f"{rules.salt}\0place", listing.item_id)
     row: dict[str, object] = {
         "item_id": listing.item_id,
         "title": listing.title,
@@ -571,7 +563,7 @@ class JudgeSession(beam.DoFn):
 
 
 def _session_rank(session: Session, rules: Rules) -> tuple[int, str]:
-    return draw_number(rules.salt, session.session_id), session.session_id
+    return sample_number(rules.salt, session.session_id), session.session_id
 
 
 class Complete(beam.DoFn):

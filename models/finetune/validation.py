@@ -14,7 +14,7 @@ from PIL import Image
 
 from models.finetune.shards import Pair, decode
 from models.metrics import METRICS, relevance_by_rank, session_metrics
-from models.pair_rules import title_key
+from models.pairs.titles import title_key
 
 # RGB images → (n, d) float32, unit length.
 Embed = Callable[[Sequence[Image.Image]], NDArray[np.float32]]
