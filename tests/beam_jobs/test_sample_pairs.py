@@ -15,7 +15,9 @@ from tiny import FIRST, SECOND, image_root, land, land_marketplace, land_session
 
 from beam_jobs import sample_pairs
 from beam_jobs.launcher import refusal
-from beam_jobs.sample_pairs import LEFT_OUT, SESSION_LEFT_OUT, TWINS, main, shard_count
+from beam_jobs.pairs import shards
+from beam_jobs.pairs.counts import LEFT_OUT, SESSION_LEFT_OUT, TWINS
+from beam_jobs.sample_pairs import main
 from listing_lens.errors import LensError
 from listing_lens.lake.pairs import (
     PAIR_SCHEMA,
@@ -268,17 +270,8 @@ class TestTwins:
 
 
 class TestShards:
-    @pytest.mark.parametrize(
-        ("rows", "image_side", "shards"),
-        [(0, 288, 1), (200, 288, 1), (1000, 80, 3), (100_000, 80, 8), (1_000_000, 288, 371), (1_000_000, 80, 29)],
-    )
-    def test_are_large_enough_to_stream_and_several_where_rows_allow(
-        self, rows: int, image_side: int, shards: int
-    ) -> None:
-        assert shard_count(rows, image_side) == shards
-
     def test_hold_rows_of_all_kinds_in_small_groups(self, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sample_pairs, "ROWS_PER_GROUP", 4)
+        monkeypatch.setattr(shards, "PAIRS_PER_GROUP", 4)
         put(lake, some(60))
         manifest = sample(lake)
         files = [pq.ParquetFile(Path(lake.folder(pairs("p"), FIRST), name)) for name in manifest.files[TRAIN]]
