@@ -20,8 +20,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from beam_jobs.draw import is_drawn
 from beam_jobs.launcher import launch, parser, pipeline_options
+from beam_jobs.sampling import is_sampled
 from beam_jobs.transforms.tables import ReadTable
 from listing_lens import progress
 from listing_lens.errors import LensError
@@ -39,9 +39,9 @@ from listing_lens.lake.fits import (
 )
 from listing_lens.lake.windows import Lake
 from listing_lens.settings import load_settings
-from models.pair_rules import draw_number
 from models.projection import Projection, prefix_dims
-from models.subspaces import nearest, neighbour_recall, principal_angles, scores, variance_held
+from models.projection_quality import nearest, neighbour_recall, principal_angles, scores, variance_held
+from models.sampling import sample_number
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def run(pipeline: beam.Pipeline, config: Config) -> beam.PCollection:
 
 
 def _drawn(batch: pa.RecordBatch, config: Config) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    drawn = np.flatnonzero(is_drawn(batch["item_id"], config.share, _SALT))
+    drawn = np.flatnonzero(is_sampled(batch["item_id"], config.share, _SALT))
     # Copies: a view would hold the whole batch.
     found = embedding_matrix(batch)[drawn]
     progress.advance("read", len(batch), config.expected)
@@ -91,7 +91,7 @@ def _assess_and_save(sample: Mapping[str, NDArray[np.float32]], config: Config) 
             f"{len(sample)} items were drawn from {config.embeddings.items.path}, too few to assess a projection on: "
             "embed more windows, or raise --items"
         )
-    item_ids = sorted(sample, key=lambda item_id: (draw_number(_SALT, item_id), item_id))
+    item_ids = sorted(sample, key=lambda item_id: (sample_number(_SALT, item_id), item_id))
     vectors = np.stack([sample[item_id] for item_id in item_ids])
     lake, encoder_id = config.embeddings.lake, config.embeddings.encoder_id
     fitted = load_projection(lake, config.projection_id, encoder_id)

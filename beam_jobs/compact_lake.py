@@ -19,12 +19,12 @@ import apache_beam as beam
 
 from beam_jobs.launcher import launch, parser, pipeline_options
 from listing_lens import progress
-from listing_lens.encoders import resolve_encoder
+from listing_lens.embedding.sources import resolve_encoder
 from listing_lens.lake.embeddings import Embeddings, every_encoder
 from listing_lens.lake.tables import Compacted, Table
 from listing_lens.lake.windows import Lake, is_abandoned
 from listing_lens.settings import load_settings
-from models.encoder_files import identify
+from models.encoders.files import identify
 
 logger = logging.getLogger(__name__)
 

@@ -37,10 +37,10 @@ from beam_jobs.transforms.embedding import (
     merge,
     outcome_of,
 )
-from beam_jobs.transforms.windows import Landed, landed_listings, require_few_dead_letters
-from listing_lens.encoders import encoder_runtime, resolve_encoder, windows_not_embedded
+from beam_jobs.transforms.windows import Landed, image_roots, landed_listings, require_few_dead_letters
+from listing_lens.embedding.sources import encoder_runtime, resolve_encoder, windows_not_embedded
 from listing_lens.errors import LensError
-from listing_lens.image_source import ImageSource
+from listing_lens.images.source import ImageSource
 from listing_lens.lake.dead_letters import Letter
 from listing_lens.lake.embeddings import Embeddings
 from listing_lens.lake.ledger import Completed, Ledger, input_of
@@ -48,9 +48,9 @@ from listing_lens.lake.records import Refused
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import LISTINGS, Lake
 from listing_lens.settings import load_settings
-from models.encoder_files import identify
-from models.encoders import shared_encoder
-from models.pair_rules import draw_number
+from models.encoders.encoder import shared_encoder
+from models.encoders.files import identify
+from models.sampling import sample_number
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ class ReadListings(beam.DoFn):
                     letter = Letter.of_refused(listing, part.landed.window, config.embedding.now)
                     yield TaggedOutput("letters", letter)
                 continue
-            if config.slices > 1 and draw_number(_SALT, listing.item_id) % config.slices != config.slice:
+            if config.slices > 1 and sample_number(_SALT, listing.item_id) % config.slices != config.slice:
                 continue
             counts.update(("read", "late") if listing.updated_at < part.landed.window.start else ("read",))
             yield Arrival(listing, part.window)
@@ -227,9 +227,7 @@ def configure(windows: Sequence[Window], encoder_source: str | None = None) -> C
         batch_size=settings.encoder_batch_size,
         runtime=runtime,
         calibrations=settings.cache / "calibrations",
-        images=ImageSource.of(settings).allowing(
-            sorted({part.landed.manifest.image_root for part in parts if part.landed.manifest.image_root})
-        ),
+        images=ImageSource.of(settings).allowing(image_roots(part.landed for part in parts)),
         now=now,
         expected=rows,
     )

@@ -27,12 +27,12 @@ from pydantic import ValidationError
 from beam_jobs.launcher import add_window, launch, parser, pipeline_options
 from beam_jobs.transforms.image_loader import ImageLoader, Unusable
 from beam_jobs.transforms.tables import ReadItems
-from beam_jobs.transforms.windows import CommitWindow, Landed, WindowTarget, WriteFiles, landed_sessions
+from beam_jobs.transforms.windows import CommitWindow, Landed, WindowTarget, WriteFiles, image_roots, landed_sessions
 from listing_lens import progress
-from listing_lens.embedders import Embedder, require_encoder
-from listing_lens.encoders import encoder_runtime
+from listing_lens.embedding.embedder import Embedder, require_encoder
+from listing_lens.embedding.sources import encoder_runtime
 from listing_lens.errors import LensError
-from listing_lens.image_source import ImageSource
+from listing_lens.images.source import ImageSource
 from listing_lens.lake.embeddings import Embeddings, with_embedding
 from listing_lens.lake.fits import load_projection
 from listing_lens.lake.records import Session
@@ -40,9 +40,9 @@ from listing_lens.lake.window import Window
 from listing_lens.lake.windows import ROWS, SESSIONS, Lake, evaluations
 from listing_lens.settings import load_settings
 from models.embedder import EmbedderCard
+from models.encoders.runtime import Runtime
 from models.metrics import METRICS, relevance_by_rank, session_metrics
 from models.projection import prefix_dims
-from models.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
@@ -260,9 +260,7 @@ def configure(window: Window, card: EmbedderCard, *, afresh: bool = False) -> Co
         window=window,
         card=card,
         version=_version(lake, window, card, afresh=afresh),
-        images=ImageSource.of(settings).allowing(
-            sorted({root for part in landed if (root := part.manifest.image_root)})
-        ),
+        images=ImageSource.of(settings).allowing(image_roots(landed)),
         runtime=runtime,
         batch_size=settings.encoder_batch_size,
         landed=landed,

@@ -22,11 +22,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from beam_jobs.draw import is_drawn
 from beam_jobs.launcher import add_window, launch, optional_window, parser, pipeline_options
+from beam_jobs.sampling import is_sampled
 from beam_jobs.transforms.tables import ReadTable
 from listing_lens import progress
-from listing_lens.encoders import resolve_encoder
+from listing_lens.embedding.sources import resolve_encoder
 from listing_lens.errors import LensError
 from listing_lens.lake.embeddings import Embeddings, embedded_within, embedding_matrix
 from listing_lens.lake.fits import Fit, fit_path, save_projection
@@ -34,7 +34,7 @@ from listing_lens.lake.window import Window
 from listing_lens.lake.windows import Lake
 from listing_lens.settings import load_settings
 from models.embedder import EmbedderCard
-from models.encoder_files import identify
+from models.encoders.files import identify
 from models.moments import Moments
 from models.projection import check_fit, fit_projection
 
@@ -103,7 +103,7 @@ class MergeMoments(beam.CombineFn):
 def _drawn_rows(batch: pa.RecordBatch, config: Config) -> Iterator[Rows]:
     rows = embedding_matrix(batch)
     if config.share < 1:
-        rows = rows[is_drawn(batch["item_id"], config.share, _SALT)]
+        rows = rows[is_sampled(batch["item_id"], config.share, _SALT)]
     if len(rows):
         yield rows
     progress.advance("read", len(batch), config.expected)

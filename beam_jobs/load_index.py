@@ -30,7 +30,7 @@ from beam_jobs.launcher import add_window, launch, optional_window, parser, pipe
 from beam_jobs.transforms.cluster import Cluster
 from beam_jobs.transforms.tables import ReadTable
 from listing_lens import progress
-from listing_lens.encoders import resolve_encoder, windows_not_embedded
+from listing_lens.embedding.sources import resolve_encoder, windows_not_embedded
 from listing_lens.errors import LensError
 from listing_lens.lake.embeddings import Embeddings, with_embedding
 from listing_lens.lake.fits import load_projection
@@ -38,10 +38,10 @@ from listing_lens.lake.records import LISTING_SCHEMA, listings_of
 from listing_lens.lake.tables import changed_since
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import Lake
-from listing_lens.loads import Load, loaded_version, record_load
-from listing_lens.search_index import Index, SearchIndex
+from listing_lens.search.index import Index, SearchIndex
+from listing_lens.search.loads import Load, loaded_version, record_load
 from listing_lens.settings import load_settings
-from models.encoder_files import identify
+from models.encoders.files import identify
 
 logger = logging.getLogger(__name__)
 

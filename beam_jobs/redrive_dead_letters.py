@@ -20,14 +20,14 @@ import apache_beam as beam
 
 from beam_jobs.launcher import launch, parser, pipeline_options
 from beam_jobs.transforms.embedding import OUTCOMES, Arrival, Embedding, Outcome, embed_newest, merge, outcome_of
-from listing_lens.encoders import encoder_runtime, resolve_encoder
+from listing_lens.embedding.sources import encoder_runtime, resolve_encoder
 from listing_lens.errors import LensError
-from listing_lens.image_source import ImageSource
+from listing_lens.images.source import ImageSource
 from listing_lens.lake.dead_letters import DeadLetters, Letter
 from listing_lens.lake.embeddings import Embeddings
 from listing_lens.lake.windows import LISTINGS, Lake
 from listing_lens.settings import load_settings
-from models.encoders import shared_encoder
+from models.encoders.encoder import shared_encoder
 
 logger = logging.getLogger(__name__)
 

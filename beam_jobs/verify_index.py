@@ -28,13 +28,13 @@ from beam_jobs.launcher import launch, parser, pipeline_options
 from beam_jobs.transforms.cluster import Cluster
 from beam_jobs.transforms.tables import ReadTable
 from listing_lens import progress
-from listing_lens.encoders import windows_not_embedded
+from listing_lens.embedding.sources import windows_not_embedded
 from listing_lens.errors import LensError
 from listing_lens.lake.embeddings import Embeddings
 from listing_lens.lake.records import SEARCHABLE
 from listing_lens.lake.windows import LISTINGS, Lake
-from listing_lens.loads import loaded_version, loads_of
-from listing_lens.search_index import Index, SearchIndex
+from listing_lens.search.index import Index, SearchIndex
+from listing_lens.search.loads import loaded_version, loads_of
 from listing_lens.settings import load_settings
 
 logger = logging.getLogger(__name__)

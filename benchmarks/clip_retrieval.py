@@ -24,7 +24,7 @@ import torch
 from beam_jobs.embed_listings import configure
 from benchmarks.embedding import DAY, job, land, save_siglip_base, seconds_of, write_photos
 from listing_lens.lake.windows import Lake
-from models.runtime import Backend
+from models.encoders.runtime import Backend
 
 _PEER = "clip-retrieval==2.45.0"
 _WORKER = Path(__file__).parent / "peers" / "clip_retrieval_worker.py"

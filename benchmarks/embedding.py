@@ -33,14 +33,14 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, SiglipConfig, SiglipModel
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from beam_jobs.transforms.calibrated_encoder import CalibratedEncoder, calibrated_encoder
 from beam_jobs.embed_listings import Config, configure, run
+from beam_jobs.transforms.calibrated_encoder import CalibratedEncoder, calibrated_encoder
 from listing_lens.lake.records import LISTING_SCHEMA, Listing, Status, to_table
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import LISTINGS, Lake
-from models.encoders import shared_encoder
+from models.encoders.encoder import shared_encoder
+from models.encoders.runtime import Backend, Runtime
 from models.images import ImageLimits, decode_image
-from models.runtime import Backend, Runtime
 
 DAY = Window(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC))
 _SIZE = (1440, 1080)

@@ -22,7 +22,7 @@ from pydantic_settings import (
 )
 
 from listing_lens.errors import LensError
-from models.runtime import Backend, Device
+from models.encoders.runtime import Backend, Device
 
 DEFAULTS = Path(__file__).with_name("defaults.toml")
 

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from models.metrics import CUTOFFS
+from models.metrics import METRIC_CUTOFFS
 from models.projection import Projection
 
 _BLUE, _RED, _GREY = "#1f5fa8", "#c0392b", "#6b7280"
@@ -98,8 +98,10 @@ def metrics_by_k(means: Mapping[str, float], variants: Mapping[str, str]) -> Fig
     figure = Figure(figsize=(9.6, 3.8), layout="constrained")
     for axes, (metric, title) in zip(figure.subplots(1, len(_TITLES)), _TITLES.items(), strict=True):
         for variant, label in variants.items():
-            axes.plot(CUTOFFS, [means[f"{variant}/{metric}@{k}"] for k in CUTOFFS], marker="o", label=label)
-        axes.set(title=title, xlabel="k", xticks=CUTOFFS, ylim=(0, 1))
+            axes.plot(
+                METRIC_CUTOFFS, [means[f"{variant}/{metric}@{k}"] for k in METRIC_CUTOFFS], marker="o", label=label
+            )
+        axes.set(title=title, xlabel="k", xticks=METRIC_CUTOFFS, ylim=(0, 1))
         axes.grid(alpha=0.3)
     _legend_below(figure)
     return figure

@@ -50,7 +50,7 @@ def recall_at(k: int, ranked: NDArray[np.bool_]) -> float:
 
 def session_metrics(ranked: NDArray[np.bool_]) -> dict[str, float]:
     """One session's metrics, by the names of `METRICS`."""
-    return {f"{name}@{k}": metric(k, ranked) for name, metric in _BY_NAME.items() for k in CUTOFFS}
+    return {f"{name}@{k}": metric(k, ranked) for name, metric in _BY_NAME.items() for k in METRIC_CUTOFFS}
 
 
 def _relevant(ranked: NDArray[np.bool_]) -> int:
@@ -60,6 +60,6 @@ def _relevant(ranked: NDArray[np.bool_]) -> int:
     return count
 
 
-CUTOFFS = (1, 3, 5, 10)
+METRIC_CUTOFFS = (1, 3, 5, 10)
 _BY_NAME = {"ndcg": ndcg_at, "precision": precision_at, "recall": recall_at}
-METRICS = tuple(f"{name}@{k}" for name in _BY_NAME for k in CUTOFFS)
+METRICS = tuple(f"{name}@{k}" for name in _BY_NAME for k in METRIC_CUTOFFS)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -30,7 +30,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from models.embedder import CANDIDATE, CHAMPION, ENCODER_MODEL, MODEL, EmbedderCard
-from models.encoder_files import model_files
+from models.encoders.files import model_files
 from models.errors import LensError
 from models.projection import Projection
 
@@ -109,9 +109,10 @@ class Registry:
         self,
         card: EmbedderCard,
         projection: Projection,
-        windows: Sequence[str],
         *,
         name: str,
+        version: int,
+        within: str | None,
         share: float,
         metrics: Mapping[str, float],
         tags: Mapping[str, str],
@@ -122,26 +123,27 @@ class Registry:
 
         Args:
             card, projection: the embedder.
-            windows: what it was fitted on.
             name: the run's.
-            share: which share of the windows' items was drawn.
+            version: of the encoder's table, that it was fitted on.
+            within: the window that the items were last updated in; None is all.
+            share: which share of those items was sampled.
             metrics, tags: further ones than the fit's own.
             description: what whoever may promote the version should know, for its page and the run's.
             figures: by their names, without an ending.
         """
-        version = self._version_with(MODEL, space=card.space)
-        if version is None:
+        registered = self._version_with(MODEL, space=card.space)
+        if registered is None:
             run_id = self._start_run(_PROJECTION_EXPERIMENT, name)
-            self._log_fit(run_id, card, projection, windows, share)
+            self._log_fit(run_id, card, projection, version, within, share)
             self.log_metrics(run_id, metrics)
             self.client.log_batch(
                 run_id, tags=[RunTag(key, value) for key, value in {**tags, MLFLOW_RUN_NOTE: description}.items()]
             )
             self._log_figures(run_id, figures)
             self.end(run_id)
-            version = self._create_version(MODEL, run_id, _space_tags(card), description)
-        self.client.set_registered_model_alias(MODEL, CANDIDATE, str(version))
-        return version
+            registered = self._create_version(MODEL, run_id, _space_tags(card), description)
+        self.client.set_registered_model_alias(MODEL, CANDIDATE, str(registered))
+        return registered
 
     def get(self, name: str) -> RegisteredEmbedder:
         """A version of listing-embedder by its number or by an alias.
@@ -340,16 +342,21 @@ class Registry:
         return run_id
 
     def _log_fit(
-        self, run_id: str, card: EmbedderCard, projection: Projection, windows: Sequence[str], share: float
+        self,
+        run_id: str,
+        card: EmbedderCard,
+        projection: Projection,
+        version: int,
+        within: str | None,
+        share: float,
     ) -> None:
         parameters = {**_space_tags(card), "dims": card.dims, "encoder_source": card.encoder_source}
         parameters |= {"whitened": projection.whitened, "share": share}
-        parameters |= {"windows": len(windows), "first_window": windows[0], "last_window": windows[-1]}
+        parameters |= {"table_version": version, "within": within or "all"}
         for key, value in parameters.items():
             self.client.log_param(run_id, key, value)
         explained_variance = float(projection.explained_variance_ratio.sum())
         self.log_metrics(run_id, {"rows": projection.rows, "explained_variance": explained_variance})
-        self.client.log_dict(run_id, list(windows), "windows.json")
         tensors, about = projection.save()
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "projection.safetensors").write_bytes(tensors)

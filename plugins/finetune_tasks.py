@@ -25,7 +25,7 @@ def resolve(name: str) -> dict[str, Any]:
     Returns:
         `sample`: the arguments of `sample_pairs`; `parent`: where the encoder that is trained further is loaded from.
     """
-    from listing_lens.encoders import resolve_encoder
+    from listing_lens.embedding.sources import resolve_encoder
     from models.finetune.recipe import Recipe
 
     params, settings = get_current_context()["params"], load_settings()
@@ -42,9 +42,9 @@ def resolve(name: str) -> dict[str, Any]:
 @task
 def register_encoder(name: str) -> int:
     """Register the encoder of a training as a version of listing-encoder, the candidate. Returns its version."""
-    from listing_lens import workflow
+    from listing_lens import registration
 
-    return workflow.register_finetune(name, load_settings())
+    return registration.register_finetune(name, load_settings())
 
 
 @task
@@ -52,13 +52,13 @@ def promote_encoder(version: int) -> None:
     """Make a version of listing-encoder the champion; skipped when the run was not asked to."""
     if not get_current_context()["params"]["promote"]:
         raise AirflowSkipException("the run was not asked to promote: set the alias champion in MLflow, or leave it")
-    from listing_lens import workflow
+    from listing_lens import registration
 
-    workflow.promote_encoder(version, load_settings())
+    registration.promote_encoder(version, load_settings())
 
 
 def _window(name: str, params: Mapping[str, Any], settings: Settings) -> Window:
-    from listing_lens.finetunes import training_window
+    from listing_lens.finetuning.window import training_window
     from listing_lens.lake.pairs import pairs
     from listing_lens.lake.windows import LISTINGS, Lake
 

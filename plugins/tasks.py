@@ -63,7 +63,7 @@ def encoders_in_use(encoder: str | None) -> list[dict[str, str]]:
 
     Returns the arguments of `embed_listings` for each.
     """
-    from listing_lens import encoders
+    from listing_lens.embedding import sources as encoders
     from listing_lens.lake.windows import LISTINGS, Lake
 
     settings = load_settings()
@@ -79,7 +79,7 @@ def encoders_in_use(encoder: str | None) -> list[dict[str, str]]:
 @task
 def resolve_embedder(model: str) -> dict[str, Any]:
     """Look up a version or alias of listing-embedder in MLflow. Returns its version, card and encoder's source."""
-    from listing_lens.workflow import connect_registry
+    from listing_lens.registry import connect_registry
 
     embedder = connect_registry(load_settings()).get(str(model))
     card = embedder.card.model_dump()
@@ -89,17 +89,17 @@ def resolve_embedder(model: str) -> dict[str, Any]:
 @task
 def previous_projection(name: str) -> str | None:
     """Find the projection that a fit is compared with: the champion's, if of the same encoder. Returns its id or None."""
-    from listing_lens import workflow
+    from listing_lens import registration
 
-    return workflow.previous_projection(name, load_settings())
+    return registration.previous_projection(name, load_settings())
 
 
 @task
 def register_fit(name: str) -> int:
     """Register the embedder that a fit made possible as the candidate. Returns its version."""
-    from listing_lens import workflow
+    from listing_lens import registration
 
-    return workflow.register_fit(name, load_settings())
+    return registration.register_fit(name, load_settings())
 
 
 @task.short_circuit
@@ -109,21 +109,21 @@ def promote(version: int, asked: bool) -> bool:
     A rebuild follows while the champion is not what the live index serves, also when a try before this one was killed
     after it had promoted.
     """
-    from listing_lens import workflow
+    from listing_lens import registration
 
     settings = load_settings()
-    return workflow.promote(version, asked=asked, settings=settings) and not workflow.is_live(version, settings)
+    return registration.promote(version, asked=asked, settings=settings) and not registration.is_live(version, settings)
 
 
 @task
 def log_evaluation(embedder: dict[str, Any]) -> str:
     """Log the window's evaluation to MLflow, with its figure and page. Returns the page's path."""
-    from listing_lens import workflow
+    from listing_lens import registration
     from models.embedder import EmbedderCard
     from models.registry import RegisteredEmbedder
 
     registered = RegisteredEmbedder(embedder["version"], EmbedderCard.model_validate(embedder["card"]))
-    return str(workflow.log_evaluation(_window_of(get_current_context()), registered, load_settings()))
+    return str(registration.log_evaluation(_window_of(get_current_context()), registered, load_settings()))
 
 
 def _window_of(context: Any) -> Window:

@@ -25,6 +25,28 @@ MAY_IMPORT = {
     "plugins": {"plugins", "listing_lens", "models"},
     "dags": {"dags", "plugins", "listing_lens", "models"},
 }
+# The rooms inside listing_lens, from the ground up: each may import those before it. A module that lies beside them is one.
+STOREYS = (
+    "errors",
+    "progress",
+    "process_group",
+    "settings",
+    "jobs",
+    "lake",
+    "images",
+    "registry",
+    "search",
+    "loads",
+    "encoders",
+    "embedding",
+    "serving",
+    "finetuning",
+    "registration",
+    "importing",
+    "stack",
+    "demo",
+    "cli",
+)
 # Others' packages that a room does without.
 DOES_WITHOUT = {
     "models": {"airflow", "apache_beam", "elasticsearch", "elastic_transport"},
@@ -45,6 +67,15 @@ def imports(path: Path) -> Iterator[str]:
             yield str(node.module)
 
 
+def inner_imports(path: Path) -> set[str]:
+    """The rooms inside listing_lens that a file imports from, wherever in it: `from listing_lens import jobs` is of jobs."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), path.name)):
+        if isinstance(node, ast.ImportFrom) and node.module == "listing_lens":
+            found |= {name.name for name in node.names}
+    return found | {name.split(".")[1] for name in imports(path) if name.startswith("listing_lens.")}
+
+
 def files_of(room: str) -> list[Path]:
     return sorted((ROOT / room).rglob("*.py"))
 
@@ -60,6 +91,27 @@ def test_a_room_imports_only_rooms_below_it(room: str) -> None:
     assert files
     wrong = {str(path.relative_to(ROOT)): tops(path) & MAY_IMPORT.keys() - MAY_IMPORT[room] for path in files}
     assert not {path: rooms for path, rooms in wrong.items() if rooms}
+
+
+def test_every_room_inside_listing_lens_has_its_storey() -> None:
+    house = ROOT / "listing_lens"
+    found = {path.stem for path in house.glob("*.py")} | {path.parent.name for path in house.glob("*/__init__.py")}
+    assert found - {"__init__"} == set(STOREYS)
+
+
+@pytest.mark.parametrize("storey", STOREYS)
+def test_a_room_inside_listing_lens_imports_only_those_below_it(storey: str) -> None:
+    may_import = set(STOREYS[: STOREYS.index(storey) + 1])
+    files = files_of(f"listing_lens/{storey}") or [ROOT / "listing_lens" / f"{storey}.py"]
+    wrong = {str(path.relative_to(ROOT)): inner_imports(path) - may_import for path in files}
+    assert not {path: rooms for path, rooms in wrong.items() if rooms}
+
+
+def test_nothing_but_the_terminal_imports_the_demo() -> None:
+    may_import = {ROOT / "listing_lens" / room for room in ("demo", "cli")}
+    files = [path for room in (*MAY_IMPORT, "benchmarks", "docker") for path in files_of(room)]
+    wrong = [path for path in files if "demo" in inner_imports(path) and not may_import & set(path.parents)]
+    assert not wrong
 
 
 @pytest.mark.parametrize("room", DOES_WITHOUT)
@@ -80,8 +132,9 @@ def test_no_room_imports_the_tests() -> None:
             {"torch", "transformers", "mlflow", "apache_beam", "airflow", "sklearn", "matplotlib"},
         ),
         ("listing_lens.lake.windows", {"torch", "mlflow", "apache_beam", "airflow", "elasticsearch", "gcsfs"}),
-        ("listing_lens.search_index", {"torch", "mlflow", "apache_beam", "airflow"}),
-        ("models.encoder_files", {"torch", "transformers", "mlflow"}),
+        ("listing_lens.search.index", {"torch", "mlflow", "apache_beam", "airflow"}),
+        ("models.encoders.files", {"torch", "transformers", "mlflow"}),
+        ("models.encoders.encoder", {"models.encoders.conv_siglip", "models.finetune", "mlflow"}),
         ("models.projection", {"torch", "mlflow", "sklearn", "matplotlib"}),
     ],
 )

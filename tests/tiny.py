@@ -13,7 +13,7 @@ from PIL import Image
 from listing_lens.lake.records import LISTING_SCHEMA, SESSION_SCHEMA, Listing, Session, Status, to_table
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import LISTINGS, SESSIONS, Lake
-from listing_lens.search_index import Index, SearchIndex
+from listing_lens.search.index import Index, SearchIndex
 
 FIRST = Window(datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 11, 2, tzinfo=UTC))
 SECOND = Window(FIRST.end, FIRST.end + timedelta(days=1))

@@ -52,7 +52,7 @@ def save_siglip(folder: Path, *, dropout: float = 0.0, seed: int = 0) -> Path:
 
 def save_conv_siglip(folder: Path, *, seed: int = 0) -> Path:
     """The demo's kind of model, with batch norms, as tiny."""
-    from models.conv_siglip import ConvSiglipConfig, ConvSiglipModel
+    from models.encoders.conv_siglip import ConvSiglipConfig, ConvSiglipModel
 
     config = ConvSiglipConfig(
         text_config=_text(),
@@ -76,7 +76,7 @@ def _text() -> dict[str, object]:
 def _save(folder: Path, kind: type, config: object, seed: int) -> Path:
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-    from models.demo_encoder import save_untrained_siglip
+    from models.encoders.untrained_siglip import save_untrained_siglip
 
     # Its tokenizer stays; weights and preprocessing take the place of the larger model's.
     save_untrained_siglip(folder, titles=[title(number) for number in range(64)])

@@ -19,11 +19,11 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from listing_lens.embedders import require_encoder
-from models.calibration import LEAST_IMAGES, Calibration, calibrate, host_of
-from models.encoders import Encoder
+from listing_lens.embedding.embedder import require_encoder
+from models.encoders.calibration import LEAST_IMAGES, Calibration, calibrate, host_of
+from models.encoders.encoder import Encoder
+from models.encoders.runtime import Backend, Runtime
 from models.errors import LensError
-from models.runtime import Backend, Runtime
 
 logger = logging.getLogger(__name__)
 

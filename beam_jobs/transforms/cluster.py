@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from listing_lens.search_index import SearchIndex
+from listing_lens.search.index import SearchIndex
 from listing_lens.settings import Settings, load_settings
 
 

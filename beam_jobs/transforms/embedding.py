@@ -25,17 +25,17 @@ from beam_jobs.transforms.calibrated_encoder import calibrated_encoder
 from beam_jobs.transforms.image_loader import Unusable
 from beam_jobs.transforms.photo_embedder import PhotoEmbedder, seen_in
 from beam_jobs.transforms.tables import ReadItems
-from beam_jobs.transforms.windows import at_the_end, most_common
+from beam_jobs.transforms.windows import MostCommon, at_the_end
 from listing_lens import progress
-from listing_lens.image_source import ImageSource
+from listing_lens.images.source import ImageSource
 from listing_lens.lake.dead_letters import DeadLetters, Letter
 from listing_lens.lake.embeddings import NEWER, Embedded, Embeddings, Item, item_batch
 from listing_lens.lake.records import Listing
 from listing_lens.lake.staging import StagedFile, read_staged
 from listing_lens.lake.tables import Merged
 from listing_lens.lake.window import Window
-from models.encoders import Encoder
-from models.runtime import Runtime
+from models.encoders.encoder import Encoder
+from models.encoders.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
@@ -356,7 +356,7 @@ class Outcome:
 
 def outcome_of(pipeline: beam.Pipeline, staged: Staged) -> beam.PCollection:
     """What became of arrivals → one `Outcome`, at the end."""
-    reasons = staged.letters | "Reasons" >> beam.Map(lambda letter: letter.reason) | "Commonest" >> most_common()
+    reasons = staged.letters | "Reasons" >> beam.Map(lambda letter: letter.reason) | "Commonest" >> MostCommon()
     return (
         pipeline
         | "End" >> beam.Create([None])

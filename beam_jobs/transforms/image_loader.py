@@ -10,7 +10,7 @@ from functools import cache
 
 from PIL import Image
 
-from listing_lens.image_source import ImageSource
+from listing_lens.images.source import ImageSource
 from models.images import ImageError, decode_image
 
 

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beam_jobs.transforms.image_loader import ImageLoader, Unusable, loading_threads
-from listing_lens.image_source import ImageSource
+from listing_lens.images.source import ImageSource
 from listing_lens.lake.embeddings import Embedded
-from models.encoders import Encoder
+from models.encoders.encoder import Encoder
 
 Item = TypeVar("Item")
 # Prepared images (n, …) → embeddings (n, dims), and the name of the backend that computed them.

@@ -14,7 +14,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from listing_lens.errors import LensError
-from listing_lens.image_source import resolve_uri
+from listing_lens.images.source import resolve_uri
 from listing_lens.lake.parquet import ROWS_PER_GROUP, RowGroupWriter
 from listing_lens.lake.records import Listing, Refused, Session, parse_listings, sessions_of, to_table
 from listing_lens.lake.window import Window
@@ -126,6 +126,11 @@ class Landed:
         return max(moment, self.window.start) in window
 
 
+def image_roots(landed: Iterable[Landed]) -> list[str]:
+    """What the relative image addresses of some windows start from: their images may be read."""
+    return sorted({root for part in landed if (root := part.manifest.image_root)})
+
+
 def landed_listings(lake: Lake, landed: Landed, window: Window) -> Iterator[Listing | Refused]:
     """The listing versions of a window that one landed window holds, with absolute image addresses; and invalid rows."""
     for batch in lake.read_manifest(landed.manifest):
@@ -209,13 +214,14 @@ class CommitWindow(beam.PTransform):
         )
 
 
-def most_common() -> beam.PTransform:
-    """Elements → a list of the commonest few, and how often each is there."""
-    return "Count them" >> beam.combiners.Count.PerElement() | "Most common" >> beam.combiners.Top.Of(
-        _NAMED_REASONS, key=lambda counted: counted[1]
-    )
+class MostCommon(beam.PTransform):
+    """Elements → one list of the commonest few, and how often each is there."""
+
+    def expand(self, elements: beam.PCollection) -> beam.PCollection:
+        counted = elements | "Count each" >> beam.combiners.Count.PerElement()
+        return counted | "Most" >> beam.combiners.Top.Of(_NAMED_REASONS, key=lambda counted: counted[1])
 
 
-def count(elements: beam.PCollection, name: str) -> beam.PCollection:
+def count_as(elements: beam.PCollection, name: str) -> beam.PCollection:
     """Elements → (name, 1) for each, to be summed."""
     return elements | f"Count {name}" >> beam.Map(lambda _: (name, 1))

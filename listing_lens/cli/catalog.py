@@ -32,8 +32,8 @@ def make(
 ) -> None:
     """Make a marketplace: drawn products, sellers' photos of them, and searches by photo."""
     # Drawing is not needed by the other commands, which should start fast.
-    from listing_lens.catalog.demo import DemoSpec
-    from listing_lens.catalog.write import make_catalog
+    from listing_lens.demo.plan import DemoSpec
+    from listing_lens.demo.write import make_catalog
 
     lake = Lake(load_settings().lake)
     lake.check()
@@ -62,7 +62,7 @@ def import_(
     created_at and updated_at (ISO 8601; without a zone they are UTC). A file may also have seller_id and product_id (your
     own code of the product), which may be empty. A listing goes to the window of its updated_at.
     """
-    from listing_lens.catalog.importing import import_catalog, read_step
+    from listing_lens.importing.catalog import import_catalog, read_step
 
     step = read_step(window)
     lake = Lake(load_settings().lake)

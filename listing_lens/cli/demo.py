@@ -38,7 +38,7 @@ def demo(
     sessions: Annotated[int, typer.Option(help="Searches by photo.")] = 300,
 ) -> None:
     """Run a demo marketplace through the whole workflow, on real servers that stay up."""
-    from listing_lens.demo import DemoResult, run_demo
+    from listing_lens.demo.run import DemoResult, run_demo
 
     columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bars:

@@ -1,4 +1,4 @@
-"""``lens lake``: look after the lake."""
+"""``lens lake``: what the lake holds, and looking after it."""
 
 from __future__ import annotations
 
@@ -9,38 +9,108 @@ from rich.table import Column, Table
 
 from listing_lens.cli.pipeline import console
 from listing_lens.cli.progress import run_with_bars
-from listing_lens.lake.compaction import Stored, manifests_of, stored
-from listing_lens.lake.windows import Lake, embeddings
+from listing_lens.lake.dead_letters import DeadLetters
+from listing_lens.lake.embeddings import Embeddings, every_encoder
+from listing_lens.lake.ledger import Ledger
+from listing_lens.lake.windows import LISTINGS, SESSIONS, Lake
 from listing_lens.settings import load_settings
 
 app = typer.Typer(no_args_is_help=True)
 
+Encoder = Annotated[str | None, typer.Option(help="Only embeddings of this encoder; default: of every one.")]
+
 
 @app.callback()
 def look_after() -> None:
-    """Look after the lake."""
+    """See what the lake holds, and look after it."""
 
 
 @app.command()
-def compact(
-    encoder: Annotated[str | None, typer.Option(help="Only embeddings of this encoder; default: of every one.")] = None,
-    smaller_than: Annotated[float, typer.Option(help="Megabytes from which on a file stays as it is.")] = 64,
+def show() -> None:
+    """Show what has landed and what is embedded: items, versions, windows, dead letters and sizes, by encoder."""
+    lake = _lake()
+    for dataset in (LISTINGS, SESSIONS):
+        landed = lake.windows(dataset)
+        span = f", from {landed[0].start:%Y-%m-%d %H:%M} to {landed[-1].end:%Y-%m-%d %H:%M}" if landed else ""
+        console.print(f"{dataset}: {len(landed):,} windows{span}")
+    table = Table(Column("encoder", overflow="fold"), "items", "on sale", "version", "files", "MB")
+    windows = Table(Column("encoder", overflow="fold"), "windows", "running", "to embed", "dead letters", "transient")
+    for embeddings in every_encoder(lake):
+        table.add_row(embeddings.encoder_id, *_items(embeddings))
+        windows.add_row(embeddings.encoder_id, *_windows(embeddings))
+    if table.row_count:
+        console.print(table)
+        console.print(windows)
+
+
+@app.command("dead-letters")
+def dead_letters(
+    encoder_id: Annotated[str | None, typer.Argument(help="The encoder, by its id; default: every one.")] = None,
 ) -> None:
-    """Move the embeddings of many small windows to a few files; the windows stay what they are, and can be read meanwhile."""
-    settings = load_settings()
-    lake = Lake(settings.lake)
-    lake.check()
-    before = _stored(lake)
-    arguments = ["--smaller_than", str(smaller_than), *(["--encoder", encoder] if encoder else [])]
-    run_with_bars("compact", "compact_embeddings", arguments, settings)
-    table = Table(Column("encoder", overflow="fold"), "windows", "files", "were", "MB", "were")
-    for encoder_id, now in _stored(lake).items():
-        was = before.get(encoder_id, now)
-        sizes = (f"{part.bytes / 1e6:,.1f}" for part in (now, was))
-        table.add_row(encoder_id, f"{now.windows:,}", f"{now.files:,}", f"{was.files:,}", *sizes)
+    """List the listings that could not be embedded, with stage and reason."""
+    table = Table(Column("item", overflow="fold"), "stage", Column("reason", overflow="fold"), "tries", "may pass")
+    for embeddings in every_encoder(_lake()):
+        if encoder_id in (None, embeddings.encoder_id):
+            for letter in sorted(DeadLetters(embeddings).letters(), key=lambda letter: letter.key):
+                may_pass = "yes" if letter.transient else ""
+                table.add_row(letter.item_id, letter.stage, letter.reason, str(letter.attempts), may_pass)
     console.print(table)
 
 
-def _stored(lake: Lake) -> dict[str, Stored]:
-    datasets = {encoder_id: embeddings(encoder_id) for encoder_id in lake.encoder_ids()}
-    return {name: stored(manifests_of(lake, dataset), lake.sizes(dataset)) for name, dataset in datasets.items()}
+@app.command()
+def redrive(
+    encoder: Annotated[str | None, typer.Option(help="Whose dead letters; default: LENS_ENCODER.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Also those that will not pass by themselves.")] = False,
+) -> None:
+    """Try to embed the listings again that could not be embedded."""
+    _lake()
+    arguments = [*(["--encoder", encoder] if encoder else []), *(["--all"] if every else [])]
+    run_with_bars("re-drive", "redrive_dead_letters", arguments, load_settings())
+
+
+@app.command()
+def compact(encoder: Encoder = None) -> None:
+    """Rewrite small files of the embeddings as large ones, and remove what nobody reads any more."""
+    lake = _lake()
+    before = {embeddings.encoder_id: _size(embeddings) for embeddings in every_encoder(lake)}
+    run_with_bars("compact", "compact_lake", ["--encoder", encoder] if encoder else [], load_settings())
+    table = Table(Column("encoder", overflow="fold"), "files", "were", "MB", "were")
+    for embeddings in every_encoder(lake):
+        files, size = _size(embeddings)
+        files_before, size_before = before.get(embeddings.encoder_id, (files, size))
+        sizes = (f"{size / 1e6:,.1f}", f"{size_before / 1e6:,.1f}")
+        table.add_row(embeddings.encoder_id, f"{files:,}", f"{files_before:,}", *sizes)
+    console.print(table)
+
+
+def _lake() -> Lake:
+    lake = Lake(load_settings().lake)
+    lake.check()
+    return lake
+
+
+def _items(embeddings: Embeddings) -> list[str]:
+    version = embeddings.items.version()
+    if version is None:
+        return ["–"] * 5
+    counts = [embeddings.count(version), embeddings.count(version, "embedding IS NOT NULL"), version]
+    files, size = _size(embeddings)
+    return [*(f"{count:,}" for count in counts), f"{files:,}", f"{size / 1e6:,.1f}"]
+
+
+def _windows(embeddings: Embeddings) -> list[str]:
+    from listing_lens.embedding.sources import windows_not_embedded
+
+    lines = Ledger(embeddings).lines().values()
+    running = sum(line.state == "running" for line in lines)
+    letters = list(DeadLetters(embeddings).letters())
+    to_embed = len(windows_not_embedded(embeddings.lake, embeddings.encoder_id))
+    transient = sum(letter.transient for letter in letters)
+    return [f"{count:,}" for count in (len(lines), running, to_embed, len(letters), transient)]
+
+
+def _size(embeddings: Embeddings) -> tuple[int, int]:
+    """Files of the items' table, and bytes of all its versions."""
+    if not embeddings.items.exists():
+        return 0, 0
+    return len(embeddings.items.open().get_fragments()), embeddings.lake.size(embeddings.items.path)

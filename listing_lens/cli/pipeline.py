@@ -13,11 +13,11 @@ from rich.table import Column, Table
 
 from listing_lens.cli.progress import run_with_bars
 from listing_lens.errors import LensError
-from listing_lens.finetunes import Comparison
+from listing_lens.finetuning.records import Comparison
 from listing_lens.lake.fits import Assessment, load_assessment
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import LISTINGS, SESSIONS, Lake, evaluations
-from listing_lens.search_index import SearchIndex
+from listing_lens.search.index import SearchIndex
 from listing_lens.settings import Settings, load_settings
 from models.embedder import CANDIDATE, CHAMPION
 
@@ -121,8 +121,8 @@ def run(
     dims: Annotated[int | None, typer.Option(help="Dimensions to keep; default: LENS_PROJECTION_DIMS.")] = None,
 ) -> None:
     """Take the lake's listings to a searchable index: embed, fit, rebuild, swap."""
-    from listing_lens import workflow
-    from listing_lens.encoders import resolve_encoder
+    from listing_lens import registration as workflow
+    from listing_lens.embedding.sources import resolve_encoder
 
     settings = load_settings()
     # Embedding may take hours: what the steps after it need is asked for first.
@@ -142,7 +142,7 @@ def _embed(window: Window, settings: Settings, encoder: str | None) -> None:
 
 def _fit(settings: Settings, options: Sequence[str], assessed_on: Sequence[str] = (), *, promote: bool) -> int:
     """Fit and assess with these options of the jobs, register, and promote when asked or when there is no champion."""
-    from listing_lens import workflow
+    from listing_lens import registration as workflow
 
     workflow.connect_registry(settings)
     name = _build_name()
@@ -161,8 +161,8 @@ def _fit(settings: Settings, options: Sequence[str], assessed_on: Sequence[str] 
 
 
 def _rebuild(model: str, settings: Settings) -> None:
-    from listing_lens import workflow
-    from listing_lens.encoders import windows_not_embedded
+    from listing_lens import registration as workflow
+    from listing_lens.embedding.sources import windows_not_embedded
 
     search_index = SearchIndex.connect(settings)
     embedder = workflow.connect_registry(settings).get(model)
@@ -184,7 +184,7 @@ def _rebuild(model: str, settings: Settings) -> None:
 
 
 def _evaluate(window: Window, model: str, settings: Settings) -> None:
-    from listing_lens import workflow
+    from listing_lens import registration as workflow
 
     embedder = workflow.connect_registry(settings).get(model)
     arguments = [*_bounds(window), "--card", embedder.card.model_dump_json()]
@@ -241,7 +241,7 @@ def comparison_table(comparison: Comparison) -> Table:
 
 def metrics_table(title: str, means: Mapping[str, float]) -> Table:
     """Means by `variant/metric@k`, a row a metric, so that it fits a narrow terminal."""
-    from listing_lens.workflow import VARIANTS
+    from listing_lens.registration import VARIANTS
 
     table = Table("metric", *VARIANTS.values(), title=title)
     for name in (

@@ -23,10 +23,10 @@ def search(
 ) -> None:
     """Find the listings that look most like a photo; prints a table and writes a page of their photos."""
     # Templates and images: the other commands do without.
-    from listing_lens import visual_search
+    from listing_lens.serving import photo_search
 
     settings = load_settings()
-    result = visual_search.search_by_photo(photo, k, settings)
+    result = photo_search.search_by_photo(photo, k, settings)
     if as_json:
         typer.echo(
             json.dumps(
@@ -52,7 +52,7 @@ def search(
     path = page or settings.home / "pages" / f"search-{photo.stem}.html"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(visual_search.as_page(result, settings), encoding="utf-8")
+        path.write_text(photo_search.as_page(result, settings), encoding="utf-8")
     except OSError as err:
         raise LensError(f"the page cannot be written to {path}: {err.strerror}; choose another with --page") from err
     console.print(f"page: {path}")

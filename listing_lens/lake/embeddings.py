@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Literal
 
 import numpy as np
@@ -121,7 +120,7 @@ def _as_float32(halves: NDArray[np.float16]) -> NDArray[np.float32]:
     singles = np.empty(halves.shape, np.float32)
     if halves.size:
         # torch has no read-only arrays; this one is only read.
-        source = torch.frombuffer(memoryview(halves).cast("B"), dtype=torch.float16)
+        source = torch.frombuffer(halves.view(np.uint8).data, dtype=torch.float16)
         torch.from_numpy(singles).copy_(source)
     return singles
 
@@ -198,11 +197,6 @@ class Embeddings:
         if held.list_size != dims:
             raise LensError(f"{self.items.path} holds embeddings of {held.list_size} dimensions, not of {dims}")
         return item_schema(dims, "float16" if held.value_type == pa.float16() else "float32")
-
-    def written_at(self, version: int) -> datetime:
-        """When a version of the table was committed, in UTC."""
-        found: datetime = next(v["timestamp"] for v in self.items.open().versions() if v["version"] == version)
-        return found.astimezone(UTC)
 
 
 def every_encoder(lake: Lake) -> list[Embeddings]:

@@ -22,7 +22,7 @@ PAIR_SESSIONS = "sessions"
 SESSION_ITEMS = "items"
 
 # Rows whose images a reader holds at a time: about 10 MB at 288 pixels.
-ROWS_PER_GROUP = 256
+PAIRS_PER_GROUP = 256
 
 PAIR_SCHEMA = pa.schema(
     [

@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 _PRIMARY_KEY = {b"lance-schema:unenforced-primary-key": b"true"}
 # Rows of a file: 1.6 GB of 768-d float16 embeddings, a minute's work for one worker.
 _ROWS_PER_FILE = 1_000_000
-# Read ahead of who scans: two batches keep the decoder busy, and more would only be held.
-_READ_AHEAD = {"batch_readahead": 2, "fragment_readahead": 1}
+# Batches that are read ahead of who scans: two keep the decoder busy, and more would only be held.
+_BATCHES_AHEAD = 2
 _CHANGED = "_row_last_updated_at_version > {version}"
 
 
@@ -260,18 +260,14 @@ def scan(
         filter: which rows, in SQL.
         batch_size: rows of a batch, at most.
     """
-    yield from source.scanner(columns=columns, filter=filter, batch_size=batch_size, **_READ_AHEAD).to_batches()
+    yield from source.scanner(
+        columns=columns, filter=filter, batch_size=batch_size, batch_readahead=_BATCHES_AHEAD
+    ).to_batches()
 
 
 def changed_since(version: int) -> str:
     """A filter, in SQL, for the rows that were inserted or replaced after a version; compaction does not count."""
     return _CHANGED.format(version=version)
-
-
-def as_of(table: LanceDataset) -> datetime:
-    """When the version of an opened table was committed, in UTC."""
-    found: datetime = next(v["timestamp"] for v in table.versions() if v["version"] == table.version)
-    return found.astimezone(UTC)
 
 
 def _storage_options(path: str) -> dict[str, str] | None:

@@ -277,7 +277,7 @@ class Lake:
             _flush_to_disk(file)
         os.replace(part, path)
 
-    def list(self, folder: str, suffix: str) -> list[str]:
+    def files(self, folder: str, suffix: str) -> list[str]:
         """The files of a folder whose names end so, sorted; none when there is no such folder."""
         self._fs.invalidate_cache(folder)
         if not self._fs.exists(folder):

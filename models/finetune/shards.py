@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from models.errors import LensError
 from models.finetune.augmentation import augment
 from models.finetune.recipe import Recipe
-from models.pair_rules import title_key
+from models.pairs.titles import title_key
 
 COLUMNS = ("item_id", "title", "product_id", "image")
 

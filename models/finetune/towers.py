@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-import models.conv_siglip  # noqa: F401  the demo's model, registered with transformers
+from models.encoders.own_code import register_architecture
 from models.errors import LensError
 from models.finetune.recipe import Recipe
 from models.finetune.sigmoid_loss import INITIAL_BIAS, INITIAL_LOG_SCALE
@@ -79,6 +79,7 @@ class Towers(nn.Module):
         Raises:
             LensError: it is no model that the sigmoid loss can train, or a part of it is missing.
         """
+        register_architecture(folder)
         with _loading(folder, "model"):
             model, loading = AutoModel.from_pretrained(
                 folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True

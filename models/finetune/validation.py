@@ -14,11 +14,11 @@ from PIL import Image
 
 from models.finetune.shards import Pair, decode
 from models.metrics import METRICS, relevance_by_rank, session_metrics
-from models.pair_rules import title_key
+from models.pairs.titles import title_key
 
 # RGB images → (n, d) float32, unit length.
 Embed = Callable[[Sequence[Image.Image]], NDArray[np.float32]]
-CUTOFFS = (1, 5, 10)
+TITLE_CUTOFFS = (1, 5, 10)
 _BATCH = 128
 
 
@@ -37,7 +37,10 @@ class HeldOutSession:
 
 
 def title_recall(
-    images: NDArray[np.float32], titles: NDArray[np.float32], texts: Sequence[str], cutoffs: Sequence[int] = CUTOFFS
+    images: NDArray[np.float32],
+    titles: NDArray[np.float32],
+    texts: Sequence[str],
+    cutoffs: Sequence[int] = TITLE_CUTOFFS,
 ) -> dict[str, float]:
     """The share of photos (n, d) whose own title (n, d), or one that reads the same, is among the k nearest titles."""
     keys: dict[str, int] = {}

@@ -10,7 +10,7 @@ from airflow.sdk.bases.hook import BaseHook
 from listing_lens.settings import load_settings
 
 if TYPE_CHECKING:
-    from listing_lens.search_index import Index, SearchIndex
+    from listing_lens.search.index import Index, SearchIndex
     from models.embedder import EmbedderCard
 
 
@@ -23,7 +23,7 @@ class SearchIndexHook(BaseHook):
 
     @cached_property
     def search_index(self) -> SearchIndex:
-        from listing_lens.search_index import SearchIndex
+        from listing_lens.search.index import SearchIndex
 
         return SearchIndex.connect(load_settings())
 

@@ -12,7 +12,7 @@ from tiny import FIRST, SECOND, Indexed, land_marketplace
 from beam_jobs import embed_listings, fit_projection
 from listing_lens.lake.fits import load_fit
 from listing_lens.lake.windows import Lake
-from listing_lens.search_index import SearchIndex
+from listing_lens.search.index import SearchIndex
 from listing_lens.settings import load_settings
 
 

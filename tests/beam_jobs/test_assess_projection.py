@@ -20,7 +20,7 @@ from listing_lens.lake.windows import REMOVED, ROWS, Lake, embeddings
 from models.embedder import EmbedderCard
 from models.moments import Moments
 from models.projection import Projection, fit_projection
-from models.subspaces import nearest, neighbour_recall, principal_angles, scores, variance_held
+from models.projection_quality import nearest, neighbour_recall, principal_angles, scores, variance_held
 
 
 def unit_rows(rows: int, seed: int) -> np.ndarray:

@@ -19,9 +19,9 @@ from listing_lens.lake.fits import load_fit
 from listing_lens.lake.records import Status, embedding_matrix
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import DEAD_LETTERS, REMOVED, ROWS, Lake, embeddings
-from models.demo_encoder import save_untrained_siglip
-from models.encoder_files import identify
-from models.encoders import Encoder, shared_encoder
+from models.encoders.encoder import Encoder, shared_encoder
+from models.encoders.files import identify
+from models.encoders.untrained_siglip import save_untrained_siglip
 from models.images import ImageLimits, decode_image
 from models.registry import Registry
 

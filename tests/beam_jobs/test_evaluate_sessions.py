@@ -12,7 +12,7 @@ from tiny import FIRST, SECOND, Indexed, image_root, land_sessions, take_photo
 from beam_jobs import fit_projection
 from beam_jobs.evaluate_sessions import VARIANTS, main
 from beam_jobs.launcher import refusal
-from listing_lens.embedders import Embedder
+from listing_lens.embedding.embedder import Embedder
 from listing_lens.errors import LensError
 from listing_lens.lake.fits import load_fit
 from listing_lens.lake.records import Session

@@ -13,14 +13,14 @@ from sklearn.decomposition import PCA
 from tiny import FIRST, NOW, SECOND, correlated, land, land_marketplace, listing
 
 from beam_jobs import embed_listings, fit_projection
-from beam_jobs.draw import is_drawn
 from beam_jobs.launcher import refusal
+from beam_jobs.sampling import is_sampled
 from listing_lens.errors import LensError
 from listing_lens.lake.fits import Fit, load_fit, load_projection
 from listing_lens.lake.records import embedding_matrix, embeddings_table
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import Lake, embeddings
-from models.encoder_files import identify
+from models.encoders.files import identify
 from models.projection import Projection
 
 _BOTH = ["--window_start", FIRST.start.isoformat(), "--window_end", SECOND.end.isoformat()]
@@ -73,7 +73,7 @@ def test_a_sample_is_of_whole_items_and_repeats(lake: Lake, embedded: dict[str, 
     fit, projection = _fit(lake, "sampled", "--fraction", "0.3")
     item_ids = pa.array(sorted(embedded))
     drawn = [
-        item for item, is_in in zip(sorted(embedded), is_drawn(item_ids, 0.3, "fit projection"), strict=True) if is_in
+        item for item, is_in in zip(sorted(embedded), is_sampled(item_ids, 0.3, "fit projection"), strict=True) if is_in
     ]
     rows = np.vstack([embedded[item] for item in drawn])
     assert 0.2 < len(drawn) / len(embedded) < 0.4

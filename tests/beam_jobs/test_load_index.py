@@ -17,10 +17,10 @@ from listing_lens.lake.fits import load_fit, load_projection
 from listing_lens.lake.records import LISTING_SCHEMA, Status, embedding_matrix, to_table
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import LISTINGS, embeddings
-from listing_lens.loads import loads_of
-from listing_lens.search_index import Index, SearchIndex
+from listing_lens.search.index import Index, SearchIndex
+from listing_lens.search.loads import loads_of
 from listing_lens.settings import load_settings
-from models.demo_encoder import save_untrained_siglip
+from models.encoders.untrained_siglip import save_untrained_siglip
 
 _THIRD = Window(SECOND.end, SECOND.end + timedelta(days=1))
 

@@ -26,10 +26,10 @@ from listing_lens.lake.pairs import pairs
 from listing_lens.lake.records import Session
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import DEAD_LETTERS, REMOVED, ROWS, Lake, embeddings, evaluations
-from listing_lens.loads import loads_of
-from listing_lens.search_index import SearchIndex
+from listing_lens.search.index import SearchIndex
+from listing_lens.search.loads import loads_of
 from listing_lens.settings import load_settings
-from models.encoder_files import identify
+from models.encoders.files import identify
 
 BOTH = Window(FIRST.start, SECOND.end)
 _WINDOW = ["--window_start", str(BOTH.start), "--window_end", str(BOTH.end)]

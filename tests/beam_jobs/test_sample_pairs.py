@@ -15,7 +15,9 @@ from tiny import FIRST, SECOND, image_root, land, land_marketplace, land_session
 
 from beam_jobs import sample_pairs
 from beam_jobs.launcher import refusal
-from beam_jobs.sample_pairs import LEFT_OUT, SESSION_LEFT_OUT, TWINS, main, shard_count
+from beam_jobs.pairs import shards
+from beam_jobs.pairs.counts import LEFT_OUT, SESSION_LEFT_OUT, TWINS
+from beam_jobs.sample_pairs import main
 from listing_lens.errors import LensError
 from listing_lens.lake.pairs import (
     PAIR_SCHEMA,
@@ -33,7 +35,8 @@ from listing_lens.lake.pairs import (
 from listing_lens.lake.records import Listing, Session, Status
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import DEAD_LETTERS, Lake, Manifest
-from models.pair_rules import draw_number, split_of
+from models.pairs.split import split_of
+from models.sampling import sample_number
 
 BOTH = Window(FIRST.start, SECOND.end)
 
@@ -65,7 +68,7 @@ def items(lake: Lake, *kinds: str, window: Window = FIRST, name: str = "p") -> l
 def put(lake: Lake, listings: Sequence[Listing], window: Window = FIRST, **scenes: int) -> None:
     """Land listings; each item's photo is a scene of its own unless it is given whose."""
     for made in listings:
-        seed = scenes.get(made.item_id, draw_number("scene", made.item_id))
+        seed = scenes.get(made.item_id, sample_number("scene", made.item_id))
         lake.write_bytes(f"{image_root(lake)}/{made.image_uri}", scene(seed))
     land(lake, window, listings)
 
@@ -188,7 +191,7 @@ class TestTheDraw:
 
     def test_takes_the_lowest_numbers_and_nests(self, lake: Lake) -> None:
         put(lake, some(40))
-        lowest = sorted((f"m{n:03d}" for n in range(40)), key=lambda item: draw_number("pairs", item))
+        lowest = sorted((f"m{n:03d}" for n in range(40)), key=lambda item: sample_number("pairs", item))
         drawn = {}
         for wanted in (10, 20, 100):
             counts = sample(lake, "--pairs", str(wanted), name=f"p{wanted}").counts
@@ -207,9 +210,9 @@ class TestTheDraw:
         assert by_stratum == {"m": 7, "f": 3, "o": 7}
         assert set(items(lake, name="small")) < set(items(lake, name="large"))
 
-    def test_fetches_only_what_is_drawn(self, lake: Lake) -> None:
+    def test_fetches_only_what_is_sampled(self, lake: Lake) -> None:
         put(lake, some(20))
-        drawn = sorted((f"m{n:03d}" for n in range(20)), key=lambda item: draw_number("pairs", item))[:8]
+        drawn = sorted((f"m{n:03d}" for n in range(20)), key=lambda item: sample_number("pairs", item))[:8]
         for path in Path(image_root(lake)).iterdir():
             if path.stem not in drawn:
                 path.unlink()
@@ -219,7 +222,7 @@ class TestTheDraw:
 class TestTwins:
     def test_the_same_photo_is_kept_once_by_the_lowest_number(self, lake: Lake) -> None:
         put(lake, some(16), m001=7, m002=7, m003=7)
-        first = min(("m001", "m002", "m003"), key=lambda item: draw_number("pairs", item))
+        first = min(("m001", "m002", "m003"), key=lambda item: sample_number("pairs", item))
         counts = sample(lake).counts
         assert {"m001", "m002", "m003"} & set(items(lake)) == {first}
         assert counts["near_duplicate"] == 2
@@ -234,7 +237,7 @@ class TestTwins:
         alike = [f"m{n:03d}" for n in range(6)]
         put(lake, some(16), **dict.fromkeys(alike, 7))
         counts = sample(lake, "--max_per_image", "4").counts
-        first = sorted(alike, key=lambda item: draw_number("pairs", item))
+        first = sorted(alike, key=lambda item: sample_number("pairs", item))
         parts = {item: split_of("pairs", f"item {item}", 0.5) for item in alike}
         kept = [
             item for rank, item in enumerate(first[:4]) if {parts[other] for other in first[:rank]} <= {parts[item]}
@@ -267,17 +270,8 @@ class TestTwins:
 
 
 class TestShards:
-    @pytest.mark.parametrize(
-        ("rows", "image_side", "shards"),
-        [(0, 288, 1), (200, 288, 1), (1000, 80, 3), (100_000, 80, 8), (1_000_000, 288, 371), (1_000_000, 80, 29)],
-    )
-    def test_are_large_enough_to_stream_and_several_where_rows_allow(
-        self, rows: int, image_side: int, shards: int
-    ) -> None:
-        assert shard_count(rows, image_side) == shards
-
     def test_hold_rows_of_all_kinds_in_small_groups(self, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sample_pairs, "ROWS_PER_GROUP", 4)
+        monkeypatch.setattr(shards, "PAIRS_PER_GROUP", 4)
         put(lake, some(60))
         manifest = sample(lake)
         files = [pq.ParquetFile(Path(lake.folder(pairs("p"), FIRST), name)) for name in manifest.files[TRAIN]]
@@ -286,7 +280,7 @@ class TestShards:
         # In the order of neither the catalog nor the draw.
         ids = [row["item_id"] for row in rows(lake, TRAIN)]
         assert ids != sorted(ids)
-        assert ids != sorted(ids, key=lambda item: draw_number("pairs", item))
+        assert ids != sorted(ids, key=lambda item: sample_number("pairs", item))
 
 
 class TestSessions:
@@ -351,7 +345,7 @@ class TestSessions:
         names = [f"s{n}" for n in range(9)]
         land_sessions(searched, FIRST, [self.session(name, "m001") for name in names])
         counts = sample(searched, "--sessions", "4").counts
-        lowest = sorted(names, key=lambda name: draw_number("pairs", name))[:4]
+        lowest = sorted(names, key=lambda name: sample_number("pairs", name))[:4]
         assert sorted(row["session_id"] for row in rows(searched, PAIR_SESSIONS)) == sorted(lowest)
         assert counts["sessions_not_drawn"] == 5
         assert_adds_up(counts)

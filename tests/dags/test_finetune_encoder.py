@@ -155,11 +155,15 @@ class TestAfterwards:
     @pytest.fixture
     def calls(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, object]]:
         """What is asked of the workflow."""
-        from listing_lens import workflow
+        from listing_lens import registration
 
         seen: list[tuple[str, object]] = []
-        monkeypatch.setattr(workflow, "register_finetune", lambda name, settings: seen.append(("register", name)) or 3)
-        monkeypatch.setattr(workflow, "promote_encoder", lambda version, settings: seen.append(("promote", version)))
+        monkeypatch.setattr(
+            registration, "register_finetune", lambda name, settings: seen.append(("register", name)) or 3
+        )
+        monkeypatch.setattr(
+            registration, "promote_encoder", lambda version, settings: seen.append(("promote", version))
+        )
         return seen
 
     def test_the_encoder_is_registered_by_the_run_s_name(self, calls: list[tuple[str, object]]) -> None:

@@ -12,15 +12,15 @@ import pytest
 from tiny import image_root, land, land_marketplace, land_sessions, listing, take_photo
 
 from listing_lens.errors import LensError
-from listing_lens.finetunes import latest_comparison
+from listing_lens.finetuning.records import latest_comparison
 from listing_lens.lake.records import Session
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import Lake, embeddings, evaluations
-from listing_lens.search_index import Index, SearchIndex
+from listing_lens.registry import connect_registry
+from listing_lens.search.index import Index, SearchIndex
+from listing_lens.serving.photo_search import search_by_photo
 from listing_lens.settings import Settings, load_settings
 from listing_lens.stack.airflow_api import AirflowApi
-from listing_lens.visual_search import search_by_photo
-from listing_lens.workflow import connect_registry
 from models.embedder import CANDIDATE, CHAMPION
 from models.registry import RegisteredEncoder
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.metrics import (
-    CUTOFFS,
+    METRIC_CUTOFFS,
     METRICS,
     ndcg_at,
     precision_at,
@@ -71,7 +71,7 @@ def test_nothing_relevant_is_undefined(metric: object, pattern: str) -> None:
 def test_a_session_has_every_metric_at_every_cutoff() -> None:
     found = session_metrics(ranked("0101"))
     assert tuple(found) == METRICS
-    assert len(found) == 3 * len(CUTOFFS)
+    assert len(found) == 3 * len(METRIC_CUTOFFS)
     assert found["recall@3"] == 0.5
 
 
@@ -110,7 +110,7 @@ def test_agrees_with_trec_eval(data: st.DataObject, scores: list[int]) -> None:
     count = len(scores)
     relevant = data.draw(st.lists(st.booleans(), min_size=count, max_size=count).filter(any))
     items = [f"item-{n}" for n in range(count)]
-    cutoffs = ",".join(map(str, CUTOFFS))
+    cutoffs = ",".join(map(str, METRIC_CUTOFFS))
     evaluator = pytrec_eval.RelevanceEvaluator(
         {"session": {item: int(tapped) for item, tapped in zip(items, relevant, strict=True)}},
         {f"ndcg_cut.{cutoffs}", f"P.{cutoffs}", f"recall.{cutoffs}"},
@@ -119,5 +119,5 @@ def test_agrees_with_trec_eval(data: st.DataObject, scores: list[int]) -> None:
     reference = evaluator.evaluate(run)["session"]
     ours = session_metrics(relevance_by_rank(np.array(scores, np.float32) / 1000, relevant, items))
     names = {"ndcg": "ndcg_cut", "precision": "P", "recall": "recall"}
-    theirs = {f"{name}@{k}": reference[f"{their}_{k}"] for name, their in names.items() for k in CUTOFFS}
+    theirs = {f"{name}@{k}": reference[f"{their}_{k}"] for name, their in names.items() for k in METRIC_CUTOFFS}
     assert ours == pytest.approx(theirs, abs=1e-6)

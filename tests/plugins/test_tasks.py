@@ -13,7 +13,7 @@ from tiny import FIRST, land
 
 from listing_lens.errors import LensError
 from listing_lens.lake.windows import Lake
-from listing_lens.search_index import SearchIndex
+from listing_lens.search.index import SearchIndex
 from listing_lens.settings import load_settings
 from models.embedder import EmbedderCard
 from plugins import tasks

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from beam_jobs.transforms.calibrated_encoder import CalibratedEncoder, calibrated_encoder
 from listing_lens.errors import LensError
-from models.calibration import Calibration
-from models.encoders import Encoder, Network
-from models.runtime import Backend, Runtime
+from models.encoders.calibration import Calibration
+from models.encoders.encoder import Encoder
+from models.encoders.network import Network
+from models.encoders.runtime import Backend, Runtime
 
 BOTH = (Backend.FLOAT32, Backend.BFLOAT16)
 

@@ -16,8 +16,8 @@ from tiny import photo
 from beam_jobs.transforms.image_loader import Unusable
 from beam_jobs.transforms.photo_embedder import PhotoEmbedder, SeenPhotos
 from listing_lens.errors import LensError
-from listing_lens.image_source import ImageSource
-from models.encoders import Encoder
+from listing_lens.images.source import ImageSource
+from models.encoders.encoder import Encoder
 from models.images import ImageLimits, decode_image
 
 LIMITS = ImageLimits(10**7, 10**7)

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from listing_lens.cli import app
 from listing_lens.lake.records import Session
 from listing_lens.lake.windows import Lake
-from listing_lens.search_index import SearchIndex
+from listing_lens.search.index import SearchIndex
 from listing_lens.settings import Settings, load_settings
 from models.embedder import EmbedderCard
 

@@ -27,8 +27,9 @@ from tiny import FIRST, SECOND, listing
 from listing_lens.cli import app
 from listing_lens.lake.fits import load_projection
 from listing_lens.lake.windows import Lake, embeddings
-from listing_lens.search_index import SearchIndex
-from listing_lens.workflow import connect_registry, promote
+from listing_lens.registration import promote
+from listing_lens.registry import connect_registry
+from listing_lens.search.index import SearchIndex
 from models.embedder import CANDIDATE, CHAMPION
 
 if TYPE_CHECKING:

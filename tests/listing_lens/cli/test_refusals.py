@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from tiny import photo
 
 from listing_lens.lake.windows import Lake
-from listing_lens.search_index import SearchIndex
+from listing_lens.search.index import SearchIndex
 
 if TYPE_CHECKING:
     from tests.listing_lens.cli.conftest import Lens, Marketplace, Refusal

@@ -14,7 +14,7 @@ from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from models.encoders import Encoder
+from models.encoders.encoder import Encoder
 from models.errors import LensError
 from models.finetune.recipe import Recipe
 from models.finetune.sigmoid_loss import INITIAL_BIAS, INITIAL_LOG_SCALE

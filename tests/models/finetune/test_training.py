@@ -21,7 +21,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 from tiny_training import RECIPE, Heard, made_pairs, made_validation
 
-from models.encoders import Encoder
+from models.encoders.encoder import Encoder
 from models.errors import LensError
 from models.finetune.recipe import Recipe
 from models.finetune.shards import Shards

@@ -1,0 +1,42 @@
+"""What is counted on the way to a sample: everything that went in came out somewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from listing_lens.errors import LensError
+from listing_lens.lake.pairs import TRAIN, VALIDATION
+
+# Why a listing version is no candidate.
+LEFT_OUT = ("left_out_invalid", "left_out_reserved", "left_out_deleted", "left_out_message")
+# Why a pair that was sampled and decoded is not in the sample.
+TWINS = ("near_duplicate", "twin_across_split")
+# Why a session is not in the sample.
+SESSION_LEFT_OUT = ("malformed", "nothing_tapped", "query_unreadable", "item_unreadable")
+
+
+def accounted(found: Mapping[str, int], name: str) -> dict[str, int]:
+    """All counts, those of what was left behind included. Raises LensError when they do not add up."""
+    session_reasons = [f"sessions_{reason}" for reason in SESSION_LEFT_OUT]
+    stages = (
+        ("read", (*LEFT_OUT, "eligible")),
+        ("eligible", ("superseded", "candidates")),
+        ("candidates", ("not_drawn", "drawn")),
+        ("drawn", ("dead_lettered", *TWINS, TRAIN, VALIDATION)),
+        ("sessions_read", (*session_reasons[:2], "sessions_sound")),
+        ("sessions_sound", ("sessions_not_drawn", "sessions_drawn")),
+        ("sessions_drawn", (*session_reasons[2:], "sessions")),
+    )
+    names = [name for whole, parts in stages for name in (whole, *parts)]
+    counts = dict.fromkeys([*names, "sessions_unseen", "session_items"], 0) | dict(found)
+    # What these three leave behind is not counted one by one.
+    counts["superseded"] = counts["eligible"] - counts["candidates"]
+    counts["not_drawn"] = counts["candidates"] - counts["drawn"]
+    counts["sessions_not_drawn"] = counts["sessions_sound"] - counts["sessions_drawn"]
+    for whole, parts in stages:
+        if counts[whole] != sum(counts[part] for part in parts) or min(counts[part] for part in parts) < 0:
+            raise LensError(
+                f"pairs {name}: {counts[whole]} went in as {whole}, "
+                f"{sum(counts[part] for part in parts)} came out: {counts}"
+            )
+    return counts

@@ -1,0 +1,46 @@
+"""What decides a sample of pairs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from listing_lens.errors import LensError
+from listing_lens.lake.records import Listing
+from models.pairs.split import Split, split_of
+
+# A stratum of a balanced sample: so many levels of the category.
+_STRATUM_LEVELS = 2
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What decides a sample of a given window; the manifest keeps it."""
+
+    pairs: int
+    sessions: int
+    validation_share: float
+    split_by: str
+    balance: bool
+    max_per_image: int
+    image_side: int
+    salt: str
+
+    def __post_init__(self) -> None:
+        for name, least in (("pairs", 1), ("sessions", 0), ("max_per_image", 1), ("image_side", 8)):
+            if getattr(self, name) < least:
+                raise LensError(f"--{name} is {getattr(self, name)}: give {least} or more")
+        if not 0 < self.validation_share < 1:
+            raise LensError(f"--validation_share is {self.validation_share}: give a share between 0 and 1")
+
+    def stratum(self, listing: Listing) -> str:
+        """What a listing is drawn among."""
+        return " > ".join(listing.category[:_STRATUM_LEVELS]) if self.balance else "all"
+
+    def group(self, listing: Listing) -> str:
+        """What is never on both sides of the split; a listing that names none is a group of its own."""
+        code = listing.product_id if self.split_by == "product" else listing.seller_id
+        return f"{self.split_by} {code}" if code else f"item {listing.item_id}"
+
+    def split(self, listing: Listing) -> Split:
+        """Which part a listing belongs to."""
+        return split_of(self.salt, self.group(listing), self.validation_share)

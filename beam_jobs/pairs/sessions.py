@@ -1,0 +1,203 @@
+"""Search sessions to validate and compare encoders on, with the photos of what they showed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
+
+import apache_beam as beam
+from apache_beam.pvalue import AsDict, TaggedOutput
+
+from beam_jobs.pairs.elements import HashedPair, StoredPhoto
+from beam_jobs.pairs.photos import LoadPhotos
+from beam_jobs.pairs.rules import Rules
+from beam_jobs.transforms.windows import (
+    Landed,
+    WindowTarget,
+    WriteRecords,
+    count_as,
+    landed_listings,
+    landed_sessions,
+)
+from listing_lens.images.source import ImageSource
+from listing_lens.lake.pairs import (
+    PAIR_SESSION_SCHEMA,
+    PAIR_SESSIONS,
+    PAIRS_PER_GROUP,
+    SESSION_ITEM_SCHEMA,
+    SESSION_ITEMS,
+)
+from listing_lens.lake.records import Listing, Session, newest
+from listing_lens.lake.window import Window
+from models.sampling import sample_number
+
+
+class SampleSessions(beam.PTransform):
+    """The hashed pairs, and which of them are dropped → the files of sessions and their items, and what was counted.
+
+    As many sessions as are asked for are sampled by a hash of their ids, and only the ids of what those showed go to every
+    worker, so that of the catalog no more than these items is shuffled.
+
+    Args:
+        rules: how many to sample, and by which numbers.
+        images: where photos are read.
+        landed: windows of sessions.
+        catalog: windows of listings in which the shown items are looked up.
+        target: where the files go; its window is the one whose sessions are sampled.
+    """
+
+    def __init__(
+        self,
+        rules: Rules,
+        images: ImageSource,
+        *,
+        landed: Sequence[Landed],
+        catalog: Sequence[Landed],
+        target: WindowTarget,
+    ) -> None:
+        super().__init__()
+        self._rules = rules
+        self._images = images
+        self._landed = landed
+        self._catalog = catalog
+        self._target = target
+
+    def expand(self, pcolls: tuple[beam.PCollection, beam.PCollection]) -> tuple[beam.PCollection, beam.PCollection]:
+        hashed, twins = pcolls
+        rules, target, pipeline = self._rules, self._target, hashed.pipeline
+        sessions = (
+            pipeline
+            | "Session windows" >> beam.Create(self._landed)
+            | "Spread windows" >> beam.Reshuffle()
+            | "Read" >> beam.FlatMap(lambda part: landed_sessions(target.lake, part, target.window))
+        )
+        usable = sessions | "Keep usable" >> beam.ParDo(KeepUsableSessions()).with_outputs("left_out", main="sound")
+        sampled = (
+            usable.sound
+            | "Sample" >> beam.combiners.Top.Smallest(rules.sessions, key=lambda session: _session_rank(session, rules))
+            | "Each" >> beam.FlatMap(lambda lowest: lowest)
+        )
+        queries = sampled | "Queries" >> LoadPhotos("query_image_uri", self._images, rules.image_side)
+        shown = (
+            pipeline
+            | "Catalog windows" >> beam.Create(self._catalog)
+            | "Spread catalog windows" >> beam.Reshuffle()
+            | "Shown ones" >> beam.FlatMap(_versions_of, _ids(sampled, "sampled"), target=target)
+            | "Version to look at" >> beam.CombinePerKey(_last_searchable)
+            | "Drop keys" >> beam.Values()
+            | "Items" >> LoadPhotos("image_uri", self._images, rules.image_side)
+        )
+        groups = AsDict(shown.usable | "Groups" >> beam.MapTuple(lambda item, _: (item.item_id, rules.group(item))))
+        complete = queries.usable | "Complete" >> beam.ParDo(KeepSessionsWithPhotos(), groups).with_outputs(
+            "left_out", main="sessions"
+        )
+        kept = complete.sessions | "Kept" >> beam.Keys()
+        tapped = kept | "Tapped groups" >> beam.FlatMap(_tapped_groups, groups) | "Tapped once" >> _DistinctKeys()
+        trained_on = (
+            hashed
+            | "Trained on" >> beam.Filter(_is_trained_on, AsDict(twins), AsDict(tapped))
+            | "Their groups" >> beam.Map(attrgetter("group"))
+            | "Trained on once" >> _DistinctKeys()
+        )
+        rows = complete.sessions | "Rows" >> beam.Map(_session_row, groups, AsDict(trained_on))
+        items = shown.usable | "Shown by kept" >> beam.FlatMap(_item_row, _ids(kept, "kept"))
+        files = (
+            rows | WriteRecords(target, PAIR_SESSIONS, PAIR_SESSION_SCHEMA, PAIRS_PER_GROUP),
+            items | WriteRecords(target, SESSION_ITEMS, SESSION_ITEM_SCHEMA, PAIRS_PER_GROUP),
+        ) | "Files" >> beam.Flatten()
+        left_out = (
+            usable.left_out,
+            queries.unusable | "Unreadable" >> beam.Map(lambda _: "query_unreadable"),
+            complete.left_out,
+        ) | "Left out" >> beam.Flatten()
+        counts = (
+            count_as(sessions, "sessions_read"),
+            left_out | "Why" >> beam.Map(lambda reason: (f"sessions_{reason}", 1)),
+            count_as(usable.sound, "sessions_sound"),
+            count_as(sampled, "sessions_drawn"),
+            count_as(rows, "sessions"),
+            count_as(rows | "Unseen" >> beam.Filter(lambda row: row["unseen"]), "sessions_unseen"),
+            count_as(items, "session_items"),
+        ) | "Counts" >> beam.Flatten()
+        return files, counts
+
+
+class KeepUsableSessions(beam.DoFn):
+    """Sessions → those that a ranking can be judged by; the reason for each of the others."""
+
+    def process(self, session: Session) -> Iterator[Session | TaggedOutput]:
+        if not session.sound:
+            yield TaggedOutput("left_out", "malformed")
+        elif not any(session.tapped):
+            yield TaggedOutput("left_out", "nothing_tapped")
+        else:
+            yield session
+
+
+def _session_rank(session: Session, rules: Rules) -> tuple[int, str]:
+    return sample_number(rules.salt, session.session_id), session.session_id
+
+
+class KeepSessionsWithPhotos(beam.DoFn):
+    """(session, photo) → the same when every item that was shown has a photo; the reason otherwise."""
+
+    def process(
+        self, asked: tuple[Session, StoredPhoto], readable: Mapping[str, str]
+    ) -> Iterator[tuple[Session, StoredPhoto] | TaggedOutput]:
+        complete = all(item_id in readable for item_id in asked[0].shown)
+        yield asked if complete else TaggedOutput("left_out", "item_unreadable")
+
+
+class _DistinctKeys(beam.PTransform):
+    """Texts → each of them once, as a key."""
+
+    def expand(self, texts: beam.PCollection) -> beam.PCollection:
+        return texts | beam.Distinct() | beam.Map(lambda text: (text, None))
+
+
+def _ids(sessions: beam.PCollection, label: str) -> AsDict:
+    """The ids of all items that sessions showed, for every worker."""
+    return AsDict(
+        sessions | f"Ids {label}" >> beam.FlatMap(attrgetter("shown")) | f"Each once {label}" >> _DistinctKeys()
+    )
+
+
+def _versions_of(landed: Landed, wanted: Mapping[str, None], target: WindowTarget) -> Iterator[tuple[str, Listing]]:
+    until = Window(min(landed.window.start, target.window.start), target.window.end)
+    for listing in landed_listings(target.lake, landed, until):
+        # The listings' own windows count what is invalid.
+        if isinstance(listing, Listing) and listing.item_id in wanted:
+            yield listing.item_id, listing
+
+
+def _last_searchable(versions: Iterable[Listing]) -> Listing:
+    """The newest version that could be found by searching; the newest of all when none could."""
+    known = list(versions)
+    return newest([version for version in known if version.searchable] or known)
+
+
+def _tapped_groups(session: Session, groups: Mapping[str, str]) -> list[str]:
+    return [groups[item_id] for item_id, tapped in zip(session.shown, session.tapped, strict=True) if tapped]
+
+
+def _is_trained_on(pair: HashedPair, dropped: Mapping[str, str], wanted: Mapping[str, None]) -> bool:
+    return pair.split == "train" and pair.group in wanted and pair.item_id not in dropped
+
+
+def _session_row(
+    asked: tuple[Session, StoredPhoto], groups: Mapping[str, str], trained_on: Mapping[str, None]
+) -> dict[str, object]:
+    session, photo = asked
+    return {
+        "session_id": session.session_id,
+        "image": photo.jpeg,
+        "shown": list(session.shown),
+        "tapped": list(session.tapped),
+        "unseen": not any(group in trained_on for group in _tapped_groups(session, groups)),
+    }
+
+
+def _item_row(pictured: tuple[Listing, StoredPhoto], wanted: Mapping[str, None]) -> Iterator[dict[str, object]]:
+    listing, photo = pictured
+    if listing.item_id in wanted:
+        yield {"item_id": listing.item_id, "image": photo.jpeg}

@@ -1,0 +1,1 @@
+"""Photos of drawn products, as different people take them, some of them broken."""

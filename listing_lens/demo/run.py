@@ -1,0 +1,225 @@
+"""The demo: a marketplace goes through the whole workflow, on real servers, by the DAGs that production runs.
+
+Each step says what it does to a `Narrator`, which draws it; a second demo finds what the first one made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Protocol
+
+from listing_lens.demo.plan import DemoSpec
+from listing_lens.demo.write import make_catalog
+from listing_lens.errors import LensError
+from listing_lens.finetuning.records import Comparison, latest_comparison
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import LISTINGS, SESSIONS, Lake, evaluations
+from listing_lens.registry import connect_registry
+from listing_lens.search.index import SearchIndex
+from listing_lens.settings import Settings, home_file, load_settings, running_stack
+from listing_lens.stack import Event, down, up
+from listing_lens.stack.airflow_api import AirflowApi, BackfillState, RunState
+from models.embedder import CHAMPION, ENCODER_MODEL
+
+# What `finetune_encoder` is asked for. The recipe is one for a small model that begins with random weights, on two cores
+# and a few thousand pairs; the defaults are for a published one, on a GPU and a million.
+_PAIRS = {"pairs": 10_000, "sessions": 1_000, "validation_share": 0.15, "image_side": 112}
+_RECIPE = {
+    "epochs": 20,
+    "batch_size": 128,
+    "precision": "no",
+    "learning_rate": 1e-3,
+    "scalar_learning_rate": 1e-2,
+    "warmup_share": 0.1,
+    "weight_decay": 0.1,
+    "betas": [0.9, 0.98],
+    "smallest_crop": 0.4,
+    "duplicates_as": "positive",
+    "readers": 1,
+    "validate_every": 100,
+    "checkpoint_every": 100,
+}
+
+
+class Narrator(Protocol):
+    """Shows a person what goes on."""
+
+    def step(self, title: str) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+    def advance(self, what: str, done: int, total: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What there is to look at in the end."""
+
+    settings: Settings
+    # The trained encoder beside what it began as, and a plain baseline.
+    comparison: Comparison
+    # Mean over all evaluated sessions, by `variant/metric@k`.
+    means: dict[str, float]
+    sessions: int
+    query: Path
+
+
+def keep_demo_settings(spec: DemoSpec, home: Path) -> bool:
+    """Keep the demo's own settings with its home: daily windows, and encoders that need no hub.
+
+    So `lens` and a later `lens up` see them too. Returns whether they are new.
+    """
+    text = (
+        "# Written by `lens demo`, for whatever has this home.\n"
+        f'encoder = "models:/{ENCODER_MODEL}@{CHAMPION}"\n'
+        'comparison_encoders = ["pixels:16"]\n'
+        'embed_schedule = "@daily"\n'
+        f"embed_start = {spec.start.date().isoformat()}\n"
+    )
+    file = home_file(home)
+    if file.exists() and file.read_text() == text:
+        return False
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return True
+
+
+def run_demo(listings: int, sessions: int, narrator: Narrator, *, now: datetime) -> DemoResult:
+    """Run all of it. Raises LensError where a step fails, with what failed and where its log is."""
+    base = load_settings()
+    lake = Lake(base.lake)
+    lake.check()
+    spec = _spec(lake, listings, sessions, now)
+    if keep_demo_settings(spec, base.home) and running_stack(base.home):
+        narrator.say("the local stack runs with other settings: it is started anew")
+        down(base)
+    settings = load_settings()
+
+    narrator.step("A catalog of sellers' photos")
+    _make_catalog(lake, spec, narrator, now)
+    narrator.step("Elasticsearch, MLflow and Airflow")
+    up(settings, on_event=lambda event: _say_event(event, narrator))
+    # Addresses are known only now.
+    settings = load_settings()
+    search_index = SearchIndex.connect(settings)
+    with AirflowApi.of_stack(settings) as airflow:
+        narrator.step("An encoder is trained on the marketplace's own photos and titles, and registered in MLflow")
+        _train_encoder(airflow, lake, settings, narrator)
+        narrator.step("Airflow embeds the listings, a window a run")
+        _backfill(airflow, "embed_new_listings", spec, narrator)
+        narrator.step(
+            "A projection is fitted and registered in MLflow, an index is built and verified, its alias swapped"
+        )
+        _refit_and_rebuild(airflow, search_index, narrator)
+        narrator.step("The sessions of each day are evaluated")
+        _backfill(airflow, "evaluate_offline", spec, narrator)
+    return _result(lake, settings, spec, search_index.require_live().card.space)
+
+
+def _spec(lake: Lake, listings: int, sessions: int, now: datetime) -> DemoSpec:
+    """The catalog that the lake holds, or one of the days before this one."""
+    spec = DemoSpec(listings=listings, sessions=sessions)
+    landed = lake.windows(LISTINGS)
+    if landed:
+        days = round((landed[-1].end - landed[0].start) / timedelta(days=1))
+        return DemoSpec(listings=listings, sessions=sessions, days=days, start=landed[0].start)
+    today = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    return DemoSpec(listings=listings, sessions=sessions, start=today - timedelta(days=spec.days))
+
+
+def _make_catalog(lake: Lake, spec: DemoSpec, narrator: Narrator, now: datetime) -> None:
+    if lake.windows(LISTINGS):
+        narrator.say(f"the lake {lake.root} holds listings already: they are used as they are")
+        return
+    make_catalog(lake, spec, now, progress=lambda done, total: narrator.advance("photos taken", done, total))
+
+
+def _train_encoder(airflow: AirflowApi, lake: Lake, settings: Settings, narrator: Narrator) -> None:
+    """Train a small SigLIP from random weights by the DAG that fine-tunes a published one in production."""
+    if connect_registry(settings).has(CHAMPION, ENCODER_MODEL):
+        narrator.say("the registry has a champion already: it is used as it is")
+        return
+    from models.encoders.untrained_siglip import save_untrained_siglip
+
+    titles = sorted(
+        {title for batch in lake.read(LISTINGS, lake.windows(LISTINGS)) for title in batch["title"].to_pylist()}
+    )
+    parent = save_untrained_siglip(settings.home / "encoders" / "small-siglip-untrained", titles)
+    narrator.say(
+        f"about 4 minutes on two cores, live in MLflow at {settings.mlflow_url}. In production, the parent is "
+        "google/siglip-base-patch16-256-multilingual"
+    )
+    airflow.wait_for_dag("finetune_encoder")
+    run_id = airflow.trigger("finetune_encoder", {**_PAIRS, "parent": str(parent), "recipe": _RECIPE, "promote": True})
+    airflow.unpause("finetune_encoder")
+    airflow.wait_for_run("finetune_encoder", run_id, _shown("finetune_encoder", narrator))
+
+
+def _backfill(airflow: AirflowApi, dag_id: str, spec: DemoSpec, narrator: Narrator) -> None:
+    """Run a DAG for every day of the catalog. The runs are made first, so that unpausing does not make them again."""
+    airflow.wait_for_dag(dag_id)
+    first, last = spec.windows[0].start, spec.windows[-1].start
+    backfill = airflow.create_backfill(dag_id, first, last)
+    airflow.unpause(dag_id)
+
+    def show(state: BackfillState) -> None:
+        done = sum(run.state == "success" for run in state.runs)
+        narrator.advance(f"runs of {dag_id}", done, len(spec.windows))
+
+    airflow.wait_for_backfill(dag_id, backfill, show)
+
+
+def _refit_and_rebuild(airflow: AirflowApi, search_index: SearchIndex, narrator: Narrator) -> None:
+    """Fit; when the new embedder became the champion, the DAG starts a rebuild, which is waited for."""
+    for dag_id in ("rebuild_index", "refit_projection"):
+        airflow.wait_for_dag(dag_id)
+    airflow.unpause("rebuild_index")
+    airflow.pause("refit_projection")
+    before = search_index.live()
+    run_id = airflow.trigger("refit_projection")
+    airflow.unpause("refit_projection")
+    state = airflow.wait_for_run("refit_projection", run_id, _shown("refit_projection", narrator))
+    if not any(task.task_id == "rebuild_index" and task.state == "success" for task in state.tasks):
+        narrator.say("the fit is the champion's own, or stays a candidate: the index stays as it is")
+        return
+    airflow.wait_for_run("rebuild_index", f"promoted__{run_id}", _shown("rebuild_index", narrator))
+    live = search_index.require_live()
+    was = f", no longer to {before.name}" if before else ""
+    narrator.say(f"alias {search_index.alias} points to {live.name}{was}")
+
+
+def _shown(dag_id: str, narrator: Narrator) -> Callable[[RunState], None]:
+    def show(state: RunState) -> None:
+        done = sum(task.state in ("success", "skipped") for task in state.tasks)
+        narrator.advance(f"tasks of {dag_id}", done, len(state.tasks))
+
+    return show
+
+
+def _say_event(event: Event, narrator: Narrator) -> None:
+    if event.step in ("healthy", "running", "external"):
+        narrator.say(f"{event.server}: {event.detail}")
+
+
+def _result(lake: Lake, settings: Settings, spec: DemoSpec, space: str) -> DemoResult:
+    manifests = [lake.manifest(evaluations(space), window) for window in lake.windows(evaluations(space))]
+    sessions = sum(manifest.counts["evaluated"] for manifest in manifests)
+    names = manifests[0].parameters["metrics"]
+    means = {
+        name: sum(m.parameters["metrics"][name] * m.counts["evaluated"] for m in manifests) / sessions for name in names
+    }
+    return DemoResult(settings, latest_comparison(lake), means, sessions, _a_query(lake, spec.windows))
+
+
+def _a_query(lake: Lake, windows: Sequence[Window]) -> Path:
+    """A photo that someone searched with and found something: of the last session with a tap."""
+    window = windows[-1]
+    image_root = lake.manifest(SESSIONS, window).image_root
+    for batch in lake.read(SESSIONS, [window]):
+        for row in batch.to_pylist():
+            if any(row["tapped"]):
+                return Path(f"{image_root}/{row['query_image_uri']}")
+    raise LensError(f"no session of {window} has a tap: make the demo's catalog with more sessions")

@@ -1,0 +1,55 @@
+"""Embedders as their cards name them: the encoder and the projection are loaded, and checked to be those."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from listing_lens.errors import LensError
+from listing_lens.lake.fits import load_projection
+from listing_lens.lake.windows import Lake
+from models.embedder import EmbedderCard
+from models.encoders.encoder import Encoder, shared_encoder
+from models.encoders.runtime import DEFAULT_RUNTIME, Runtime
+from models.projection import Projection
+
+
+def require_encoder(source: str, encoder_id: str, runtime: Runtime = DEFAULT_RUNTIME) -> Encoder:
+    """The process's one copy of an encoder, which is checked to be the one that is meant.
+
+    Raises:
+        LensError: it cannot be loaded, or the source leads to another one by now.
+    """
+    encoder = shared_encoder(source, runtime)
+    if encoder.encoder_id != encoder_id:
+        raise LensError(
+            f"encoder {source!r} is now {encoder.encoder_id}, but {encoder_id} is needed: "
+            "restore its weights, or embed the catalog and rebuild the index with the new encoder"
+        )
+    return encoder
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """Encoder and projection of one space: images become vectors that its index can be searched with."""
+
+    encoder: Encoder
+    projection: Projection
+
+    @classmethod
+    def load(cls, card: EmbedderCard, lake: Lake, runtime: Runtime = DEFAULT_RUNTIME) -> Embedder:
+        """Load what a card names.
+
+        Raises:
+            LensError: a part is missing, or is not the one that the card was written for.
+        """
+        encoder = require_encoder(card.encoder_source, card.encoder_id, runtime)
+        return cls(encoder, load_projection(lake, card.projection_id, card.encoder_id))
+
+    def embed(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+        """RGB images to (n, dims) unit vectors."""
+        return self.projection.apply(self.encoder.embed(images))

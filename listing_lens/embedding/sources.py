@@ -1,0 +1,101 @@
+"""Encoders by their sources: resolved through the registry, published to the lake, and those that new listings need."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from listing_lens.errors import LensError
+from listing_lens.lake.embeddings import Embeddings
+from listing_lens.lake.ledger import Ledger, not_embedded
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import LISTINGS, Lake
+from listing_lens.search.index import SearchIndex
+from listing_lens.settings import Settings
+from models.embedder import ENCODER_MODEL
+from models.encoders.files import encoder_id, identify, lasting_source, model_files
+from models.encoders.runtime import Runtime
+
+_REGISTERED = re.compile(rf"models:/{ENCODER_MODEL}(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+
+
+def encoder_runtime(settings: Settings) -> Runtime:
+    """Where and how encoders may run, as the settings have it."""
+    return Runtime(settings.encoder_device, settings.encoder_backends, settings.encoder_trusted_code)
+
+
+def resolve_encoder(source: str | None, settings: Settings) -> str:
+    """Where an encoder is loaded from: MLflow's models:/listing-encoder@ALIAS and …/VERSION are looked up there.
+
+    Args:
+        source: a folder, a hub's id, a gs:// address, pixels:N or an address in MLflow; empty is LENS_ENCODER.
+        settings: name MLflow's server.
+
+    Raises:
+        LensError: MLflow is not set or has no such encoder, or the address is of another model.
+    """
+    source = source or settings.encoder
+    if not source.startswith("models:"):
+        return lasting_source(source)
+    found = _REGISTERED.fullmatch(source)
+    if not found:
+        raise LensError(
+            f"encoder {source!r}: an encoder of MLflow is models:/{ENCODER_MODEL}@champion or models:/{ENCODER_MODEL}/3"
+        )
+    from listing_lens.registration import connect_registry
+
+    try:
+        return connect_registry(settings).get_encoder(found["alias"] or found["version"]).source
+    except LensError as err:
+        raise LensError(f"encoder {source!r} cannot be found: {err}") from err
+
+
+def encoders_in_use(settings: Settings) -> list[str]:
+    """The sources of the encoders that new listings must be embedded by: those of every index there is, and LENS_ENCODER.
+
+    Each encoder is named once, however many indexes and addresses it has.
+
+    Raises:
+        LensError: the cluster or MLflow does not answer, or LENS_ENCODER cannot be found.
+    """
+    wanted = resolve_encoder(None, settings)
+    by_id = {index.card.encoder_id: index.card.encoder_source for index in SearchIndex.connect(settings).all()}
+    by_id.setdefault(identify(wanted), wanted)
+    # A folder whose weights have changed is one source of two encoders: it can only give the newer.
+    return list(dict.fromkeys(by_id.values()))
+
+
+def landed_identities(lake: Lake, within: Window | None = None) -> dict[Window, str]:
+    """The windows of listings that have landed, and what tells the content of each from any other that it may get."""
+    manifests = lake.manifests(LISTINGS, lake.windows(LISTINGS, within))
+    return {window: manifest.identity for window, manifest in manifests.items()}
+
+
+def windows_not_embedded(lake: Lake, encoder: str, within: Window | None = None) -> list[Window]:
+    """The landed windows of listings that the encoder of an id has not embedded as they are now, or not wholly, by time."""
+    return not_embedded(landed_identities(lake, within), Ledger(Embeddings(lake, encoder)).lines().values())
+
+
+def publish_encoder(lake: Lake, folder: Path, *, name: str | None = None) -> str:
+    """Copy an encoder's files to the lake, where it keeps its id; done once, however often it is asked for.
+
+    Args:
+        lake: keeps them at encoders/<encoder_id>/.
+        folder: holds the files, as `save_pretrained()` writes them; what is no file of an encoder stays behind.
+        name: what its id begins with; the folder's name when left out.
+
+    Returns:
+        The source that it can be loaded from for good.
+
+    Raises:
+        LensError: the folder holds no weights.
+    """
+    files = model_files(folder)
+    if not any(path.suffix == ".safetensors" for path in files):
+        raise LensError(f"folder {folder} holds no safetensors weights: save the encoder with save_pretrained()")
+    published = f"{lake.root}/encoders/{encoder_id(name or str(folder), folder)}"
+    # The config is written last, and makes the encoder exist.
+    if not lake.exists(f"{published}/config.json"):
+        for path in files:
+            lake.write_bytes(f"{published}/{path.name}", path.read_bytes())
+    return lasting_source(published)

@@ -1,0 +1,134 @@
+"""Fine-tuned encoders in the lake: a record of each training and of its comparison, by the name of the run."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from listing_lens.errors import LensError
+from listing_lens.lake.windows import Lake
+
+Role = Literal["fine-tuned", "parent", "compared"]
+# As the evaluation names them: the encoder alone, or with its projection.
+Variant = Literal["embedding", "projected"]
+
+_COMPARISON = "-comparison.json"
+
+
+class Finetune(BaseModel):
+    """What a training left behind: the encoder that it made, from which parent, on which pairs, and how it ended."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    # The dataset of pairs, by its name, its window and the hash of its content.
+    pairs: str
+    window: str
+    pairs_fingerprint: str
+    # Where the parent was loaded from; its revision, when a model hub has one.
+    parent_source: str
+    parent_id: str
+    parent_revision: str | None
+    recipe: dict[str, Any]
+    encoder_source: str
+    encoder_id: str
+    # None when no MLflow server was configured.
+    mlflow_run_id: str | None
+    steps: int = Field(ge=0)
+    # The step of the checkpoint that was the best, and so is the encoder; 0 when none was better than the parent.
+    best_step: int = Field(ge=0)
+    # Why the training ended, as a sentence.
+    stopped: str
+    # Of the best checkpoint, which is the one that was kept, on the validation pairs and sessions.
+    metrics: dict[str, float]
+
+
+class ComparisonRow(BaseModel):
+    """How one encoder ranks the sessions, alone or with a projection that was fitted for it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    encoder_id: str
+    encoder_source: str
+    role: Role
+    variant: Variant
+    dims: int = Field(gt=0)
+    sessions: int = Field(ge=0)
+    metrics: dict[str, float]
+    # The same over those of the sessions in which no tapped item's product or seller occurs in training.
+    unseen_sessions: int = Field(ge=0)
+    unseen_metrics: dict[str, float]
+
+    @property
+    def label(self) -> str:
+        """What the row is called in tables and figures."""
+        name = self.encoder_id if self.role == "compared" else self.role
+        return name if self.variant == "embedding" else f"{name} + PCA {self.dims}"
+
+
+class Comparison(BaseModel):
+    """The table of a fine-tuned encoder beside its parent and others, on the same held-out sessions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    rows: tuple[ComparisonRow, ...]
+
+
+def finetune_path(lake: Lake, name: str) -> str:
+    """Where the training of this name leaves its record. Raises LensError when it cannot be a file's name."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or f"{name}.json".endswith(_COMPARISON):
+        raise LensError(f"a fine-tuning cannot be named {name!r}: use letters, digits, '-', '_' and '.'")
+    return f"{lake.root}/finetunes/{name}.json"
+
+
+def comparison_path(lake: Lake, name: str) -> str:
+    """Where the comparison of this name's encoder is kept."""
+    return f"{lake.root}/finetunes/{name}{_COMPARISON}"
+
+
+def save_finetune(lake: Lake, finetune: Finetune) -> None:
+    """Keep a record under its name; one of a run before it is replaced."""
+    lake.write_bytes(finetune_path(lake, finetune.name), finetune.model_dump_json(indent=2).encode())
+
+
+def save_comparison(lake: Lake, comparison: Comparison) -> None:
+    """Keep a comparison under its name; one made before is replaced."""
+    lake.write_bytes(comparison_path(lake, comparison.name), comparison.model_dump_json(indent=2).encode())
+
+
+def load_finetune(lake: Lake, name: str) -> Finetune:
+    """Raises LensError when no training of this name has finished, or its record is unreadable."""
+    remedy = f"no fine-tuning {name!r} in the lake {lake.root}: run the DAG finetune_encoder, or check the name"
+    return _load(lake, finetune_path(lake, name), Finetune, remedy)
+
+
+def load_comparison(lake: Lake, name: str) -> Comparison:
+    """Raises LensError when the encoder of this name was not compared yet, or the record is unreadable."""
+    remedy = f"fine-tuning {name!r} was not compared yet: run `python -m listing_lens.finetuning compare --name {name}`"
+    return _load(lake, comparison_path(lake, name), Comparison, remedy)
+
+
+def latest_comparison(lake: Lake) -> Comparison:
+    """The comparison of the training that was begun last. Raises LensError when there is none."""
+    names = [path.rsplit("/", 1)[-1] for path in lake.files(f"{lake.root}/finetunes", _COMPARISON)]
+    if not names:
+        raise LensError(f"no fine-tuning in the lake {lake.root} was compared yet: run the DAG finetune_encoder")
+    # A run's name begins with its time.
+    return load_comparison(lake, names[-1].removesuffix(_COMPARISON))
+
+
+_Record = TypeVar("_Record", bound=BaseModel)
+
+
+def _load(lake: Lake, path: str, record: type[_Record], remedy: str) -> _Record:
+    try:
+        return record.model_validate_json(lake.read_bytes(path))
+    except FileNotFoundError:
+        raise LensError(remedy) from None
+    except ValidationError as err:
+        first = err.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise LensError(f"{path} is not a record of this version: {where}: {first['msg']}; run it again") from err

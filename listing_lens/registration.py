@@ -1,0 +1,161 @@
+"""What a fit, a fine-tuning or an evaluation left in the lake becomes a record in MLflow, for the terminal and Airflow alike."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from listing_lens.errors import LensError
+from listing_lens.finetuning.records import load_finetune
+from listing_lens.lake.fits import HEADLINE, Assessment, load_assessment, load_fit, load_projection, projection_exists
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import Lake, evaluations
+from listing_lens.registry import connect_registry
+from listing_lens.search.index import SearchIndex
+from listing_lens.serving.pages import evaluation_page
+from listing_lens.settings import Settings
+from models import figures
+from models.embedder import CHAMPION
+from models.encoders.files import encoder_folder
+from models.projection import prefix_dims
+from models.registry import RegisteredEmbedder
+
+logger = logging.getLogger(__name__)
+
+VARIANTS = {"embedding": "encoder alone", "projected": "with projection"}
+
+
+def register_fit(name: str, settings: Settings) -> int:
+    """Register the embedder that a fit made possible as the candidate, with its assessment if any. Returns its version."""
+    lake = Lake(settings.lake)
+    fit = load_fit(lake, name)
+    projection = load_projection(lake, fit.card.projection_id, fit.card.encoder_id)
+    assessment = load_assessment(lake, name)
+    if assessment is not None and assessment.fitted.projection_id != projection.projection_id:
+        raise LensError(
+            f"the assessment of {name!r} is of projection {assessment.fitted.projection_id}, of an earlier fit of that name, "
+            f"not of {projection.projection_id}: assess it again"
+        )
+    pictures = {"explained_variance": figures.explained_variance(projection)}
+    before = assessment.change.before if assessment and assessment.change else None
+    if assessment is not None:
+        pictures["recall_by_dims"] = figures.recall_by_dims(
+            assessment.fitted.recall, before.recall if before else None, assessment.centred
+        )
+    return connect_registry(settings).register(
+        fit.card,
+        projection,
+        version=fit.version,
+        within=fit.within,
+        name=name,
+        share=fit.share,
+        metrics=_metrics_of(assessment) if assessment else {},
+        tags={"projection_before": before.projection_id if before else "none"},
+        description=assessment.advice if assessment else "This fit was not assessed.",
+        figures=pictures,
+    )
+
+
+def previous_projection(name: str, settings: Settings) -> str | None:
+    """The id of the champion's projection, if a fit can be compared with it: it is of the same encoder, and in the lake."""
+    lake, registry = Lake(settings.lake), connect_registry(settings)
+    encoder_id = load_fit(lake, name).card.encoder_id
+    if not registry.has(CHAMPION):
+        return None
+    champion = registry.get(CHAMPION).card
+    if champion.encoder_id != encoder_id:
+        return None
+    if not projection_exists(lake, champion.projection_id):
+        logger.warning("the champion's projection %s is not in the lake: nothing to compare", champion.projection_id)
+        return None
+    return champion.projection_id
+
+
+def register_finetune(name: str, settings: Settings) -> int:
+    """Register the encoder that a fine-tuning made as the candidate. Returns its version."""
+    finetune = load_finetune(Lake(settings.lake), name)
+    registry = connect_registry(settings)
+    run_id = finetune.mlflow_run_id
+    if run_id is None:
+        # It was trained where MLflow could not be reached: its version needs a run all the same.
+        run_id = registry.start_finetuning(name, finetune.recipe, key=finetune.encoder_id)
+        registry.log_metrics(run_id, finetune.metrics, finetune.steps)
+        registry.end(run_id)
+    return registry.register_encoder(
+        run_id,
+        encoder_folder(finetune.encoder_source),
+        encoder_id=finetune.encoder_id,
+        source=finetune.encoder_source,
+        parent_id=finetune.parent_id,
+        parent_source=finetune.parent_source,
+        parent_revision=finetune.parent_revision,
+        pairs_fingerprint=finetune.pairs_fingerprint,
+    )
+
+
+def promote_encoder(version: int, settings: Settings) -> None:
+    """Make a version of listing-encoder the champion, since the run that registered it was asked to."""
+    connect_registry(settings).promote_encoder(
+        version, reason="asked for by the run that trained it", now=datetime.now(UTC)
+    )
+
+
+def promote(version: int, *, asked: bool, settings: Settings) -> bool:
+    """Make a version the champion when that was asked for, or when there is none yet. Returns whether it is now."""
+    registry = connect_registry(settings)
+    champion = registry.get(CHAMPION).version if registry.has(CHAMPION) else None
+    if champion != version and (asked or champion is None):
+        reason = "asked for by the run that fitted it" if asked else "there was no champion"
+        registry.promote(version, reason=reason, now=datetime.now(UTC))
+        champion = version
+    return champion == version
+
+
+def is_live(version: int, settings: Settings) -> bool:
+    """Whether the live index holds vectors of a version's space."""
+    live = SearchIndex.connect(settings).live()
+    return live is not None and live.card.space == connect_registry(settings).get(str(version)).card.space
+
+
+def log_evaluation(window: Window, embedder: RegisteredEmbedder, settings: Settings) -> Path:
+    """Log an evaluation that the lake holds to MLflow, and write its page. Returns the page's path."""
+    manifest = Lake(settings.lake).manifest(evaluations(embedder.card.space), window)
+    means = manifest.parameters["metrics"]
+    by_k = figures.metrics_by_k(means, VARIANTS)
+    by_dims = figures.ndcg_by_dims(_ndcg_by_dims(means, embedder.card.dims), means["embedding/ndcg@5"])
+    page = evaluation_page(
+        window=window, embedder=embedder, counts=manifest.counts, means=means, by_k=by_k, by_dims=by_dims
+    )
+    connect_registry(settings).log_evaluation(
+        embedder,
+        window=window.name,
+        counts=manifest.counts,
+        means=means,
+        figures={"metrics_by_k": by_k, "ndcg_by_dims": by_dims},
+        page=page,
+    )
+    path = settings.home / "pages" / f"evaluation-{window.name}-v{embedder.version}.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _ndcg_by_dims(means: Mapping[str, float], dims: int) -> dict[int, float]:
+    """nDCG@5 by the dimensions that an evaluation judged a projection at: fewer than its own, where it did, then those."""
+    fewer = {at: f"projected_{at}/ndcg@5" for at in prefix_dims(dims)}
+    return {at: means[name] for at, name in fewer.items() if name in means} | {dims: means["projected/ndcg@5"]}
+
+
+def _metrics_of(assessment: Assessment) -> dict[str, float]:
+    quality, change = assessment.fitted, assessment.change
+    # Recall falls as items are added: without their number it can't be compared.
+    metrics: dict[str, float] = {"assessed_items": assessment.items, "assessed_queries": assessment.queries}
+    metrics |= quality.recall[quality.dims]
+    if assessment.centred is not None:
+        metrics[f"centred/{HEADLINE}"] = assessment.centred
+    if change is not None:
+        metrics |= {f"before/{name}": value for name, value in change.before.recall[change.before.dims].items()}
+        metrics |= change.model_dump(exclude={"before"})
+    return metrics

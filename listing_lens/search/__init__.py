@@ -1,0 +1,1 @@
+"""The search cluster and its indexes."""

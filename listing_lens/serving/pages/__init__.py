@@ -1,0 +1,85 @@
+"""Pages that people look at: one self-contained HTML file each, without scripts and without anything from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from PIL import Image
+
+from listing_lens.lake.window import Window
+from listing_lens.search.index import Hit
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from models.registry import RegisteredEmbedder
+
+_THUMBNAIL = 240
+
+_templates = Environment(
+    loader=PackageLoader("listing_lens.serving.pages", "templates"),
+    autoescape=select_autoescape(default=True),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+@dataclass(frozen=True)
+class ShownHit:
+    """A search result and its photo; None when the photo cannot be shown."""
+
+    hit: Hit
+    image: Image.Image | None
+
+
+def search_page(*, query: Image.Image, query_name: str, hits: Sequence[ShownHit], index: str, space: str) -> str:
+    """The query photo and what was found, nearest first."""
+    return _templates.get_template("search.html").render(
+        query=_data_uri(query),
+        query_name=query_name,
+        hits=[(shown.hit, _data_uri(shown.image) if shown.image else None) for shown in hits],
+        index=index,
+        space=space,
+    )
+
+
+def evaluation_page(
+    *,
+    window: Window,
+    embedder: RegisteredEmbedder,
+    counts: Mapping[str, int],
+    means: Mapping[str, float],
+    by_k: Figure,
+    by_dims: Figure,
+) -> str:
+    """An evaluation's figures, as a table in the papers' order and as curves, and what was left out of them."""
+    return _templates.get_template("evaluation.html").render(
+        window=window,
+        version=embedder.version,
+        card=embedder.card,
+        counts=counts,
+        means=means,
+        columns=["ndcg@5", "precision@5", "precision@3", "precision@1", "recall@5", "recall@3", "recall@1"],
+        by_k=_figure_uri(by_k),
+        by_dims=_figure_uri(by_dims),
+    )
+
+
+def _data_uri(image: Image.Image) -> str:
+    thumbnail = image.copy()
+    thumbnail.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    data = io.BytesIO()
+    thumbnail.save(data, format="JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
+
+
+def _figure_uri(figure: Figure) -> str:
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=150)
+    return f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"

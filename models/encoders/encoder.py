@@ -1,0 +1,151 @@
+"""Encoders: an image becomes its embedding, by a model of a hub or a folder, or by a plain baseline.
+
+Preparing an image (scaling, cutting) and encoding a batch are two steps, so that threads can prepare ahead of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors import SafetensorError
+from transformers import AutoImageProcessor, AutoModel
+from transformers.utils import logging as transformers_logging
+
+from models.encoders.devices import claim_device
+from models.encoders.files import encoder_folder, encoder_id, identify, lasting_source, thumbnail_side
+from models.encoders.network import ImageTower, Network
+from models.encoders.own_code import may_run_own_code, register_architecture
+from models.encoders.preparation import input_side, preparation, thumbnail
+from models.encoders.runtime import DEFAULT_RUNTIME, Backend, Runtime
+from models.errors import LensError
+
+# A job's log is no place for bars, nor for remarks on the text tower's special tokens, which images never meet.
+transformers_logging.disable_progress_bar()
+transformers_logging.set_verbosity_error()
+
+_load_lock = Lock()
+_CPU = torch.device("cpu")
+
+# Models for images alone whose pooled output is their embedding: MobileNetV2's mean over its last feature map, DINOv2's
+# class token. Models for images and texts offer `get_image_features`. A pooled output of others may be anything.
+_POOLED = {"mobilenet_v2", "dinov2", "dinov2_with_registers"}
+_LEAST_LENGTH = np.float32(1e-12)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A model in evaluation mode with its own preprocessing, or the plain baseline of thumbnails.
+
+    Attributes:
+        source: the hub id (with @revision), absolute folder or gs:// address that it came from; or pixels:N.
+        encoder_id: its name and a hash of its weights and preprocessing; the same content has the same id anywhere.
+        dims: length of an embedding.
+        image_side: side in pixels that images are scaled to: the shorter one where a square is cut out afterwards.
+        prepare: takes an RGB image to the array that the model takes one of, mostly (3, h, w) uint8; threads may call it.
+        network: takes a batch of them to features (n, dims) float32.
+    """
+
+    source: str
+    encoder_id: str
+    dims: int
+    image_side: int
+    prepare: Callable[[Image.Image], NDArray[Any]]
+    network: Network | None = None
+
+    @classmethod
+    def load(cls, source: str, device: torch.device = _CPU, trusted_code: Sequence[str] = ()) -> Encoder:
+        """Load from a folder, from Cloud Storage or, when there is neither of that name, from the model hub.
+
+        It computes in float32, the reference for every other backend.
+
+        Args:
+            source: names it.
+            device: where it computes.
+            trusted_code: hub ids with a pinned revision (id@commit) whose own code may run.
+
+        Raises:
+            LensError: the model is unknown, out of reach, of another kind, ships its weights as pickles only, or ships
+                code of its own that may not run.
+        """
+        if thumbnails := thumbnail_side(source):
+            return cls(source, identify(source), 3 * thumbnails**2, thumbnails, partial(thumbnail, side=thumbnails))
+        folder = encoder_folder(source)
+        if device.type == "cuda":
+            # Convolutions too: the reference has float32's digits on every device.
+            torch.backends.cudnn.allow_tf32 = False
+        register_architecture(folder)
+        try:
+            own_code = may_run_own_code(source, folder, trusted_code)
+            # float32 wherever it runs, whatever the weights are saved as.
+            model, loading = AutoModel.from_pretrained(
+                folder, use_safetensors=True, trust_remote_code=own_code, dtype=torch.float32, output_loading_info=True
+            )
+            # The PIL backend wherever it runs: torchvision's resampling gives slightly different pixels.
+            processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=own_code)
+        except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as err:
+            raise LensError(f"encoder {source!r} cannot be loaded: {str(err).splitlines()[0]}") from err
+        if not _has_image_features(model):
+            raise LensError(f"encoder {source!r} is a {model.config.model_type} model, which has no image features")
+        if missing := sorted(loading["missing_keys"]):
+            # Transformers would fill them with random numbers.
+            raise LensError(f"encoder {source!r} lacks weights, such as {missing[0]}: save it with save_pretrained()")
+        side = input_side(processor)
+        if not side:
+            raise LensError(f"encoder {source!r} scales images to no fixed size: choose a model that does")
+        prepare, scale, shift = preparation(processor)
+        network = Network.of(ImageTower(model), device, scale, shift)
+        encoder = cls(lasting_source(source), encoder_id(source, folder), 0, side, prepare, network)
+        return replace(encoder, dims=encoder.embed([Image.new("RGB", (side, side))]).shape[1])
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.device if self.network else _CPU
+
+    def embed(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+        """Embed RGB images: (n, dims) float32, each row of unit length."""
+        if not images:
+            return np.empty((0, self.dims), np.float32)
+        return self.encode(np.stack([self.prepare(image) for image in images]))
+
+    def encode(self, prepared: NDArray[Any]) -> NDArray[np.float32]:
+        """Embed prepared images (n, …), n at least 1: (n, dims) float32, each row of unit length."""
+        features = self.network(prepared) if self.network else prepared
+        lengths = np.linalg.norm(features, axis=1, keepdims=True).astype(np.float32)
+        unit: NDArray[np.float32] = features / np.maximum(lengths, _LEAST_LENGTH)
+        return unit
+
+    def on(self, backend: Backend) -> Encoder:
+        """The same encoder, computed by another backend from a copy of the weights.
+
+        Raises:
+            LensError: the backend cannot run here.
+        """
+        if self.network is None:
+            raise LensError(f"encoder {self.source!r} has no network that {backend} could compute")
+        try:
+            return replace(self, network=self.network.on(backend))
+        except (RuntimeError, NotImplementedError, ImportError, AttributeError) as err:
+            raise LensError(f"backend {backend} cannot run here: {(str(err) or repr(err)).splitlines()[0]}") from err
+
+
+def _has_image_features(model: Any) -> bool:
+    return hasattr(model, "get_image_features") or model.config.model_type in _POOLED
+
+
+@cache
+def _load_once(source: str, device: torch.device, trusted_code: tuple[str, ...]) -> Encoder:
+    return Encoder.load(source, device, trusted_code)
+
+
+def shared_encoder(source: str, runtime: Runtime = DEFAULT_RUNTIME) -> Encoder:
+    """The process's one copy of an encoder on its device, whichever thread asks."""
+    with _load_lock:
+        return _load_once(source, claim_device(runtime.device), runtime.trusted_code)

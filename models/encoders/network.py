@@ -1,0 +1,73 @@
+"""What computes an encoder's features: an image tower on a device, in one of several backends."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from models.encoders.runtime import Backend
+
+
+class ImageTower(nn.Module):
+    """What takes normalised pixels to a model's image embedding; a text tower beside it is dropped."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model.eval()
+        self._of_both = hasattr(model, "get_image_features")
+        for text in ("text_model", "text_projection"):
+            if self._of_both and hasattr(model, text):
+                # Half of the memory or more, in every worker, and images never meet it.
+                delattr(model, text)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        output = (
+            self.model.get_image_features(pixel_values=pixels) if self._of_both else self.model(pixel_values=pixels)
+        )
+        features: torch.Tensor = getattr(output, "pooler_output", output)
+        return features
+
+
+@dataclass(frozen=True)
+class Network:
+    """A tower on a device, and the affine map from prepared images to what it takes: pixels * scale + shift."""
+
+    tower: nn.Module
+    device: torch.device
+    dtype: torch.dtype
+    scale: torch.Tensor
+    shift: torch.Tensor
+
+    @classmethod
+    def of(
+        cls, tower: nn.Module, device: torch.device, scale: NDArray[np.float32], shift: NDArray[np.float32]
+    ) -> Network:
+        """In float32, on a device; scale and shift are (3, 1, 1)."""
+        constants = (torch.from_numpy(each).to(device) for each in (scale, shift))
+        return cls(tower.to(device), device, torch.float32, *constants)
+
+    @torch.inference_mode()
+    def __call__(self, prepared: NDArray[Any]) -> NDArray[np.float32]:
+        pixels = torch.from_numpy(prepared).to(self.device).float() * self.scale + self.shift
+        features: NDArray[np.float32] = self.tower(pixels.to(self.dtype)).float().cpu().numpy()
+        return features
+
+    def on(self, backend: Backend) -> Network:
+        """A copy in another backend."""
+        tower: Any = copy.deepcopy(self.tower)
+        dtype = torch.bfloat16 if backend in (Backend.BFLOAT16, Backend.COMPILED_BFLOAT16) else torch.float32
+        if backend is Backend.INT8:
+            if self.device.type != "cpu":
+                raise NotImplementedError("int8 runs on CPUs only")
+            tower = torch.ao.quantization.quantize_dynamic(tower, {nn.Linear}, dtype=torch.qint8, inplace=True)
+        tower = tower.to(dtype) if dtype != torch.float32 else tower
+        if backend.compiled:
+            # One shape for all batches, which the caller sees to.
+            tower = torch.compile(tower, dynamic=False)
+        return replace(self, tower=tower, dtype=dtype)

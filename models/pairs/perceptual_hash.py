@@ -1,0 +1,35 @@
+"""Perceptual hashes: photos that look alike have hashes of which few bits differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import imagehash
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+# Two images are near-duplicates when no more bits of their perceptual hashes differ than this.
+NEAR_BITS = 3
+# Of NEAR_BITS differing bits, at least one of so many bands of the hash is free: near-duplicates share a band.
+_BANDS, _BAND_BITS = NEAR_BITS + 1, 16
+
+
+def perceptual_hash(image: Image.Image) -> int:
+    """64 bits that change little when an image is scaled, recompressed or made a little brighter.
+
+    The signs of its lowest frequencies against their median (pHash; Zauner 2010, as the `imagehash` package computes it).
+    """
+    return int.from_bytes(np.packbits(imagehash.phash(image).hash).tobytes())
+
+
+def bands(image_hash: int) -> list[int]:
+    """Keys of a 64-bit hash, (4,): two hashes that differ in no more than `NEAR_BITS` bits have at least one in common."""
+    values = ((image_hash >> (_BAND_BITS * place)) & (2**_BAND_BITS - 1) for place in range(_BANDS))
+    return [place << _BAND_BITS | value for place, value in enumerate(values)]
+
+
+def near_before(hashes: NDArray[np.uint64]) -> Iterator[NDArray[np.intp]]:
+    """For each of n hashes (n,), the places of the earlier ones that differ from it in at most `NEAR_BITS` bits."""
+    for place, image_hash in enumerate(hashes):
+        yield np.flatnonzero(np.bitwise_count(hashes[:place] ^ image_hash) <= NEAR_BITS)

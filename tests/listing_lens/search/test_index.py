@@ -1,0 +1,181 @@
+"""The index on a real node: versions decide what wins, the alias moves in one step, errors name what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import permutations
+from uuid import uuid4
+
+import numpy as np
+import pytest
+from tiny import FIRST, listing
+
+from listing_lens.errors import LensError
+from listing_lens.lake.records import Listing, Status
+from listing_lens.search.index import Index, SearchIndex, version_of
+from listing_lens.settings import load_settings
+from models.embedder import EmbedderCard
+
+_CARD = EmbedderCard(encoder_source="x", encoder_id="x-1", encoder_dims=16, projection_id="p1", dims=4)
+
+
+@pytest.fixture
+def search_index(elasticsearch_url: str) -> Iterator[SearchIndex]:
+    settings = load_settings(elasticsearch_url=elasticsearch_url, alias=f"test-{uuid4().hex[:8]}")
+    search_index = SearchIndex.connect(settings)
+    yield search_index
+    for index in search_index.all():
+        search_index.client.indices.delete(index=index.name)
+
+
+@pytest.fixture
+def index(search_index: SearchIndex) -> Index:
+    return search_index.create(_CARD, "b1")
+
+
+def _unit(*values: float) -> np.ndarray:
+    vector = np.array(values, np.float32)
+    return vector / np.linalg.norm(vector)
+
+
+def _held(search_index: SearchIndex, index: Index) -> list[tuple[str, float]]:
+    search_index.finish_load(index.name)
+    return [(hit.item_id, round(hit.score, 4)) for hit in search_index.search(index, _unit(1, 0, 0, 0), 10)]
+
+
+def test_the_nearest_come_first_with_their_cosine(search_index: SearchIndex, index: Index) -> None:
+    listings = [listing("far"), listing("near"), listing("middle")]
+    search_index.write(index.name, listings, [_unit(-1, 0, 0, 0), _unit(1, 0, 0, 0), _unit(1, 1, 0, 0)])
+    assert _held(search_index, index) == [("near", 1.0), ("middle", 0.7071), ("far", -1.0)]
+
+
+def test_a_hit_says_what_the_listing_says(search_index: SearchIndex, index: Index) -> None:
+    made = replace(listing("a"), title="<b>カップ</b>", category=("家", "台所"), price=980, status=Status.RESERVED)
+    search_index.write(index.name, [made], [_unit(1, 0, 0, 0)])
+    search_index.finish_load(index.name)
+    [hit] = search_index.search(index, _unit(1, 0, 0, 0), 5)
+    assert (hit.title, hit.category, hit.price, hit.status) == ("<b>カップ</b>", ("家", "台所"), 980, "reserved")
+
+
+_HISTORY = [
+    (listing("a", minute=1), _unit(1, 0, 0, 0)),
+    (listing("a", minute=2, price=5), _unit(0, 1, 0, 0)),
+    (listing("a", minute=3, status=Status.SOLD), None),
+]
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))), ids=str)
+def test_whatever_the_order_the_newest_version_remains(
+    search_index: SearchIndex, index: Index, order: tuple[int, ...]
+) -> None:
+    for step in order:
+        made, vector = _HISTORY[step]
+        search_index.write(index.name, [made], [vector])
+    assert search_index.versions(index.name, ["a"]) == {"a": (version_of(_HISTORY[2][0].updated_at), "sold")}
+    assert _held(search_index, index) == []
+
+
+def test_a_listing_can_come_back_with_a_newer_version(search_index: SearchIndex, index: Index) -> None:
+    search_index.write(index.name, [listing("a", minute=1, status=Status.SOLD)], [None])
+    search_index.write(index.name, [listing("a", minute=2)], [_unit(1, 0, 0, 0)])
+    assert _held(search_index, index) == [("a", 1.0)]
+    assert search_index.counts(index.name) == {"searchable": 1, "removed": 0}
+
+
+def test_what_was_superseded_is_counted(search_index: SearchIndex, index: Index) -> None:
+    new, old = listing("a", minute=2), listing("a", minute=1)
+    assert search_index.write(index.name, [new], [_unit(1, 0, 0, 0)]) == {"written": 1}
+    assert search_index.write(index.name, [old, new], [_unit(1, 0, 0, 0)] * 2) == {"superseded": 1, "written": 1}
+
+
+def test_a_vector_that_the_index_refuses_is_named(search_index: SearchIndex, index: Index) -> None:
+    with pytest.raises(LensError, match="refused item 'bad'"):
+        search_index.write(index.name, [listing("ok"), listing("bad")], [_unit(1, 0, 0, 0), _unit(1, 0, 0)])
+
+
+def test_the_alias_moves_in_one_step_and_the_old_index_stays(search_index: SearchIndex, index: Index) -> None:
+    assert search_index.live() is None
+    assert search_index.swap(index.name) is None
+    second = search_index.create(_CARD, "b2")
+    assert search_index.swap(second.name) == index.name
+    assert search_index.live() == second
+    assert {found.name for found in search_index.all()} == {index.name, second.name}
+    # And back, as a rollback would.
+    assert search_index.swap(index.name) == second.name
+    assert search_index.live() == index
+
+
+def test_creating_again_takes_what_is_there(search_index: SearchIndex, index: Index) -> None:
+    search_index.write(index.name, [listing("a")], [_unit(1, 0, 0, 0)])
+    assert search_index.create(_CARD, "b1") == index
+    assert len(search_index.versions(index.name, ["a"])) == 1
+
+
+def test_the_live_index_cannot_be_deleted(search_index: SearchIndex, index: Index) -> None:
+    search_index.swap(index.name)
+    with pytest.raises(LensError, match="is live: swap the alias"):
+        search_index.delete(index.name)
+
+
+def test_an_alias_on_several_indexes_is_refused(search_index: SearchIndex, index: Index) -> None:
+    second = search_index.create(_CARD, "b2")
+    for name in (index.name, second.name):
+        search_index.client.indices.put_alias(index=name, name=search_index.alias)
+    with pytest.raises(LensError, match="points to 2 indexes"):
+        search_index.live()
+
+
+def test_swapping_repairs_an_alias_on_several_indexes(search_index: SearchIndex, index: Index) -> None:
+    second = search_index.create(_CARD, "b2")
+    for name in (index.name, second.name):
+        search_index.client.indices.put_alias(index=name, name=search_index.alias)
+    assert search_index.swap(second.name) == index.name
+    assert search_index.live() == second
+
+
+def test_a_load_into_an_index_that_was_deleted_fails_and_does_not_make_it_anew(
+    search_index: SearchIndex, index: Index
+) -> None:
+    search_index.delete(index.name)
+    with pytest.raises(LensError, match="refused item 'a'"):
+        search_index.write(index.name, [listing("a")], [_unit(1, 0, 0, 0)])
+    assert search_index.all() == []
+
+
+def test_a_query_of_another_dimension_is_refused(search_index: SearchIndex, index: Index) -> None:
+    with pytest.raises(LensError, match=r"holds vectors of 4 dimensions, the query has shape \(5,\)"):
+        search_index.search(index, np.ones(5, np.float32), 1)
+
+
+def test_no_live_index_says_how_to_get_one(search_index: SearchIndex) -> None:
+    with pytest.raises(LensError, match="lens index rebuild"):
+        search_index.require_live()
+
+
+def test_an_index_without_a_space_is_not_one_of_ours(search_index: SearchIndex) -> None:
+    name = f"{search_index.alias}-foreign"
+    search_index.client.indices.create(index=name)
+    try:
+        with pytest.raises(LensError, match="does not name its vector space"):
+            search_index.get(name)
+        assert search_index.all() == []
+    finally:
+        search_index.client.indices.delete(index=name)
+
+
+def test_an_unreachable_cluster_is_one_sentence() -> None:
+    with pytest.raises(LensError, match="127.0.0.1:1 cannot be reached: start it with `lens up`"):
+        SearchIndex.connect(load_settings(elasticsearch_url="http://127.0.0.1:1"))
+
+
+def test_no_address_says_what_to_set() -> None:
+    with pytest.raises(LensError, match="LENS_ELASTICSEARCH_URL is not set"):
+        SearchIndex.connect(load_settings(elasticsearch_url=""))
+
+
+def test_versions_grow_with_the_microsecond() -> None:
+    made: Listing = listing("a")
+    later = replace(made, updated_at=made.updated_at.replace(microsecond=1))
+    assert version_of(later.updated_at) == version_of(made.updated_at) + 1
+    assert version_of(FIRST.start) == 1_793_491_200_000_000
