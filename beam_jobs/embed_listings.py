@@ -134,7 +134,7 @@ class ReadListings(beam.DoFn):
             counts.update(("read", "late") if listing.updated_at < part.landed.window.start else ("read",))
             yield Arrival(listing, part.window)
         for name, count in counts.items():
-            yield TaggedOutput("counts", ((part.window, name), count))
+            yield TaggedOutput("counts", ((part.window.name, name), count))
 
 
 def _check_and_merge(outcome: Outcome, config: Config) -> Outcome:
@@ -153,7 +153,7 @@ def _check_and_merge(outcome: Outcome, config: Config) -> Outcome:
     return outcome
 
 
-def _require_accounted(window: Window, counts: Counter[str]) -> None:
+def _require_accounted(window: str, counts: Counter[str]) -> None:
     for whole, names in (("read", ("refused", "older", "newest")), ("newest", OUTCOMES)):
         came_out = sum(counts[name] for name in names)
         if counts[whole] != came_out:

@@ -46,8 +46,8 @@ OUTCOMES = ("embedded", "reused", "removed", "unchanged", "overtaken", "dead_let
 _BATCH_ROWS = 1024
 _KNOWN = ["item_id", "version", "photo", "backend", "embedding"]
 
-# A window, and what is counted of it.
-Counted = tuple[tuple[Window, str], int]
+# A window by its name and what is counted of it, and how many.
+Counted = tuple[tuple[str, str], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ def embed_newest(arrivals: beam.PCollection, embedding: Embedding) -> Staged:
     )
     counts = (
         older | "Count older" >> beam.MapTuple(lambda window, count: ((window, "older"), count)),
-        newest | "Count newest" >> beam.MapTuple(lambda _, arrival: ((arrival.window, "newest"), 1)),
+        newest | "Count newest" >> beam.MapTuple(lambda _, arrival: ((arrival.window.name, "newest"), 1)),
         compared.counts,
         embedded.counts,
     ) | "All counts" >> beam.Flatten()
@@ -147,19 +147,19 @@ def embed_newest(arrivals: beam.PCollection, embedding: Embedding) -> Staged:
 class KeepNewest(beam.CombineFn):
     """Arrivals of one item → the newest, and how many older ones there were by window."""
 
-    def create_accumulator(self) -> tuple[Arrival | None, Counter[Window]]:
+    def create_accumulator(self) -> tuple[Arrival | None, Counter[str]]:
         return None, Counter()
 
     def add_input(
-        self, kept: tuple[Arrival | None, Counter[Window]], arrival: Arrival
-    ) -> tuple[Arrival | None, Counter[Window]]:
+        self, kept: tuple[Arrival | None, Counter[str]], arrival: Arrival
+    ) -> tuple[Arrival | None, Counter[str]]:
         return self.merge_accumulators([kept, (arrival, Counter())])
 
     def merge_accumulators(
-        self, accumulators: Iterable[tuple[Arrival | None, Counter[Window]]]
-    ) -> tuple[Arrival | None, Counter[Window]]:
+        self, accumulators: Iterable[tuple[Arrival | None, Counter[str]]]
+    ) -> tuple[Arrival | None, Counter[str]]:
         best: Arrival | None = None
-        older: Counter[Window] = Counter()
+        older: Counter[str] = Counter()
         for arrival, counted in accumulators:
             older += counted
             if arrival is None:
@@ -168,10 +168,10 @@ class KeepNewest(beam.CombineFn):
                 best = arrival
                 continue
             best, loser = (arrival, best) if _rank(arrival) > _rank(best) else (best, arrival)
-            older[loser.window] += 1
+            older[loser.window.name] += 1
         return best, older
 
-    def extract_output(self, kept: tuple[Arrival | None, Counter[Window]]) -> tuple[Arrival | None, Counter[Window]]:
+    def extract_output(self, kept: tuple[Arrival | None, Counter[str]]) -> tuple[Arrival | None, Counter[str]]:
         return kept
 
 
@@ -205,9 +205,9 @@ def _compare(
     listing: Listing = arrival.listing
     if known is not None and known.version >= listing.version:
         outcome = "unchanged" if known.version == listing.version else "overtaken"
-        yield TaggedOutput("counts", ((arrival.window, outcome), 1))
+        yield TaggedOutput("counts", ((arrival.window.name, outcome), 1))
     elif not listing.searchable:
-        yield TaggedOutput("counts", ((arrival.window, "removed"), 1))
+        yield TaggedOutput("counts", ((arrival.window.name, "removed"), 1))
         yield TaggedOutput("removed", Item(listing, arrival.window, None))
     else:
         yield arrival, known and known.embedded
@@ -255,7 +255,7 @@ class EmbedPhotos(beam.DoFn):
         for output in self._outputs(self._photos.flush()):
             yield at_the_end(output)
         if self._window is not None:
-            yield at_the_end(TaggedOutput("counts", ((self._window, "encoded"), self._photos.encoded - self._encoded)))
+            yield at_the_end(TaggedOutput("counts", ((self._window.name, "encoded"), self._photos.encoded - self._encoded)))
         if self._encoder.calibration:
             yield at_the_end(TaggedOutput("calibrations", self._encoder.calibration.model_dump_json()))
 
@@ -271,7 +271,7 @@ class EmbedPhotos(beam.DoFn):
             else:
                 outcome = "reused" if result is known else "embedded"
                 yield Item(arrival.listing, arrival.window, result)
-            yield TaggedOutput("counts", ((arrival.window, outcome), 1))
+            yield TaggedOutput("counts", ((arrival.window.name, outcome), 1))
         if tried:
             progress.advance("embedded", tried, self._embedding.expected)
 
@@ -343,7 +343,8 @@ class Outcome:
 
     paths: tuple[str, ...]
     letters: tuple[Letter, ...]
-    counts: Mapping[Window, Mapping[str, int]]
+    # By the name of the window.
+    counts: Mapping[str, Mapping[str, int]]
     # The commonest reasons of the letters, and how often each is given.
     reasons: tuple[tuple[str, int], ...]
     calibrations: tuple[Mapping[str, Any], ...]
@@ -351,7 +352,7 @@ class Outcome:
     @property
     def summary(self) -> Summary:
         """What is kept of it."""
-        return Summary({window.name: dict(counts) for window, counts in self.counts.items()}, self.calibrations)
+        return Summary(self.counts, self.calibrations)
 
 
 def outcome_of(pipeline: beam.Pipeline, staged: Staged) -> beam.PCollection:
@@ -376,11 +377,11 @@ def _outcome(
     _: None,
     paths: list[str],
     letters: list[Letter],
-    counted: dict[tuple[Window, str], int],
+    counted: dict[tuple[str, str], int],
     reasons: list[tuple[str, int]],
     calibrations: list[str],
 ) -> Outcome:
-    counts: dict[Window, dict[str, int]] = {}
+    counts: dict[str, dict[str, int]] = {}
     for (window, name), count in counted.items():
         counts.setdefault(window, {})[name] = count
     hosts = tuple(json.loads(calibration) for calibration in sorted(calibrations))

@@ -107,21 +107,18 @@ def embedding_matrix(batch: pa.RecordBatch) -> NDArray[np.float32]:
         raise LensError(
             "rows without an embedding were to be read as a matrix: leave out those that are sold or deleted"
         )
-    numbers = column.flatten().to_numpy(zero_copy_only=True)
-    if numbers.dtype == np.float16:
-        numbers = _as_float32(numbers)
-    matrix: NDArray[np.float32] = numbers.reshape(len(column), column.type.list_size)
+    numbers = column.flatten()
+    singles = _as_float32(numbers) if numbers.type == pa.float16() else numbers.to_numpy(zero_copy_only=True)
+    matrix: NDArray[np.float32] = singles.reshape(len(column), column.type.list_size)
     return matrix
 
 
-def _as_float32(halves: NDArray[np.float16]) -> NDArray[np.float32]:
+def _as_float32(halves: pa.HalfFloatArray) -> NDArray[np.float32]:
     import torch
 
-    singles = np.empty(halves.shape, np.float32)
-    if halves.size:
-        # torch has no read-only arrays; this one is only read.
-        source = torch.frombuffer(halves.view(np.uint8).data, dtype=torch.float16)
-        torch.from_numpy(singles).copy_(source)
+    singles = np.empty(len(halves), np.float32)
+    if len(halves):
+        torch.from_numpy(singles).copy_(torch.from_dlpack(halves))
     return singles
 
 

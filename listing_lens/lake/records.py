@@ -25,6 +25,7 @@ class Status(StrEnum):
     DELETED = "deleted"
 
 
+_STATUSES = frozenset(Status)
 SEARCHABLE = frozenset({Status.ON_SALE, Status.RESERVED})
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
@@ -204,7 +205,7 @@ def _problem(row: dict[str, Any], window: Window) -> str | None:
         return "its item_id is empty"
     if len(row["item_id"].encode()) > MAX_ID_BYTES:
         return f"its item_id is longer than {MAX_ID_BYTES} bytes"
-    if row["status"] not in Status:
+    if row["status"] not in _STATUSES:
         return f"its status {row['status'][:40]!r} is none of {', '.join(Status)}"
     if any(part is None for part in row["category"]):
         return "its category has an empty level"
