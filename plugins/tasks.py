@@ -77,6 +77,30 @@ def encoders_in_use(encoder: str | None) -> list[dict[str, str]]:
 
 
 @task
+def find_due(encoder: str | None, every: bool) -> list[dict[str, Any]]:
+    """Find the encoders that have dead letters to try now: of the one asked for, or of those in use.
+
+    Returns the arguments of `redrive_dead_letters` for each; none when nothing is due.
+    """
+    from listing_lens.embedding import sources as encoders
+    from listing_lens.lake.dead_letters import DeadLetters
+    from listing_lens.lake.embeddings import Embeddings
+    from listing_lens.lake.windows import Lake
+    from models.encoders.files import identify
+
+    settings, now = load_settings(), datetime.now(UTC)
+    lake = Lake(settings.lake)
+    lake.check()
+    sources = [encoders.resolve_encoder(encoder, settings)] if encoder else encoders.encoders_in_use(settings)
+    found = []
+    for source in sources:
+        letters = DeadLetters(Embeddings(lake, identify(source))).letters()
+        if any(letter.listing and (every or letter.is_due(now)) for letter in letters):
+            found.append({"encoder": source, "all": every})
+    return found
+
+
+@task
 def resolve_embedder(model: str) -> dict[str, Any]:
     """Look up a version or alias of listing-embedder in MLflow. Returns its version, card and encoder's source."""
     from listing_lens.registry import connect_registry

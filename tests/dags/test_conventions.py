@@ -18,6 +18,7 @@ EXPECTED = {
     "evaluate_offline",
     "finetune_encoder",
     "rebuild_index",
+    "redrive_dead_letters",
     "refit_projection",
 }
 

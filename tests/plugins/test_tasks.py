@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from tiny import FIRST, land
+from tiny import FIRST, land, listing
 
 from listing_lens.errors import LensError
+from listing_lens.lake.dead_letters import DeadLetters, Letter
+from listing_lens.lake.embeddings import Embeddings
+from listing_lens.lake.records import Refused
 from listing_lens.lake.windows import Lake
 from listing_lens.search.index import SearchIndex
 from listing_lens.settings import load_settings
@@ -78,6 +81,60 @@ class TestEncodersInUse:
     def test_are_looked_for_once_the_window_has_landed(self, interval: Interval) -> None:
         with pytest.raises(LensError, match="listings of .* have not landed"):
             encoders_in_use(None)
+
+
+def set_aside(encoder_id: str, *letters: Letter) -> None:
+    DeadLetters(Embeddings(Lake(load_settings().lake), encoder_id)).add(letters)
+
+
+def letter(*, ago: timedelta, transient: bool = True) -> Letter:
+    """Of a listing whose photo could not be had, once."""
+    failed_at = datetime.now(UTC) - ago
+    return Letter.of_listing(listing("a"), FIRST, "fetch", "no answer", transient=transient, attempts=1, now=failed_at)
+
+
+def find_due(encoder: str | None, every: bool = False) -> list[dict[str, Any]]:
+    return tasks.find_due.function(encoder, every)
+
+
+_LONG_AGO = timedelta(hours=1)
+
+
+class TestFindDue:
+    def test_are_whole_arguments_of_the_job_for_each_encoder_in_use_that_has_letters_to_try(
+        self, search_index: SearchIndex, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("LENS_ENCODER", "pixels:4")
+        card = EmbedderCard(
+            encoder_source="pixels:8", encoder_id="pixels-8", encoder_dims=192, projection_id="00000001", dims=8
+        )
+        search_index.create(card, "live")
+        assert find_due(None) == []
+        for encoder_id in ("pixels-4", "pixels-8", "pixels-16"):
+            set_aside(encoder_id, letter(ago=_LONG_AGO))
+        assert find_due(None) == [{"encoder": "pixels:8", "all": False}, {"encoder": "pixels:4", "all": False}]
+
+    def test_is_the_encoder_that_was_asked_for_alone(self) -> None:
+        for encoder_id in ("pixels-4", "pixels-16"):
+            set_aside(encoder_id, letter(ago=_LONG_AGO))
+        assert find_due("pixels:16") == [{"encoder": "pixels:16", "all": False}]
+
+    @pytest.mark.parametrize(
+        "waiting",
+        [letter(ago=timedelta(minutes=1)), letter(ago=_LONG_AGO, transient=False)],
+        ids=["tried lately", "will not pass by itself"],
+    )
+    def test_others_are_tried_when_all_are_to_be(self, waiting: Letter) -> None:
+        set_aside("pixels-4", waiting)
+        assert find_due("pixels:4") == []
+        assert find_due("pixels:4", every=True) == [{"encoder": "pixels:4", "all": True}]
+
+    def test_a_row_that_is_no_listing_is_never_tried(self) -> None:
+        set_aside("pixels-4", Letter.of_refused(Refused("a", "it has no title", "{}"), FIRST, FIRST.end))
+        assert find_due("pixels:4", every=True) == []
+
+    def test_an_encoder_that_has_embedded_nothing_yet_has_none(self) -> None:
+        assert find_due("pixels:4", every=True) == []
 
 
 def test_a_run_without_a_window_is_refused_for_good(interval: Interval) -> None:
