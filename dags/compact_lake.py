@@ -1,27 +1,31 @@
 """
 ### Compact the lake
 
-Moves the embeddings of many small windows to a few large files, so that a projection is fitted and an index is loaded at
-full speed. Every window stays what it is, and where it is found, all the time.
+Rewrites the many small files of the embeddings' tables as a few large ones, so that a projection is fitted and an index is
+loaded at full speed, and removes what nobody reads any more.
 
 **When.** Weekly, or by hand, e.g. after a backfill of hourly windows.
 
-**What.** `compact` packs, for every encoder, the windows whose files are all smaller than `smaller_than`, and replaces
-their manifests by ones that name the packs, one after the other, while others read and write as ever. A window that is
-embedded again meanwhile stays what that made it. Nothing is loaded or embedded again for it. Files that no window has
-consisted of for two days are removed.
+**What.** `compact` takes the tables of every encoder, or of the one that is asked for: items, ledger and dead letters. Small
+files, and those with many replaced rows, become files of a million rows, each in a commit of its own. Rows that move do not
+count as changed: no index loads them again. Then versions of a table older than `LENS_LAKE_RETENTION_DAYS` are forgotten with
+the files that only they had, and what embedding runs that died had staged is removed, two days after they began. In the end
+each key is looked for, to be in its table once.
 
-**When it fails.** Every window can be read, from its files or from a pack. Clear the task to go on: it packs what is left.
-*A file is gone*: it was removed by hand; embed its window again.
+**When it fails.** Every commit that was made stays, and every row can be read. Clear the task to go on with what is left. *The
+lock was held by another process*: a job that commits to the table hangs; end it. *A table holds an item twice*: something
+else than these jobs has written it. Go back to a version before, in Python with
+`lance.dataset("…/items.lance", version=41).restore()`, and run `embed_new_listings` again for what came after.
 
-**Must not race with** nothing: it may run beside every other DAG. A job that reads for more than two days may miss files.
+**May run beside** everything: commits take turns, and an embedding run waits for one large file at most. A job that reads one
+version for longer than `LENS_LAKE_RETENTION_DAYS` may miss files, and so may an evaluation that is replayed after that time.
 """
 
 from __future__ import annotations
 
 from datetime import timedelta
 
-from airflow.sdk import DAG, Param
+from airflow.sdk import DAG
 
 from plugins.operators.beam_job import BeamJobOperator
 from plugins.tasks import encoder_param, first_day
@@ -41,16 +45,9 @@ with DAG(
     },
     params={
         "encoder": encoder_param("Compact the embeddings of this encoder alone; empty is all"),
-        "smaller_than": Param(
-            64, type="number", minimum=0, description="Megabytes from which on a file stays as it is."
-        ),
     },
     # Params reach the tasks as what they are: None rather than text.
     render_template_as_native_obj=True,
     tags=["embedding"],
 ):
-    BeamJobOperator(
-        task_id="compact",
-        job="compact_embeddings",
-        arguments={"encoder": "{{ params.encoder }}", "smaller_than": "{{ params.smaller_than }}"},
-    )
+    BeamJobOperator(task_id="compact", job="compact_lake", arguments={"encoder": "{{ params.encoder }}"})
