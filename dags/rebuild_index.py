@@ -7,18 +7,20 @@ Builds a new index for an embedder and, once it is verified, moves the alias to 
 when its version became the champion.
 
 **What.** `resolve_embedder` looks the version up in MLflow. `create_index` makes an empty index that names its space.
-`embed_missing` embeds the landed windows of listings that the embedder's encoder lacks, one after the other; from
-`create_index` on, `embed_new_listings` embeds by it what lands. `load` projects every embedding in the lake and writes
-it, and `catch_up` the windows that landed, or were replaced, meanwhile. `verify` looks every item up in the index, and
-fails when one is missing or older, when a search could not find it, or when a window was never embedded. `swap` moves the
-alias in one request: searches see the index before or the new one, never both or none. The index before is kept for
-rollback, and goes on receiving new listings.
+`embed_missing` embeds what has landed and the embedder's encoder has not embedded, all windows together, the newest version
+of each item once; from `create_index` on, `embed_new_listings` embeds by it what lands. `load` projects the newest version of
+every item and writes it, then what was embedded meanwhile, until nothing is left. `verify` looks every item up in the index,
+and fails when one is missing or older, when a search could not find it, or when a window that had landed before the load was
+never embedded. `swap` moves the alias in one request: searches see the index before or the new one, never both or none. The
+index before is kept for rollback, and goes on receiving new listings.
 
-**When it fails.** The alias has not moved, and readers noticed nothing. Clear the failed task to go on: the load may be
-repeated. *Windows were not embedded*: clear `embed_missing` and what follows. An index of a failed build, or one no longer
-needed for rollback, stays until `lens index delete`.
+**When it fails.** The alias has not moved, and readers noticed nothing. Clear the failed task to go on. `embed_missing` does
+not embed again what is in the encoder's table; `load` begins anew unless a load came to its end, and may be repeated. *Windows
+were not embedded*: clear `embed_missing` and what follows. An index of a failed build, or one no longer needed for rollback,
+stays until `lens index delete`.
 
-**Must not race with** another rebuild: one run at a time. `embed_new_listings` may go on: it feeds the new index too.
+**Must not race with** another rebuild: one run at a time. It may run beside every other DAG: `embed_new_listings` and
+`redrive_dead_letters` feed the new index too.
 """
 
 from __future__ import annotations
@@ -57,13 +59,10 @@ with DAG(
         arguments={"each_landed": True, "encoder": embedder["encoder_source"]},
     )
     load = BeamJobOperator(task_id="load", job="load_index", arguments={"index": index.output})
-    catch_up = BeamJobOperator(
-        task_id="catch_up", job="load_index", arguments={"index": index.output, "catch_up": True}
-    )
     verify = BeamJobOperator(task_id="verify", job="verify_index", arguments={"index": index.output})
     swap = SwapAliasOperator(task_id="swap", index=index.output)
 
     # Once the index exists, its encoder is in use: what lands from then on is embedded by `embed_new_listings`.
     index >> embed_missing
     # The alias moves only to an index that holds all that the lake holds.
-    embed_missing >> load >> catch_up >> verify >> swap
+    embed_missing >> load >> verify >> swap
