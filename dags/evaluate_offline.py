@@ -8,13 +8,18 @@ day, by what they tapped.
 
     airflow backfill create --dag-id evaluate_offline --from-date 2026-01-30 --to-date 2026-01-31 --reprocess-behavior completed
 
+A day that is replayed, or evaluated with another projection, is judged by the encoder's embeddings as they were at its first
+evaluation, so that results can be repeated and compared. They are kept for `LENS_LAKE_RETENTION_DAYS`; with
+`--dag-run-conf '{"afresh": true}'` the embeddings of today are taken.
+
 **What.** `require_window` checks the data interval. `resolve_embedder` looks the version up in MLflow. `evaluate` embeds
 the query photos, ranks the items that were shown, by the encoder alone and with the projection, at all and at fewer of its
 dimensions, and writes metrics to the lake. `log_evaluation` logs their means to MLflow with figures and a report page.
-Sessions without a tap, with an unreadable photo, or with an item that has no embedding are left out, and counted by reason.
+Sessions without a tap, with an unreadable photo, or with an item that has no embedding (sold ones have none) are left out,
+and counted by reason.
 
 **When it fails.** *Sessions have not landed*: see what feeds the lake. *No session can be judged*: the items that were
-shown are not embedded; run `embed_new_listings` for their windows.
+shown are not embedded; run `embed_new_listings` for their windows. *A version is no longer kept*: run it with `afresh`.
 
 **May run beside** everything: it reads, and writes only its own results.
 """
@@ -23,7 +28,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from airflow.sdk import DAG
+from airflow.sdk import DAG, Param
 from airflow.timetables.interval import CronDataIntervalTimetable
 
 from plugins.operators.beam_job import BeamJobOperator
@@ -44,7 +49,14 @@ with DAG(
     },
     params={
         "model": embedder_param("that is evaluated"),
+        "afresh": Param(
+            False,
+            type="boolean",
+            description="Take the embeddings as they are now, also of a day that was evaluated before.",
+        ),
     },
+    # Params reach the tasks as what they are: booleans rather than text.
+    render_template_as_native_obj=True,
     tags=["evaluation"],
 ):
     window = require_window()
@@ -52,7 +64,7 @@ with DAG(
     evaluate = BeamJobOperator(
         task_id="evaluate",
         job="evaluate_sessions",
-        arguments={**WINDOW_ARGUMENTS, "card": "{{ ti.xcom_pull(task_ids='resolve_embedder')['card'] | tojson }}"},
+        arguments=WINDOW_ARGUMENTS | {"card": embedder["card"], "afresh": "{{ params.afresh }}"},
     )
 
     window >> embedder >> evaluate >> log_evaluation(embedder)
