@@ -7,14 +7,15 @@ Fits the PCA on the encoder's embeddings in the lake, and registers encoder and 
 **When.** Weekly, or by hand after the first windows were embedded, or, with its parameter, after another encoder has
 embedded the catalog (see `embed_new_listings`).
 
-**What.** `fit` merges sufficient statistics over the lake in one pass and writes the projection to it: of all embeddings, or
-of a sample, by window, by share of the items or by rows. `previous_projection` looks up the champion's projection, if it is
-of the same encoder, and `assess` judges the new one beside it on a sample of the items that can be found today: recall
-against exact search with the whole embeddings, at 8, 16, 32 … dimensions, and the angles between the two subspaces. Its log
-ends with a sentence on whether a rebuild is worth it, which is also the description of the version in MLflow. `register_fit`
-logs the fit and its assessment to MLflow, with figures, and makes it the candidate. `promote` makes it the champion if the
-run was asked to, or if there is no champion yet; then `rebuild_index` is triggered, since vectors of two projections are
-never compared. Otherwise it stays the candidate, and the index stays as it is.
+**What.** `fit` merges sufficient statistics over the newest embedding of each item in one pass, and writes the projection to
+the lake: of all items, or of a sample, by the time of their last update, by share or by number. `previous_projection` looks
+up the champion's projection, if it is of the same encoder, and `assess` judges the new one beside it on a sample of the
+items that can be found today: recall against exact search with the whole embeddings, at 8, 16, 32 … dimensions, and the
+angles between the two subspaces. Its log ends with a sentence on whether a rebuild is worth it, which is also the
+description of the version in MLflow. `register_fit` logs the fit and its assessment to MLflow, with figures, and makes it
+the candidate. `promote` makes it the champion if the run was asked to, or if there is no champion yet; then `rebuild_index`
+is triggered, since vectors of two projections are never compared. Otherwise it stays the candidate, and the index stays as
+it is.
 
 **When it fails.** *Too few embeddings*: embed more windows, or keep fewer dimensions. *Whitening would blow up rounding*: keep
 as few dimensions as it says. A repeated run fits anew; an equal projection is registered once.
@@ -75,7 +76,7 @@ with DAG(
         "window_start": optional_param(
             "string",
             format="date-time",
-            description="Fit only on windows that overlap the time from here to window_end; empty is all.",
+            description="Fit only on items that were last updated from here on, before window_end; empty is all.",
         ),
         "window_end": optional_param(
             "string",
