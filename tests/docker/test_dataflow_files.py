@@ -24,7 +24,6 @@ JOBS = sorted(
 NEEDED_FOR_ONE_JOB = {
     "embed_listings": {"window_start", "window_end"},
     "load_index": {"index"},
-    "compact_embeddings": {"encoder"},
 }
 
 
