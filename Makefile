@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 PINS := requirements.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo down test test-with-servers test-without-servers lint format pins
+.PHONY: help install demo down test test-with-servers test-without-servers lint format dag-pages pins
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 11
 
 install: $(BIN)/lens ## Make the virtual environment, with the pinned versions
 
@@ -43,6 +43,9 @@ lint: install ## Check style and types
 format: install ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+dag-pages: install ## Write docs/dags from the DAG files
+	$(BIN)/python docs/dag_pages.py
 
 pins: install ## Resolve the newest versions that pyproject.toml allows
 	$(BIN)/uv pip compile --quiet --no-header --python-version 3.11 --extra dev --upgrade -o $(PINS) pyproject.toml

@@ -16,7 +16,7 @@ Sessions without a tap, with an unreadable photo, or with an item that has no em
 **When it fails.** *Sessions have not landed*: see what feeds the lake. *No session can be judged*: the items that were
 shown are not embedded; run `embed_new_listings` for their windows.
 
-**Must not race with** nothing: it reads, and writes only its own results.
+**May run beside** everything: it reads, and writes only its own results.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ never compared. Otherwise it stays the candidate, and the index stays as it is.
 **When it fails.** *Too few embeddings*: embed more windows, or keep fewer dimensions. *Whitening would blow up rounding*: keep
 as few dimensions as it says. A repeated run fits anew; an equal projection is registered once.
 
-**Must not race with** nothing: another projection gets another id, and one that is fitted again is left as it is.
+**May run beside** everything: another projection gets another id, and one that is fitted again is left as it is.
 """
 
 from __future__ import annotations

@@ -329,12 +329,12 @@ def test_the_wheel_in_the_image_holds_every_file(tmp_path: Path) -> None:
     source = tmp_path / "source"
     for package in packages:
         shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__", "*.md"))
-    shutil.copy(ROOT / "pyproject.toml", source)
-    if (ROOT / "README.md").exists():
-        shutil.copy(ROOT / "README.md", source)
+    for name in ("LICENSE", "README.md", "pyproject.toml"):
+        shutil.copy(ROOT / name, source)
     tool("uv", "build", "--quiet", "--offline", "--wheel", "--no-build-isolation", "--python", sys.executable, source)
     (wheel,) = (source / "dist").glob("*.whl")
     held = set(zipfile.ZipFile(wheel).namelist())
+    assert [name for name in held if name.endswith(".dist-info/licenses/LICENSE")]
     files = {str(path.relative_to(source)) for p in packages for path in (source / p).rglob("*") if path.is_file()}
     assert files - held == set()
 
