@@ -14,7 +14,7 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG
 
 from listing_lens.errors import LensError
-from listing_lens.search_index import SearchIndex
+from listing_lens.search.index import SearchIndex
 from listing_lens.settings import load_settings
 from models.embedder import EmbedderCard
 from plugins.operators.search_index import CreateIndexOperator, SwapAliasOperator
