@@ -7,18 +7,18 @@ Builds a new index for an embedder and, once it is verified, moves the alias to 
 when its version became the champion.
 
 **What.** `resolve_embedder` looks the version up in MLflow. `create_index` makes an empty index that names its space.
-`embed_missing` embeds the landed windows of listings that the embedder's encoder lacks, one after the other; from
-`create_index` on, `embed_new_listings` embeds by it what lands. `load` projects every embedding in the lake and writes
-it, and `catch_up` the windows that landed, or were replaced, meanwhile. `verify` looks every item up in the index, and
-fails when one is missing or older, when a search could not find it, or when a window was never embedded. `swap` moves the
-alias in one request: searches see the index before or the new one, never both or none. The index before is kept for
-rollback, and goes on receiving new listings.
+`embed_missing` embeds the landed windows of listings that the embedder's encoder has not embedded, one after the other;
+from `create_index` on, `embed_new_listings` embeds new windows with it as well. `load` projects every embedding in the lake
+and writes it, and `catch_up` the windows that landed, or were replaced, meanwhile. `verify` looks every item up in the
+index, and fails when one is missing or older, when a search could not find it, or when a window was never embedded. `swap`
+moves the alias in one request: searches see the old index or the new one, never both or neither. The old index is kept
+for rollback, and continues to receive new listings.
 
-**When it fails.** The alias has not moved, and readers noticed nothing. Clear the failed task to go on: the load may be
+**When it fails.** The alias has not moved, and readers noticed nothing. Clear the failed task to continue: the load may be
 repeated. *Windows were not embedded*: clear `embed_missing` and what follows. An index of a failed build, or one no longer
 needed for rollback, stays until `lens index delete`.
 
-**Must not race with** another rebuild: one run at a time. `embed_new_listings` may go on: it feeds the new index too.
+**Must not race with** another rebuild: one run at a time. `embed_new_listings` may run: it feeds the new index too.
 """
 
 from __future__ import annotations

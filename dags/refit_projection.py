@@ -9,8 +9,8 @@ embedded the catalog (see `embed_new_listings`).
 
 **What.** `fit` merges sufficient statistics over the lake in one pass and writes the projection to it: of all embeddings, or
 of a sample, by window, by share of the items or by rows. `previous_projection` looks up the champion's projection, if it is
-of the same encoder, and `assess` judges the new one beside it on a sample of the items that can be found today: recall
-against exact search with the whole embeddings, at 8, 16, 32 … dimensions, and the angles between the two subspaces. Its log
+of the same encoder, and `assess` compares the new one with it on a sample of the items that can be found today: recall
+against exact search with the full embeddings, at 8, 16, 32 … dimensions, and the angles between the two subspaces. Its log
 ends with a sentence on whether a rebuild is worth it, which is also the description of the version in MLflow. `register_fit`
 logs the fit and its assessment to MLflow, with figures, and makes it the candidate. `promote` makes it the champion if the
 run was asked to, or if there is no champion yet; then `rebuild_index` is triggered, since vectors of two projections are
@@ -58,19 +58,19 @@ with DAG(
             "number",
             exclusiveMinimum=0,
             exclusiveMaximum=1,
-            description="Keep as few dimensions as hold this share of the variance, instead of a number of them.",
+            description="Keep as few dimensions as hold this share of the variance, instead of a fixed number.",
         ),
         "whiten": Param(False, type="boolean", description="Scale every kept axis to the same variance."),
         "fraction": optional_param(
             "number",
             exclusiveMinimum=0,
             maximum=1,
-            description="Fit on this share of the items, drawn by a hash of their ids; empty is all.",
+            description="Fit on this share of the items, sampled by a hash of their ids; empty is all.",
         ),
         "rows": optional_param(
             "integer",
             minimum=1,
-            description="Fit on about so many embeddings, drawn likewise, instead of a share.",
+            description="Fit on about this many embeddings, sampled likewise, instead of a share.",
         ),
         "window_start": optional_param(
             "string",
