@@ -1,18 +1,18 @@
 """Sample image–title pairs for fine-tuning: listings of a window → sampled, decoded, freed of twins → shards in the lake.
 
-A listing version counts if it is or was for sale to anybody (`on_sale`, `sold`) and its title is no message to a buyer;
-the newest such version of an item is the candidate, so an item that was reserved later is learnt from as it was before.
+A listing version counts if it is or was for sale to anybody (`on_sale`, `sold`) and its title is not a message to a buyer;
+the newest such version of an item is the candidate, so an item that was reserved later is used as it was before.
 The sample follows from a hash of the items: a rerun gives the same one, and a larger one contains the smaller. Only what
 is sampled is fetched. Everything that is not in the sample is counted by the rule that left it out.
 
-Search sessions of the window, with the photos of what they showed, come along to validate and compare encoders on.
+The sample includes search sessions of the window, with photos of what they showed, to validate and compare encoders on.
 
-The shards are Parquet, as everything in the lake: its readers stream a row group at a time, prune columns and seek to
-where a resumed training stopped, and need nothing but pyarrow. WebDataset's tar files hold the same bytes but no schema,
-no counts and no way to skip; MDS needs a reader and a cache of its own. A row's shard and its place there follow from a
-hash, so that each shard is a random sample, and training need shuffle no further than its buffer.
+The shards are Parquet, like everything in the lake: readers stream a row group at a time, prune columns, seek to where
+a resumed training stopped, and need only pyarrow. WebDataset's tar files hold the same bytes but no schema,
+no counts and no way to skip; MDS needs a reader and a cache of its own. A row's shard and its place in it follow from
+a hash, so that each shard is a random sample, and shuffling within a buffer suffices for training.
 
-What is shuffled is held by the runner: the local one keeps it in memory, some 40 KB a pair at 288 pixels.
+The runner holds what is shuffled: the local one keeps it in memory, about 40 KB per pair at 288 pixels.
 
     python -m beam_jobs.sample_pairs --name autumn --window_start 2026-08-01T00:00:00Z --window_end 2026-11-01T00:00:00Z
 """
@@ -60,7 +60,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Config:
-    """One run: what to sample by which rules, from and to which lake."""
+    """One run: what to sample, by which rules, from and to which lake."""
 
     lake: Lake
     name: str
@@ -159,8 +159,8 @@ def configure(name: str, window: Window, rules: Rules) -> Config:
     """Check what the sample depends on, before anything is read.
 
     Raises:
-        LensError: the name is none, or that of a sample of another window; listings of the window have not landed, or
-            sessions when some are asked for; the lake is out of reach.
+        LensError: the name is invalid, or is that of a sample of another window; listings of the window have not landed, or
+            sessions have not although some are wanted; the lake cannot be reached.
     """
     settings = load_settings()
     lake = Lake(settings.lake)
@@ -201,18 +201,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.add_argument(
         "--sessions", type=int, default=2_000, help="search sessions to sample; 0 needs none to have landed"
     )
-    arguments.add_argument("--validation_share", type=float, default=0.1, help="share of the products that validates")
+    arguments.add_argument("--validation_share", type=float, default=0.1, help="share of the products to validate on")
     arguments.add_argument(
         "--split_by",
         choices=("product", "seller"),
         default="product",
-        help="what training and validation have none in common of; listings that name none are split one by one",
+        help="what training and validation never share; listings without one are split one by one",
     )
     arguments.add_argument(
         "--balance", action="store_true", help="sample as evenly as possible from the categories' top two levels"
     )
     arguments.add_argument("--max_per_image", type=int, default=1, help="pairs of (nearly) the same image to keep")
-    arguments.add_argument("--image_side", type=int, default=288, help="pixels that a shorter side is scaled down to")
+    arguments.add_argument("--image_side", type=int, default=288, help="pixels that the shorter side is scaled down to")
     arguments.add_argument("--salt", default="pairs", help="another one gives another sample, split otherwise")
     known, beam_arguments = arguments.parse_known_args(argv)
     options = vars(known)

@@ -1,195 +1,217 @@
-"""The lake: embeddings read and projected a second, against this machine's bandwidth, as float32 and as float16.
+"""The lake: embeddings read and fitted from an encoder's table, beside Parquet; a window merged into it; ids looked through.
 
-Three peers, in turn with the lake on the same thread: the files' bytes read as they are, as many bytes of numbers copied
-in memory, and Parquet without compression or byte streams. Files are in the page cache, so that the code is measured and
-not the disk. Prints ratios of the median times; then what the ways to store embeddings cost, and what float16 loses.
+Each figure is taken in a process of its own, pinned to one core, whichever threads it has: seconds, and the most memory that it
+took beyond what it had when it began. Files are in the page cache, so that the code is measured and not the disk; what is
+merged is also flushed to it. Table and peer take turns; ratios are of the median times.
 
-    python -m benchmarks.lake --rows 40000 --dims 768
+    python -m benchmarks.lake --rows 100000 400000 --merge 400000 --into 5000000
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
-
-# Before NumPy is loaded: one thread for everything that is compared.
-os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-
+import re
 import statistics
+import subprocess
+import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from listing_lens.lake.parquet import ROWS_PER_GROUP, encoding_options
-from listing_lens.lake.records import EmbeddingDtype, Listing, Status, embedding_matrix, embeddings_table
-from listing_lens.lake.window import Window
-from listing_lens.lake.windows import Lake, embeddings
-from models.projection import Moments, Projection, fit_projection
+from benchmarks.peers import parquet_embeddings
+from listing_lens.lake.embeddings import NEWER, embedding_matrix, item_schema
+from listing_lens.lake.tables import Table, scan
 
 _RUNS = 5
-_DATASET = embeddings("benchmark")
-_START = datetime(2026, 1, 1, tzinfo=UTC)
-_DTYPES: tuple[EmbeddingDtype, ...] = ("float32", "float16")
-_QUERIES = 500
+_BATCH = 8192
+_DIMS = 768
+_SCHEMA = item_schema(_DIMS, "float16")
+_PRESENT = "embedding IS NOT NULL"
 
 
 def main() -> None:
-    """Write one window a dtype, measure in turn, and print."""
+    """Make tables, measure in turn, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=40_000)
-    parser.add_argument("--dims", type=int, default=768)
+    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 400_000], help="sizes of the tables to read")
+    parser.add_argument("--merge", type=int, default=400_000, help="rows of the window that is merged")
+    parser.add_argument("--into", type=int, default=5_000_000, help="rows of the table that it is merged into; 0: none")
+    parser.add_argument("--one", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    pa.set_cpu_count(1)
-    pa.set_io_thread_count(1)
-    rows = unit_vectors(given.rows, given.dims)
-    projection = fit_projection(Moments.of(rows), min(128, given.dims))
-    print(
-        f"{given.rows:,} embeddings of {given.dims} dimensions, one thread, pyarrow {pa.__version__}, median of {_RUNS}"
-    )
+    if given.one:
+        _measure_one(*given.one)
+        return
     with tempfile.TemporaryDirectory() as folder:
-        for dtype in _DTYPES:
-            measure_reading(Lake(f"{folder}/{dtype}"), rows, dtype, projection)
-        measure_encodings(Path(folder), rows)
-    measure_loss(rows)
+        for rows in given.rows:
+            _read(Path(folder), rows)
+        if given.into:
+            _merge(Path(folder), given.merge, given.into)
 
 
-def unit_vectors(count: int, dims: int) -> np.ndarray:
-    """Unit vectors (count, dims) float32 about a common mean, whose variance falls along random axes as images' does."""
-    rng = np.random.default_rng(0)
-    axes, _ = np.linalg.qr(rng.standard_normal((dims, dims)))
-    falling = (np.arange(1, dims + 1) ** -0.6).astype(np.float32)
-    rows = (rng.standard_normal((count, dims), dtype=np.float32) * falling) @ axes.astype(np.float32)
-    rows += rng.standard_normal(dims).astype(np.float32) * np.linalg.norm(falling) / dims**0.5
-    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
+def _read(folder: Path, rows: int) -> None:
+    table, peer = f"{folder}/{rows}.lance", f"{folder}/{rows}.parquet"
+    Table(table, "item_id").merge(_SCHEMA, _batches(range(rows), 1))
+    parquet_embeddings.write(peer, _batches(range(rows), 1), _SCHEMA)
+    taken: dict[str, list[tuple[float, float]]] = {}
+    for _ in range(_RUNS):
+        for name, what, path in (
+            ("read, Parquet", "parquet", peer),
+            ("read", "table", table),
+            ("fitted, Parquet", "fit-parquet", peer),
+            ("fitted", "fit-table", table),
+        ):
+            taken.setdefault(name, []).append(_in_a_process(what, path))
+    print(f"{rows:,} embeddings of {_DIMS} dimensions in float16, to float32, one core, median of {_RUNS}")
+    for name, runs in taken.items():
+        seconds, peak = (statistics.median(values) for values in zip(*runs, strict=True))
+        print(f"  {name + ':':<17} {rows / seconds:>10,.0f} rows/s, {peak:>6.0f} MiB")
+    for name in ("read", "fitted"):
+        ours, theirs = ([statistics.median(v) for v in zip(*taken[n], strict=True)] for n in (name, f"{name}, Parquet"))
+        print(f"  {name}: {theirs[0] / ours[0]:.2f} times Parquet's speed, {ours[1] / theirs[1]:.2f} of its memory")
 
 
-def measure_reading(lake: Lake, rows: np.ndarray, dtype: EmbeddingDtype, projection: Projection) -> None:
-    """Print embeddings a second read, read and projected, and what shares of the bandwidths that is."""
-    window = Window(_START, _START + timedelta(hours=1))
-    table = as_table(rows, dtype)
-    lake.write_table(_DATASET, window, table, _START)
-    [path] = lake.paths(_DATASET, [window])
-    numbers = rows.astype(dtype)
-    copied = np.zeros_like(numbers)
-    peer = f"{lake.root}/peer.parquet"
-    pq.write_table(table, peer, ROWS_PER_GROUP, compression="none", use_dictionary=False)
+def _merge(folder: Path, merged: int, into: int) -> None:
+    path = f"{folder}/merge.lance"
+    _in_a_process("fill", path, str(into))
+    seconds, peak = _in_a_process("merge", path, str(merged), str(into), "2")
+    written = _written(path)
+    again, peak_again = _in_a_process("merge", path, str(merged), str(into), "2")
+    ids, peak_ids = _in_a_process("ids", path)
+    count = into + merged // 2
+    print(f"{merged:,} rows merged into {into:,}, half of them new")
+    print(f"  {seconds:.1f} s, {written / 1e6:,.0f} MB written ({written / merged:,.0f} bytes a row), {peak:,.0f} MiB")
+    print(f"  the same again: {again:.1f} s, {peak_again:,.0f} MiB")
+    print(f"  ids of {count:,} rows: {ids:.2f} s ({ids / count * 1e6:.2f} s a million), {peak_ids:,.0f} MiB")
 
-    def read() -> None:
-        for batch in lake.read(_DATASET, [window], ["embedding"]):
-            embedding_matrix(batch)
 
-    def read_and_project() -> None:
-        for batch in lake.read(_DATASET, [window], ["embedding"]):
-            projection.apply(embedding_matrix(batch))
+def _in_a_process(*what: str) -> tuple[float, float]:
+    """Seconds and MiB of one measurement."""
+    command = ["taskset", "--cpu-list", "0", sys.executable, "-m", "benchmarks.lake", "--one", *what]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    found = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    seconds, peak = json.loads(found.stdout.splitlines()[-1])
+    return seconds, peak
 
-    def project() -> None:
-        for start in range(0, len(rows), ROWS_PER_GROUP):
-            projection.apply(rows[start : start + ROWS_PER_GROUP])
 
-    def read_plain() -> None:
-        for _ in pq.ParquetFile(peer).iter_batches(ROWS_PER_GROUP, columns=["embedding"]):
+def _measure_one(what: str, path: str, *numbers: str) -> None:
+    import lance  # noqa: F401
+    import torch  # noqa: F401
+
+    from models.moments import Moments
+
+    def fit(matrices: Iterator[np.ndarray]) -> None:
+        merged: Moments | None = None
+        for matrix in matrices:
+            moments = Moments.of(matrix)
+            merged = moments if merged is None else merged.merge(moments)
+
+    def through(matrices: Iterator[np.ndarray]) -> None:
+        for _ in matrices:
             pass
 
-    def read_bytes() -> None:
-        with open(path, "rb", buffering=0) as file:
-            while file.read(1 << 23):
-                pass
+    def merge(rows: str, into: str, version: str) -> None:
+        some = np.random.default_rng(0).choice(int(into), int(rows) // 2, replace=False)
+        numbers = [*np.sort(some).tolist(), *range(int(into), int(into) + int(rows) - len(some))]
+        Table(path, "item_id").merge(_SCHEMA, _batches(numbers, int(version)), newer=NEWER)
+        os.sync()
 
-    seconds = medians(
-        {
-            "read": read,
-            "read and projected": read_and_project,
-            "projected, from memory": project,
-            "plain Parquet": read_plain,
-            "bytes of the file": read_bytes,
-            "copied in memory": lambda: np.copyto(copied, numbers),
+    with _Peak() as peak:
+        started = time.perf_counter()
+        if what == "table":
+            through(_matrices(path))
+        elif what == "parquet":
+            through(parquet_embeddings.read(path))
+        elif what == "fit-table":
+            fit(_matrices(path))
+        elif what == "fit-parquet":
+            fit(parquet_embeddings.read(path))
+        elif what == "fill":
+            Table(path, "item_id").merge(_SCHEMA, _batches(range(int(numbers[0])), 1))
+        elif what == "merge":
+            merge(*numbers)
+        elif what == "ids":
+            sum(len(batch) for batch in scan(Table(path, "item_id").open(), ["item_id"], batch_size=65_536))
+        seconds = time.perf_counter() - started
+    print(json.dumps([seconds, peak.mebibytes]))
+
+
+def _matrices(path: str) -> Iterator[np.ndarray]:
+    for batch in scan(Table(path, "item_id").open(), ["embedding"], filter=_PRESENT):
+        yield embedding_matrix(batch)
+
+
+class _Peak:
+    """The most memory of this process beyond what it has at the beginning, in MiB, looked at every 5 ms."""
+
+    mebibytes = 0.0
+
+    def __enter__(self) -> _Peak:
+        self._began = _resident()
+        self._ended = threading.Event()
+        self._watching = threading.Thread(target=self._watch, daemon=True)
+        self._watching.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.005):
+            self.mebibytes = max(self.mebibytes, (_resident() - self._began) / 1024)
+
+    def __exit__(self, *about: object) -> None:
+        self._ended.set()
+        self._watching.join()
+
+
+def _resident() -> int:
+    found = re.search(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text())
+    assert found
+    return int(found[1])
+
+
+def _batches(numbers: range | list[int], version: int) -> Iterator[pa.RecordBatch]:
+    """Items by their numbers, with random unit vectors; made a batch at a time."""
+    rng = np.random.default_rng(version)
+    base = rng.standard_normal((_BATCH, _DIMS), dtype=np.float32)
+    base /= np.linalg.norm(base, axis=1, keepdims=True)
+    halves = base.astype(np.float16)
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    for start in range(0, len(numbers), _BATCH):
+        part = numbers[start : start + _BATCH]
+        count = len(part)
+        constant: dict[str, object] = {
+            "title": "A coat of a brand in a colour, as good as new",
+            "category": ["Fashion", "Coats"],
+            "price": 4200,
+            "status": "on_sale",
+            "created_at": moment,
+            "updated_at": moment,
+            "seller_id": "seller",
+            "product_id": None,
+            "version": version,
+            "window": "20260101T000000Z_20260101T010000Z",
+            "photo": b"0123456789abcdef",
+            "backend": "float32",
         }
-    )
-    print(f"{dtype}: {os.path.getsize(path) / len(rows):,.0f} bytes an embedding")
-    for name, taken in seconds.items():
-        print(
-            f"  {name + ':':<24} {len(rows) / taken:>12,.0f} embeddings/s, {numbers.nbytes / taken / 1e6:>8,.0f} MB/s"
-        )
-    for name in ("read", "read and projected"):
-        shares = (f"{seconds[peer] / seconds[name]:.2f} of {peer}" for peer in list(seconds)[2:])
-        print(f"  {name}, as a share of the rate: {', '.join(shares)}")
+        columns = {name: pa.array([value] * count, _SCHEMA.field(name).type) for name, value in constant.items()}
+        columns["item_id"] = pa.array([f"m{number:011d}" for number in part])
+        columns["image_uri"] = pa.array([f"gs://photos/m{number:011d}_1.jpg" for number in part])
+        # Another order for each batch, so that no two look alike to a compression.
+        shuffled = np.roll(halves[:count], start // _BATCH, axis=1)
+        columns["embedding"] = pa.FixedSizeListArray.from_arrays(pa.array(shuffled.ravel()), _DIMS)
+        yield pa.record_batch([columns[name] for name in _SCHEMA.names], schema=_SCHEMA)
 
 
-def measure_encodings(folder: Path, rows: np.ndarray) -> None:
-    """Print what ways of storing the column take: bytes as a share of the numbers', and time to write and to read."""
-    for dtype in _DTYPES:
-        table = as_table(rows[:20_000], dtype).select(["embedding"])
-        split = {"embedding.list.element": "BYTE_STREAM_SPLIT"}
-        plain = {"use_dictionary": False, "write_statistics": False}
-        ways = {
-            "the lake's": encoding_options(table.schema),
-            "zstd": {**plain, "compression": "zstd"},
-            "zstd, dictionary": {"compression": "zstd"},
-            "split alone": {**plain, "compression": "none", "column_encoding": split},
-            "none": {**plain, "compression": "none"},
-        }
-        paths = {name: str(folder / f"{dtype}-{number}.parquet") for number, name in enumerate(ways)}
-
-        def write_as(name: str, table: pa.Table = table, ways: dict = ways, paths: dict = paths) -> None:
-            pq.write_table(table, paths[name], ROWS_PER_GROUP, **ways[name])
-
-        def read_as(name: str, paths: dict = paths) -> None:
-            for _ in pq.ParquetFile(paths[name]).iter_batches(ROWS_PER_GROUP):
-                pass
-
-        written = medians({name: lambda name=name: write_as(name) for name in ways})  # type: ignore[misc]
-        read = medians({name: lambda name=name: read_as(name) for name in ways})  # type: ignore[misc]
-        raw = len(table) * rows.shape[1] * np.dtype(dtype).itemsize
-        for name in ways:
-            print(
-                f"{dtype}, {name + ':':<18} {os.path.getsize(paths[name]) / raw:.3f} of the numbers' bytes, "
-                f"written at {raw / written[name] / 1e6:,.0f} MB/s, read at {raw / read[name] / 1e6:,.0f} MB/s"
-            )
-
-
-def measure_loss(rows: np.ndarray) -> None:
-    """Print how far float16 moves embeddings, and how many of the ten nearest stay the same in an exact search."""
-    stored = rows.astype(np.float16).astype(np.float32)
-    cosine = np.einsum("ij,ij->i", rows.astype(np.float64), stored) / np.linalg.norm(stored.astype(np.float64), axis=1)
-    queries = rows[:_QUERIES]
-    exact, found = nearest(queries, rows), nearest(stored[:_QUERIES], stored)
-    recall = np.mean([len({*a} & {*b}) / 10 for a, b in zip(exact, found, strict=True)])
-    print(
-        f"float16 loses: 1 − cosine {np.mean(1 - cosine):.1e} on average, {np.max(1 - cosine):.1e} at most; "
-        f"recall@10 of exact search {recall:.4f}"
-    )
-
-
-def nearest(queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The ten nearest other rows of queries that are the first rows, (n, 10)."""
-    scores = queries @ rows.T
-    np.fill_diagonal(scores, -np.inf)
-    return np.argpartition(-scores, 10, axis=1)[:, :10]
-
-
-def as_table(rows: np.ndarray, dtype: EmbeddingDtype) -> pa.Table:
-    """Rows as listings with embeddings."""
-    return embeddings_table(
-        [Listing(f"m{n:09d}", "", (), 1, "", Status.ON_SALE, _START, _START) for n in range(len(rows))], rows, dtype
-    )
-
-
-def medians(runs: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Seconds of each, run in turn so that a change of the machine's speed meets all; once before, to warm up."""
-    taken: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(_RUNS + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if number:
-                taken[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in taken.items()}
+def _written(path: str) -> int:
+    """Bytes of the files of a table's latest fragment and version."""
+    table = Table(path, "item_id").open()
+    latest = max(table.get_fragments(), key=lambda fragment: fragment.fragment_id)
+    return sum(os.path.getsize(f"{path}/data/{file.path}") for file in latest.data_files())
 
 
 if __name__ == "__main__":

@@ -1,24 +1,24 @@
 """
 ### Compact the lake
 
-Rewrites the many small files of the embeddings' tables as a few large ones, so that a projection is fitted and an index is
-loaded at full speed, and removes what nobody reads any more.
+Rewrites the many small files of the embeddings' tables as a few large ones, so that fitting a projection and loading an index
+run at full speed, and removes what nobody reads any more.
 
 **When.** Weekly, or by hand, e.g. after a backfill of hourly windows.
 
-**What.** `compact` takes the tables of every encoder, or of the one that is asked for: items, ledger and dead letters. Small
-files, and those with many replaced rows, become files of a million rows, each in a commit of its own. Rows that move do not
-count as changed: no index loads them again. Then versions of a table older than `LENS_LAKE_RETENTION_DAYS` are forgotten with
-the files that only they had, and what embedding runs that died had staged is removed, two days after they began. In the end
-each key is looked for, to be in its table once.
+**What.** `compact` takes the tables of every encoder, or of the one that was asked for: items, ledger and dead letters. Small
+files, and those with many replaced rows, become files of a million rows, each in its own commit. Rows that move do not count
+as changed: no index loads them again. Then versions of a table older than `LENS_LAKE_RETENTION_DAYS` are forgotten, with the
+files that only they had, and so is whatever embedding runs had staged before they died, two days after they began. Finally
+the job checks that no key is in a table twice.
 
-**When it fails.** Every commit that was made stays, and every row can be read. Clear the task to go on with what is left. *The
-lock was held by another process*: a job that commits to the table hangs; end it. *A table holds an item twice*: something
-else than these jobs has written it. Go back to a version before, in Python with
-`lance.dataset("…/items.lance", version=41).restore()`, and run `embed_new_listings` again for what came after.
+**When it fails.** Every commit that was made stays, and every row can be read. Clear the task to continue with what is left.
+*The lock was held by another process*: a job that commits to the table hangs; end it. *A table holds an item twice*: something
+other than these jobs has written it. Go back to an earlier version, in Python with
+`lance.dataset("…/items.lance", version=41).restore()`, and embed again what came after it.
 
-**May run beside** everything: commits take turns, and an embedding run waits for one large file at most. A job that reads one
-version for longer than `LENS_LAKE_RETENTION_DAYS` may miss files, and so may an evaluation that is replayed after that time.
+**May run beside** everything: commits take turns, so that an embedding run waits for one large file at most. A job that reads
+one version for longer than `LENS_LAKE_RETENTION_DAYS` may miss files, and an evaluation cannot be repeated after that time.
 """
 
 from __future__ import annotations

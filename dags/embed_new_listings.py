@@ -9,38 +9,38 @@ windows are caught up, two at a time. To replay windows, e.g. after listings wer
 
     airflow backfill create --dag-id embed_new_listings --from-date 2026-01-30 --to-date 2026-01-31 --reprocess-behavior completed
 
-`--to-date` is included. A run that is triggered by hand without a data interval is refused: it would have no window. What the
-table of embeddings holds already is not embedded again: a replay costs what has changed.
+`--to-date` is included. A run that is triggered by hand without a data interval is refused: it would have no window. What
+the table of embeddings already holds is not embedded again, so a replay costs only what has changed.
 
-To embed the catalog by a new encoder before anything else changes, give the backfill that encoder; then nothing but
-indexes of its own is loaded. Name a version, since an alias may move meanwhile:
+To embed the catalog with a new encoder before anything else changes, give the backfill that encoder; then only its own
+indexes are loaded. Name a version, since an alias may move meanwhile:
 
     airflow backfill create --dag-id embed_new_listings --from-date 2026-01-01 --to-date 2026-01-31 \\
         --reprocess-behavior completed --dag-run-conf '{"encoder": "models:/listing-encoder/3"}'
 
 A backfill embeds window by window. Over many windows `lens embed --encoder models:/listing-encoder/3` is less work: it takes
-all that have landed together, and each item once.
+all windows that have landed together, and embeds each item once.
 
 Then run `refit_projection` with `{"encoder": "models:/listing-encoder/3", "promote": true}`, which rebuilds the index.
-Set `LENS_ENCODER` to the new encoder when it is live. The one before goes on embedding for as long as it has an index.
+Set `LENS_ENCODER` to the new encoder when it is live. The previous one continues to embed for as long as it has an index.
 
 **What.** `require_window` checks the data interval. `encoders_in_use` waits for the window's listings, and finds the
-encoders of all indexes and of `LENS_ENCODER`. `embed` runs once for each of them: it reads the window's listings from the
-lake, late ones included, and compares the newest version of each with the encoder's table. Photos that are new are decoded
-and encoded; one that did not change keeps its embedding. All of it comes into the table in one commit, and the ledger says
-which input is embedded. Rows that are no listings, and photos that cannot be used, become dead letters, which
-`redrive_dead_letters` tries again where that may help. `load_indexes` projects what changed in the tables since an index was
-last loaded to its space and writes it; newer versions of a listing win, whatever the order.
+encoders of all indexes and of `LENS_ENCODER`. `embed` runs once for each of them: it reads the listings that landed in the
+window, late ones included, and compares the newest version of each with the encoder's table. New photos are decoded and
+encoded; a photo that did not change keeps its embedding. Everything comes into the table in one commit, and the ledger says
+which input is embedded. Invalid rows, and photos that cannot be used, become dead letters, which `redrive_dead_letters` tries
+again where that may help. `load_indexes` projects what has changed in the tables since each index was last loaded to the
+index's space and writes it; newer versions of a listing win, whatever the order.
 
 **When it fails.** *Listings have not landed*: the task tries again; see what feeds the lake. *Listings are unusable*: more
-than `LENS_MAX_DEAD_LETTER_RATIO` of what was tried failed, and nothing of the run was kept; the commonest reasons are in the
-message. *The window was taken over*: another run of it began later and does the work; leave it to that one. *An encoder
-cannot be loaded*: restore it; or, if only an index that is no longer needed is of it, remove that with `lens index delete` and
-clear `encoders_in_use` with what follows. *The live index would lack the window*: its encoder went out of use and came back;
-clear the same. Clear a failed task to go on; every task may run twice.
+than `LENS_MAX_DEAD_LETTER_RATIO` of them failed, and nothing of the run was kept; the message has the commonest reasons. *The
+window was taken over*: another run of it began later and does the work. *An encoder cannot be loaded*: restore it; or, if it
+only belongs to an index that is no longer needed, remove that index with `lens index delete` and clear `encoders_in_use` with
+what follows. *The live index would lack the window*: its encoder went out of use and came back; clear the same. Clear a failed
+task to continue; every task may run twice.
 
-**May run beside** everything: commits to a table take turns, windows come in any order, and it feeds the new index of a
-`rebuild_index` that runs.
+**May run beside** everything: commits to a table take turns, windows come in any order, and a running `rebuild_index` gets
+them into its new index too.
 """
 
 from __future__ import annotations

@@ -9,11 +9,11 @@ day, by what they tapped.
     airflow backfill create --dag-id evaluate_offline --from-date 2026-01-30 --to-date 2026-01-31 --reprocess-behavior completed
 
 A day that is replayed, or evaluated with another projection, is judged by the encoder's embeddings as they were at its first
-evaluation, so that results can be repeated and compared. They are kept for `LENS_LAKE_RETENTION_DAYS`; with
-`--dag-run-conf '{"afresh": true}'` the embeddings of today are taken.
+evaluation, so that results can be repeated and compared. These are kept for `LENS_LAKE_RETENTION_DAYS`. With
+`--dag-run-conf '{"afresh": true}'` the embeddings are taken as they are now.
 
 **What.** `require_window` checks the data interval. `resolve_embedder` looks the version up in MLflow. `evaluate` embeds
-the query photos, ranks the items that were shown, by the encoder alone and with the projection, at all and at fewer of its
+the query photos, ranks the items that were shown, by the encoder alone and with the projection, with all and with fewer of its
 dimensions, and writes metrics to the lake. `log_evaluation` logs their means to MLflow with figures and a report page.
 Sessions without a tap, with an unreadable photo, or with an item that has no embedding (sold ones have none) are left out,
 and counted by reason.

@@ -4,31 +4,31 @@
 Trains the encoder further on the marketplace's own image–title pairs, compares it with its parent on held-out search
 sessions, and registers it as the next version of `listing-encoder` in MLflow, with the alias `candidate`.
 
-**When.** By hand, e.g. once a month: a training costs GPU hours, and a person should look at its outcome.
+**When.** By hand, e.g. once a month: a training costs GPU hours, and a person should look at the outcome.
 
-**What.** `resolve` checks the parameters, and settles the window and the parent. `sample_pairs` draws pairs of photo and
-title from the window's listings, reserved ones and titles that are messages left out, and sessions to validate on; the
-same draw when repeated. `train` fine-tunes, logs live to MLflow's experiment `fine-tuning`, and writes the best
-encoder to the lake. `compare` ranks the sessions by it, by its parent and by `LENS_COMPARISON_ENCODERS`, alone and with a
+**What.** `resolve` checks the parameters and settles the window and the parent. `sample_pairs` samples pairs of photo and
+title from the window's listings, without reserved ones and titles that are messages, and sessions to validate on; the
+same sample when repeated. `train` fine-tunes, logs live to MLflow's experiment `fine-tuning`, and writes the best
+encoder to the lake. `compare` ranks the sessions with it, its parent and `LENS_COMPARISON_ENCODERS`, alone and with a
 projection. `register_encoder` makes it the candidate. `promote_encoder` makes it the champion if the run was asked to.
 
 Where `train` and `compare` run is `LENS_TRAINING_PLACE`: a process of this host, a pod, or Vertex AI; see
 `docker/README.md`.
 
-**Next.** No index changes by this run. To change to the new encoder, here version 3, embed the catalog by it, then fit its
+**Next.** This run changes no index. To move to the new encoder, here version 3, embed the catalog with it, then fit its
 projection, whose promotion rebuilds the index:
 
     airflow backfill create --dag-id embed_new_listings --from-date 2026-01-01 --to-date 2026-01-31 \\
         --reprocess-behavior completed --dag-run-conf '{"encoder": "models:/listing-encoder/3"}'
     airflow dags trigger refit_projection --conf '{"encoder": "models:/listing-encoder/3", "promote": true}'
 
-Windows that land meanwhile, the rebuild embeds itself. With `LENS_ENCODER=models:/listing-encoder@champion` new listings
-are embedded by the champion from its promotion on, and by the encoder before for as long as it has an index.
+The rebuild itself embeds windows that land meanwhile. With `LENS_ENCODER=models:/listing-encoder@champion` new listings
+are embedded by the champion once it is promoted, and by the previous encoder for as long as it has an index.
 
 **When it fails.** *Listings have not landed*: give a `start` and an `end` that the lake covers. *A training ended early*
 (out of memory, a loss that is not a number): its last good checkpoint is kept; the message says what to change in
-`recipe`. Clear a failed or killed `train`, and it goes on from its last checkpoint, which belongs to this parent, these
-pairs and this recipe. *`compare` cannot load an encoder*: set `LENS_COMPARISON_ENCODERS` to those that can be reached.
+`recipe`. Clear a failed or killed `train`, and it continues from its last checkpoint, which belongs to this parent,
+these pairs and this recipe. *`compare` cannot load an encoder*: set `LENS_COMPARISON_ENCODERS` to those that can be reached.
 
 **Must not race with** another training on the same GPUs: one run at a time. It may run beside every other DAG.
 """
@@ -69,31 +69,31 @@ with DAG(
             format="date",
             description="The day after the last one, in UTC; empty is the end of what has landed.",
         ),
-        "pairs": Param(1_000_000, type="integer", minimum=1, description="Pairs to draw, validation included."),
+        "pairs": Param(1_000_000, type="integer", minimum=1, description="Pairs to sample, validation included."),
         "sessions": Param(2_000, type="integer", minimum=1, description="Search sessions to validate and compare on."),
         "validation_share": Param(
             0.1,
             type="number",
             exclusiveMinimum=0,
             maximum=0.5,
-            description="The share of the pairs that validates rather than trains.",
+            description="The share of the pairs that is used for validation rather than training.",
         ),
         "image_side": Param(
             288,
             type="integer",
             minimum=1,
-            description="Pixels of the shorter side that photos are kept at: a little more than the encoder takes.",
+            description="Pixels of the shorter side of the photos that are kept: slightly more than the encoder's input.",
         ),
         "split_by": Param(
             "product",
             type="string",
             enum=["product", "seller"],
-            description="What validation shares nothing with training of: a product's listings, or a seller's.",
+            description="What validation and training never share: a product's listings, or a seller's.",
         ),
-        "balance": Param(False, type="boolean", description="Draw as evenly as can be from the categories."),
+        "balance": Param(False, type="boolean", description="Sample as evenly as possible from the categories."),
         "parent": encoder_param("Train this encoder further; empty is LENS_ENCODER"),
         "recipe": Param(
-            {}, type="object", description="Hyperparameters by name; those left out are models/finetune/recipe.py's."
+            {}, type="object", description="Hyperparameters by name; the defaults are in models/finetune/recipe.py."
         ),
         "promote": Param(False, type="boolean", description="Make the new version of listing-encoder the champion."),
     },

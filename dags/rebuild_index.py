@@ -7,17 +7,16 @@ Builds a new index for an embedder and, once it is verified, moves the alias to 
 when its version became the champion.
 
 **What.** `resolve_embedder` looks the version up in MLflow. `create_index` makes an empty index that names its space.
-`embed_missing` embeds what has landed and the embedder's encoder has not embedded, all windows together, the newest version
-of each item once; from `create_index` on, `embed_new_listings` embeds by it what lands. `load` projects the newest version of
-every item and writes it, then what was embedded meanwhile, until nothing is left. `verify` looks every item up in the index,
-and fails when one is missing or older, when a search could not find it, or when a window that had landed before the load was
-never embedded. `swap` moves the alias in one request: searches see the index before or the new one, never both or none. The
-index before is kept for rollback, and goes on receiving new listings.
+`embed_missing` embeds what has landed and the embedder's encoder has not embedded yet: all windows together, only the newest
+version of each item; from `create_index` on, `embed_new_listings` embeds new windows with it as well. `load` projects and
+writes the newest version of every item, then whatever was embedded meanwhile, until nothing is left. `verify` looks every
+item up in the index, and fails when one is missing or older, when a search could not find it, or when a window that landed
+before the load began was never embedded. `swap` moves the alias in one request: searches see the old index or the new one,
+never both or neither. The old index is kept for rollback, and continues to receive new listings.
 
-**When it fails.** The alias has not moved, and readers noticed nothing. Clear the failed task to go on. `embed_missing` does
-not embed again what is in the encoder's table; `load` begins anew unless a load came to its end, and may be repeated. *Windows
-were not embedded*: clear `embed_missing` and what follows. An index of a failed build, or one no longer needed for rollback,
-stays until `lens index delete`.
+**When it fails.** The alias has not moved, and readers noticed nothing. Clear the failed task to continue: `embed_missing` does
+not embed again what is in the encoder's table, and a load may be repeated. *Windows were not embedded*: clear `embed_missing`
+and what follows. An index of a failed build, or one no longer needed for rollback, stays until `lens index delete`.
 
 **Must not race with** another rebuild: one run at a time. It may run beside every other DAG: `embed_new_listings` and
 `redrive_dead_letters` feed the new index too.

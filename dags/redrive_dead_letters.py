@@ -1,20 +1,20 @@
 """
 ### Re-drive dead letters
 
-Tries to embed the listings again that could not be embedded, once what kept them from it may have passed.
+Tries again to embed the listings that could not be embedded, once the cause may have passed.
 
-**When.** Hourly. A listing whose photo's server did not answer, or took too long, is due 15 minutes after its first try, and
-after a pause that doubles with each further one, eight tries in all. Other failures, e.g. a file that is no picture, stay
-until somebody asks: after an image server was repaired for good, or its address was added to `LENS_IMAGE_SOURCES`, run it by
-hand with `{"all": true}`, which tries every letter, whatever its reason. `lens lake dead-letters` lists them.
+**When.** Hourly. A listing whose photo server did not answer, or took too long, is due 15 minutes after the first try; the
+pause doubles with each further one, and there are eight tries in all. Other failures, e.g. a file that is no picture, stay
+until somebody asks: when an image server was repaired, or its address was added to `LENS_IMAGE_SOURCES`, run this by hand with
+`{"all": true}`, which tries every letter of a listing, whatever the reason. `lens lake dead-letters` lists them.
 
-**What.** `find_due` finds the encoders in use, or takes the one that is asked for, of which letters are to be tried now. When
-there are none, all that follows is skipped. `redrive` runs once for each encoder: what succeeds comes into its table in one
-commit, and its letter goes; what fails again keeps its letter, with the new reason. A letter of a listing that has a newer
+**What.** `find_due` finds the encoders in use, or takes the one that was asked for, and keeps those with letters to try now. If
+there are none, everything that follows is skipped. `redrive` runs once for each encoder: what succeeds comes into the table in
+one commit, and its letter goes; what fails again keeps its letter, with the new reason. A letter whose listing has a newer
 version by now goes without a try. `load_indexes` brings what succeeded into every index of these encoders.
 
-**When it fails.** Letters that were not tried stay due, and are tried by the next run: mostly there is nothing to do. *An
-encoder cannot be loaded*: restore it; or, if only an index that is no longer needed is of it, remove that with
+**When it fails.** Letters that were not tried stay due, and the next run tries them: usually there is nothing to do. *An
+encoder cannot be loaded*: restore it; or, if it only belongs to an index that is no longer needed, remove that index with
 `lens index delete`.
 
 **May run beside** everything: commits to a table take turns, and the newest version of a listing wins.

@@ -7,15 +7,14 @@ Fits the PCA on the encoder's embeddings in the lake, and registers encoder and 
 **When.** Weekly, or by hand after the first windows were embedded, or, with its parameter, after another encoder has
 embedded the catalog (see `embed_new_listings`).
 
-**What.** `fit` merges sufficient statistics over the newest embedding of each item in one pass, and writes the projection to
-the lake: of all items, or of a sample, by the time of their last update, by share or by number. `previous_projection` looks
-up the champion's projection, if it is of the same encoder, and `assess` judges the new one beside it on a sample of the
-items that can be found today: recall against exact search with the whole embeddings, at 8, 16, 32 … dimensions, and the
-angles between the two subspaces. Its log ends with a sentence on whether a rebuild is worth it, which is also the
-description of the version in MLflow. `register_fit` logs the fit and its assessment to MLflow, with figures, and makes it
-the candidate. `promote` makes it the champion if the run was asked to, or if there is no champion yet; then `rebuild_index`
-is triggered, since vectors of two projections are never compared. Otherwise it stays the candidate, and the index stays as
-it is.
+**What.** `fit` merges sufficient statistics over the newest embedding of each item in one pass and writes the projection to
+the lake: over all items, or over a sample, by the time of their last update, by share or by number. `previous_projection`
+looks up the champion's projection, if it is of the same encoder, and `assess` compares the new one with it on a sample of the
+items that can be found today: recall against exact search with the full embeddings, at 8, 16, 32 … dimensions, and the angles
+between the two subspaces. Its log ends with a sentence on whether a rebuild is worth it, which is also the description of the
+version in MLflow. `register_fit` logs the fit and its assessment to MLflow, with figures, and makes it the candidate.
+`promote` makes it the champion if the run was asked to, or if there is no champion yet; then `rebuild_index` is triggered,
+since vectors of two projections are never compared. Otherwise it stays the candidate, and the index stays as it is.
 
 **When it fails.** *Too few embeddings*: embed more windows, or keep fewer dimensions. *Whitening would blow up rounding*: keep
 as few dimensions as it says. A repeated run fits anew; an equal projection is registered once.
@@ -59,19 +58,19 @@ with DAG(
             "number",
             exclusiveMinimum=0,
             exclusiveMaximum=1,
-            description="Keep as few dimensions as hold this share of the variance, instead of a number of them.",
+            description="Keep as few dimensions as hold this share of the variance, instead of a fixed number.",
         ),
         "whiten": Param(False, type="boolean", description="Scale every kept axis to the same variance."),
         "fraction": optional_param(
             "number",
             exclusiveMinimum=0,
             maximum=1,
-            description="Fit on this share of the items, drawn by a hash of their ids; empty is all.",
+            description="Fit on this share of the items, sampled by a hash of their ids; empty is all.",
         ),
         "rows": optional_param(
             "integer",
             minimum=1,
-            description="Fit on about so many embeddings, drawn likewise, instead of a share.",
+            description="Fit on about this many embeddings, sampled likewise, instead of a share.",
         ),
         "window_start": optional_param(
             "string",

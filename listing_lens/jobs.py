@@ -1,4 +1,4 @@
-"""Running a Beam job from the terminal: a process of its own, its log in a file, its progress as it comes."""
+"""Running a Beam job from the terminal: in a process of its own, with its log in a file and its progress as it comes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def run_job(
     """Run `python -m beam_jobs.NAME` to its end.
 
     Raises:
-        LensError: the job failed; with the sentence that it ended with, or the last lines of its log.
+        LensError: the job failed; the message is the job's own sentence, or the last lines of its log.
     """
     logs = settings.home / "logs" / "jobs"
     try:

@@ -7,12 +7,12 @@ import signal
 import subprocess
 from contextlib import suppress
 
-# What a job gets to end by itself after it was asked to.
+# How long a job may take to end by itself once it is asked to.
 GRACE_S = 10.0
 
 
 def end_group(process: subprocess.Popen[str] | subprocess.Popen[bytes], grace_s: float | None = None) -> None:
-    """End a process and all of its group: asked first, then forced. One that has ended is no error."""
+    """End a process and its whole group: terminate first, then kill. It may have ended already."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):

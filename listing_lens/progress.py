@@ -1,4 +1,4 @@
-"""How far a job has come: log lines of one form, which a person reads in a task's log and the CLI turns into a bar."""
+"""A job's progress: log lines in one format, for people to read in a task's log and for the CLI to turn into a bar."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a fit, a fine-tuning or an evaluation left in the lake becomes a record in MLflow, for the terminal and Airflow alike."""
+"""Turns what a fit, a fine-tuning or an evaluation left in the lake into records in MLflow, for the terminal and Airflow."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VARIANTS = {"embedding": "encoder alone", "projected": "with projection"}
 
 
 def register_fit(name: str, settings: Settings) -> int:
-    """Register the embedder that a fit made possible as the candidate, with its assessment if any. Returns its version."""
+    """Register a fit's embedder as the candidate, with its assessment if there is one. Returns its version."""
     lake = Lake(settings.lake)
     fit = load_fit(lake, name)
     projection = load_projection(lake, fit.card.projection_id, fit.card.encoder_id)
@@ -59,7 +59,7 @@ def register_fit(name: str, settings: Settings) -> int:
 
 
 def previous_projection(name: str, settings: Settings) -> str | None:
-    """The id of the champion's projection, if a fit can be compared with it: it is of the same encoder, and in the lake."""
+    """The id of the champion's projection if a fit can be compared with it: of the same encoder, and in the lake."""
     lake, registry = Lake(settings.lake), connect_registry(settings)
     encoder_id = load_fit(lake, name).card.encoder_id
     if not registry.has(CHAMPION):
@@ -74,12 +74,12 @@ def previous_projection(name: str, settings: Settings) -> str | None:
 
 
 def register_finetune(name: str, settings: Settings) -> int:
-    """Register the encoder that a fine-tuning made as the candidate. Returns its version."""
+    """Register a fine-tuned encoder as the candidate. Returns its version."""
     finetune = load_finetune(Lake(settings.lake), name)
     registry = connect_registry(settings)
     run_id = finetune.mlflow_run_id
     if run_id is None:
-        # It was trained where MLflow could not be reached: its version needs a run all the same.
+        # It was trained without MLflow, but its version needs a run.
         run_id = registry.start_finetuning(name, finetune.recipe, key=finetune.encoder_id)
         registry.log_metrics(run_id, finetune.metrics, finetune.steps)
         registry.end(run_id)
@@ -96,14 +96,14 @@ def register_finetune(name: str, settings: Settings) -> int:
 
 
 def promote_encoder(version: int, settings: Settings) -> None:
-    """Make a version of listing-encoder the champion, since the run that registered it was asked to."""
+    """Make a version of listing-encoder the champion because the run that registered it was asked to."""
     connect_registry(settings).promote_encoder(
         version, reason="asked for by the run that trained it", now=datetime.now(UTC)
     )
 
 
 def promote(version: int, *, asked: bool, settings: Settings) -> bool:
-    """Make a version the champion when that was asked for, or when there is none yet. Returns whether it is now."""
+    """Make a version the champion if asked to, or if there is no champion yet. Returns whether it is the champion now."""
     registry = connect_registry(settings)
     champion = registry.get(CHAMPION).version if registry.has(CHAMPION) else None
     if champion != version and (asked or champion is None):
@@ -114,13 +114,13 @@ def promote(version: int, *, asked: bool, settings: Settings) -> bool:
 
 
 def is_live(version: int, settings: Settings) -> bool:
-    """Whether the live index holds vectors of a version's space."""
+    """Whether the live index holds vectors of this version's space."""
     live = SearchIndex.connect(settings).live()
     return live is not None and live.card.space == connect_registry(settings).get(str(version)).card.space
 
 
 def log_evaluation(window: Window, embedder: RegisteredEmbedder, settings: Settings) -> Path:
-    """Log an evaluation that the lake holds to MLflow, and write its page. Returns the page's path."""
+    """Log an evaluation from the lake to MLflow, and write its page. Returns the page's path."""
     manifest = Lake(settings.lake).manifest(evaluations(embedder.card.space), window)
     means = manifest.parameters["metrics"]
     by_k = figures.metrics_by_k(means, VARIANTS)
@@ -143,14 +143,14 @@ def log_evaluation(window: Window, embedder: RegisteredEmbedder, settings: Setti
 
 
 def _ndcg_by_dims(means: Mapping[str, float], dims: int) -> dict[int, float]:
-    """nDCG@5 by the dimensions that an evaluation judged a projection at: fewer than its own, where it did, then those."""
+    """nDCG@5 by the number of dimensions that an evaluation used: fewer than the projection's, where it did, then all of them."""
     fewer = {at: f"projected_{at}/ndcg@5" for at in prefix_dims(dims)}
     return {at: means[name] for at, name in fewer.items() if name in means} | {dims: means["projected/ndcg@5"]}
 
 
 def _metrics_of(assessment: Assessment) -> dict[str, float]:
     quality, change = assessment.fitted, assessment.change
-    # Recall falls as items are added: without their number it can't be compared.
+    # Recall falls as items are added: it can be compared only if their number is known.
     metrics: dict[str, float] = {"assessed_items": assessment.items, "assessed_queries": assessment.queries}
     metrics |= quality.recall[quality.dims]
     if assessment.centred is not None:

@@ -26,14 +26,14 @@ from models.encoders.runtime import Backend, Device
 
 DEFAULTS = Path(__file__).with_name("defaults.toml")
 
-# What means nothing on another machine: folders of this one, and how work is handed out from here.
+# Meaningless on another machine: this one's folders, and how work is distributed from here.
 _OF_THIS_MACHINE = frozenset(
     {"home", "cache", "airflow_url", "training_place", "training_image", "training_options", "training_processes"}
 )
 
 
 class Settings(BaseSettings):
-    """One field a setting; ``defaults.toml`` says what each means and holds its default."""
+    """One field per setting; ``defaults.toml`` explains each and holds its default."""
 
     model_config = SettingsConfigDict(
         env_prefix="LENS_", env_ignore_empty=True, toml_file=DEFAULTS, extra="forbid", frozen=True
@@ -88,7 +88,7 @@ class Settings(BaseSettings):
         return init_settings, env_settings, stack, of_home, defaults
 
     def model_post_init(self, _context: object) -> None:
-        # Jobs and servers run in other working folders: every local path is made absolute once, here.
+        # Jobs and servers run in other working directories: every local path is made absolute once, here.
         object.__setattr__(self, "home", self.home.absolute())
         cache = self.cache if _is_given(self.cache) else platformdirs.user_cache_path("listing-lens")
         object.__setattr__(self, "cache", cache.absolute())
@@ -124,7 +124,7 @@ class Settings(BaseSettings):
 
     @property
     def keeps_checkpoints(self) -> bool:
-        """Whether a folder for checkpoints was named, rather than taken from the cache of whichever machine trains."""
+        """Whether a folder for checkpoints was set, rather than derived from the training machine's cache."""
         return self.training_folder != self._folder_in_cache
 
     @cached_property
@@ -161,13 +161,13 @@ def stack_file(home: Path) -> Path:
 
 
 def running_stack(home: Path) -> dict[str, str]:
-    """Addresses of the local stack, by setting name; empty when none is up, or none that can be told."""
+    """Addresses of the local stack, by setting name; empty if it is not up or cannot be read."""
     try:
         return dict(json.loads(stack_file(home).read_text())["addresses"])
     except NotADirectoryError:
         raise LensError(f"LENS_HOME={home} is a file: name a folder, which is made when there is none") from None
     except (OSError, ValueError, KeyError, TypeError):
-        # `lens up` and `lens down` heal a damaged file, and must not be kept from it here.
+        # `lens up` and `lens down` repair a damaged file: do not fail here.
         return {}
 
 

@@ -1,4 +1,4 @@
-"""Decoding: the bytes that a seller uploaded become one upright RGB image, or a stated reason why not."""
+"""Decoding: the bytes that a seller uploaded become one upright RGB image, or an error that says why not."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 from models.image_files import pixels_only
 
 # The formats that marketplaces accept; anything else that Pillow could open (PSD, EPS …) is refused unread. MPO, which
-# cameras write, is a JPEG with further pictures behind it.
+# cameras write, is a JPEG followed by further pictures.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-# Fewer pixels than this on a side show nothing that could be searched for.
+# A side with fewer pixels shows nothing that could be searched for.
 MIN_SIDE = 8
-# Nothing that is for sale is so many times longer than wide.
+# No item for sale is this many times longer than wide.
 MAX_RATIO = 100
 
 _WHITE_IS_ZERO = 0
-# What each EXIF orientation takes to stand upright.
+# The transposition that makes each EXIF orientation upright.
 _UPRIGHT: dict[int, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -43,7 +43,7 @@ class ImageError(ValueError):
     """The image is unusable.
 
     Attributes:
-        transient: whether a try at another time may succeed; otherwise it would end the same.
+        transient: whether another attempt, later, may succeed; otherwise it would end the same way.
     """
 
     def __init__(self, reason: str, *, transient: bool = False) -> None:
@@ -88,7 +88,7 @@ def decode_image(data: bytes, limits: ImageLimits, *, min_side: int = 0) -> Imag
             raise ImageError(f"{width}×{height} pixels are too long and narrow to show anything")
         if min_side and image.format == "JPEG":
             image.draft("RGB", (2 * min_side, 2 * min_side))
-        # Loading forgets which part of the canvas a GIF's first frame covers.
+        # Loading discards which part of the canvas a GIF's first frame covers.
         covered = image.tile[0].extents if image.format == "GIF" and image.tile else None
         image.load()
         rgb = _over_white(_to_rgb(image), covered)
@@ -104,7 +104,7 @@ def decode_image(data: bytes, limits: ImageLimits, *, min_side: int = 0) -> Imag
         raise ImageError(f"damaged: {err}") from err
 
 
-# What Pillow's decoders raise on damaged data.
+# What Pillow's decoders raise for damaged data.
 _DAMAGED = (
     OSError,
     ValueError,

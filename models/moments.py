@@ -1,4 +1,4 @@
-"""Moments of embeddings: sufficient statistics of a PCA, which merge (Chan, Golub and LeVeque 1983).
+"""Moments of embeddings: mergeable sufficient statistics of a PCA (Chan, Golub and LeVeque 1983).
 
 A catalog of any size is read once, in any order, by any number of workers, each holding a block of rows and a matrix of
 d × d. Matrix products are in single precision, about a shift near their rows' mean, where embeddings that lie far from the
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from models.errors import LensError
 
-# Rows per matrix product: enough of them to be worth adding its result in double precision.
+# Rows per matrix product: enough to make adding its result in double precision worthwhile.
 _BLOCK_ROWS = 2048
 # How far a single-precision product may be off, as a share of its largest entry on the diagonal, and along its longest
 # direction. What rounding leaves there by chance stays below; what piles up to one side, overflows or vanishes does not.
@@ -36,7 +36,7 @@ class Moments:
     def of(cls, rows: NDArray[np.floating[Any]]) -> Moments:
         """The moments of rows (n, d), n at least 1, of float16, float32 or float64.
 
-        The more rows at once, the less it costs a row, up to some ten thousand; beyond them, it needs no more memory than
+        The more rows at once, up to some ten thousand, the less a row costs. Beyond the rows themselves, it needs memory for
         a block of rows and three matrices of d × d.
 
         Raises:
@@ -101,7 +101,7 @@ def _about_mean(
         holds = _holds(centred, gram, squares)
     if not holds:
         return shift, *_in_double(block, shift.astype(np.float64), first)
-    # The better diagonal is at hand.
+    # The diagonal is known more precisely.
     np.fill_diagonal(gram, squares)
     return shift, len(block) * (mean - shift), gram
 
@@ -138,7 +138,7 @@ def _in_double(
 def _mean(block: NDArray[np.floating[Any]], first: int) -> NDArray[np.float64]:
     with np.errstate(over="ignore", invalid="ignore"):
         mean: NDArray[np.float64] = block.mean(axis=0, dtype=np.float64)
-    # The mean of finite numbers is finite, unless double precision is too small for their sum.
+    # The mean of finite numbers is finite, unless their sum overflows double precision.
     if not np.isfinite(mean).all():
         bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
         if bad.size:

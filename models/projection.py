@@ -19,7 +19,7 @@ from models.moments import Moments
 if TYPE_CHECKING:
     from sklearn.decomposition import PCA
 
-# A squared length from which on single precision has all digits of it.
+# The smallest squared length that single precision represents with all its digits.
 _FAINT = 1e-30
 # A variance that is a smaller share of the largest is not told from rounding, of the embeddings or of the fit; nor is one
 # that is a smaller share of the mean's squared length, which single precision subtracts.
@@ -32,13 +32,13 @@ class Projection:
     """`normalise(x @ components + bias)`.
 
     Attributes:
-        components: (d, k) float32, by falling variance; orthonormal columns, or such divided by their standard deviation.
+        components: (d, k) float32, by decreasing variance; orthonormal columns, divided by their standard deviation if whitened.
         bias: (k,) float32, minus the projected mean.
         mean: (d,) float64, of the embeddings that it was fitted on.
-        spectrum: (d,) float64, the variance along every principal axis, also those left out.
+        spectrum: (d,) float64, the variance along every principal axis, including those not kept.
         rows: how many embeddings it was fitted on.
         whitened: whether each kept axis is scaled to a variance of 1.
-        encoder_id: whose embeddings they were; None when that is not known.
+        encoder_id: whose embeddings they were; None if unknown.
     """
 
     components: NDArray[np.float32]
@@ -59,7 +59,7 @@ class Projection:
 
     @property
     def projection_id(self) -> str:
-        """8 digits of the hash of its numbers: two fits, even of one encoder, are strangers unless equal."""
+        """8 digits of the hash of its numbers: two fits, even of one encoder, are incompatible unless equal."""
         digest = hashlib.sha256(self.components.tobytes())
         digest.update(self.bias.tobytes())
         return digest.hexdigest()[:8]
@@ -78,14 +78,14 @@ class Projection:
         return ratio
 
     def prefix(self, dims: int) -> Projection:
-        """The first axes alone: what a fit of the same embeddings to fewer dimensions gives."""
+        """Only the first axes: what a fit of the same embeddings to fewer dimensions would give."""
         return replace(self, components=np.ascontiguousarray(self.components[:, :dims]), bias=self.bias[:dims])
 
     def apply(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
         """Project (n, d) embeddings to (n, k) float32 vectors of unit length; nothing else of that size is allocated.
 
         Raises:
-            LensError: the embeddings have other dimensions than those it was fitted on, or one holds a NaN or an infinity.
+            LensError: the embeddings do not have the dimensions that it was fitted on, or one holds a NaN or an infinity.
         """
         if embeddings.ndim != 2 or embeddings.shape[1] != self.components.shape[0]:
             raise LensError(
@@ -95,7 +95,7 @@ class Projection:
         vectors: NDArray[np.float32] = embeddings @ self.components
         vectors += self.bias
         squares = np.vecdot(vectors, vectors)
-        # Their product with themselves is finite only where all are; one row takes microseconds, as would their largest.
+        # Their dot product with themselves is finite only if all of them are, and as cheap as their maximum.
         if not (squares.min(initial=1.0) > _FAINT and squares.dot(squares) < np.inf):
             _give_length(vectors, squares)
         vectors /= np.sqrt(squares)[:, None]
@@ -106,7 +106,7 @@ class Projection:
 
         Of a projection that was saved without its mean, `inverse_transform` lacks what the mean has outside the kept axes.
         """
-        # Nothing else here needs it, and it takes a second to import.
+        # Imported here: it takes a second, and nothing else needs it.
         from sklearn.decomposition import PCA
 
         pca = PCA(self.dims, whiten=self.whitened, svd_solver="covariance_eigh")
@@ -122,7 +122,7 @@ class Projection:
         return pca
 
     def save(self) -> tuple[bytes, bytes]:
-        """As two files' contents: the arrays as safetensors, and a JSON that describes them."""
+        """The contents of two files: the arrays as safetensors, and JSON that describes them."""
         arrays = {"components": self.components, "bias": self.bias, "mean": self.mean, "spectrum": self.spectrum}
         tensors = save_tensors(arrays)
         about = {
@@ -142,7 +142,7 @@ class Projection:
         """Inverse of `save`, to the bit.
 
         Raises:
-            LensError: the JSON is none of a projection, or the arrays are not the ones that it describes.
+            LensError: the JSON does not describe a projection, or the arrays are not the ones that it describes.
         """
         try:
             description = json.loads(about)
@@ -155,7 +155,7 @@ class Projection:
             raise LensError(f"projection {projection_id} is damaged: its hash differs; fit it again")
         arrays = load_tensors(tensors)
         components, bias = arrays["components"], arrays["bias"]
-        # Files without a mean are of projections that are not whitened: within the kept axes it is minus the bias.
+        # Files without a mean hold projections that are not whitened: within the kept axes, the mean is minus the bias.
         mean = arrays["mean"] if "mean" in arrays else -(components.astype(np.float64) @ bias)
         whitened = description.get("whitened", False)
         return cls(components, bias, mean, arrays["spectrum"], rows, whitened, description.get("encoder_id"))
@@ -171,7 +171,7 @@ def fit_projection(
 ) -> Projection:
     """Exact PCA from the moments, by eigendecomposition of the covariance in float64.
 
-    Each axis points to where its largest entry is positive, so that equal data give an equal projection.
+    Each axis is oriented so that its largest entry is positive: equal data give an equal projection.
 
     Args:
         moments: of the embeddings.
@@ -192,7 +192,7 @@ def fit_projection(
     if dims is None:
         assert explained_variance is not None
         held = np.cumsum(spectrum)
-        # So many embeddings span no more axes; what lies beyond is rounding.
+        # This many embeddings span no more axes; anything beyond is rounding error.
         dims = min(int((held < explained_variance * held[-1]).sum()) + 1, moments.count - 1)
     kept = axes[:, :dims]
     kept = kept * np.sign(kept[np.abs(kept).argmax(axis=0), np.arange(dims)])
@@ -220,7 +220,7 @@ def check_fit(rows: int, input_dims: int, dims: int | None, explained_variance: 
     """Check that a fit of so many embeddings of so many dimensions can keep what it is asked for.
 
     Raises:
-        LensError: it can not.
+        LensError: it cannot.
     """
     if (dims is None) == (explained_variance is None):
         raise LensError("a projection keeps a number of dimensions or a share of the variance: give one of the two")
@@ -239,7 +239,7 @@ def check_fit(rows: int, input_dims: int, dims: int | None, explained_variance: 
 
 
 def prefix_dims(dims: int) -> tuple[int, ...]:
-    """The powers of two, from 8 on, that are fewer dimensions than those: what a projection is judged at, besides its own."""
+    """The powers of two from 8 up to below `dims`: the dimensions at which a projection is judged besides its own."""
     return tuple(takewhile(lambda fewer: fewer < dims, (2**power for power in count(3))))
 
 
@@ -254,6 +254,6 @@ def _give_length(vectors: NDArray[np.float32], squares: NDArray[np.float32]) -> 
         )
     largest = np.abs(scaled).max(axis=1)
     scaled /= np.where(largest > 0, largest, 1.0)[:, None]
-    # An embedding at the very mean has no direction. It is given one: an index takes unit vectors only.
+    # An embedding equal to the mean has no direction. It is given one: an index only takes unit vectors.
     scaled[largest == 0, 0] = 1.0
     vectors[lost], squares[lost] = scaled, np.vecdot(scaled, scaled)

@@ -1,4 +1,4 @@
-"""How good a projection is, and how far it is from another: recall against exact search, principal angles."""
+"""How good a projection is, and how far from another: recall against exact search, principal angles."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from scipy.linalg import subspace_angles
 from models.errors import LensError
 from models.projection import Projection
 
-# Queries that are scored together: against a million items, the scores of 64 and their order take 770 MB.
+# Queries per batch: against a million items, the scores of 64 and their order take 770 MB.
 _QUERIES_AT_A_TIME = 64
-# Scores that differ by a smaller share are equal: of copies of one photo, none is nearer than the others.
+# Scores that differ by a smaller share count as equal: copies of one photo are all equally near.
 _TIED = 1e-6
 
 
 def nearest(vectors: NDArray[np.float32], queries: NDArray[np.integer], k: int) -> NDArray[np.int64]:
-    """Exact search: the k nearest of vectors (n, d) to each of those numbered by `queries` (q,), itself left out.
+    """Exact search: for each vector whose index is in `queries` (q,), the k nearest of vectors (n, d), itself excluded.
 
-    Nearest first, by inner product. Returns their numbers, (q, k).
+    Nearest first, by inner product. Returns their indexes, (q, k).
 
     Raises:
-        LensError: there are not as many others.
+        LensError: there are fewer than k others.
     """
     if not 0 < k < len(vectors):
         raise LensError(f"among {len(vectors)} items none has {k} others: compare more items, or look for fewer")
@@ -38,18 +38,18 @@ def nearest(vectors: NDArray[np.float32], queries: NDArray[np.integer], k: int) 
 
 
 def scores(vectors: NDArray[np.float32], queries: NDArray[np.integer], found: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Inner products of vectors (n, d) numbered by `queries` (q,) and by what was `found` for each (q, k). Returns (q, k)."""
+    """Inner products of the vectors (n, d) with indexes `queries` (q,) and of those `found` for each (q, k). Returns (q, k)."""
     return np.stack([vectors[near] @ vectors[query] for query, near in zip(queries, found, strict=True)])
 
 
 def neighbour_recall(found: NDArray[np.float32], exact: NDArray[np.float32], k: int) -> NDArray[np.float64]:
-    """Which share of the k that were found for each query is as near to it as the k nearest.
+    """For each query, the share of the k found that are as near as the k nearest.
 
-    By nearness rather than by number, so that any of several equal items is as good as the others.
+    By score rather than by index, so that equal items are interchangeable.
 
     Args:
-        found: `scores` by the whole embeddings, (q, at least k), in the order in which they were found.
-        exact: those of exact search, nearest first.
+        found: `scores` of the full embeddings, (q, at least k), in the order in which they were found.
+        exact: the same for exact search, nearest first.
 
     Returns:
         (q,)
@@ -62,14 +62,14 @@ def neighbour_recall(found: NDArray[np.float32], exact: NDArray[np.float32], k: 
 def principal_angles(one: Projection, other: Projection) -> NDArray[np.float64]:
     """The angles between the subspaces that two projections keep, in degrees, largest first (Björck and Golub 1973).
 
-    As many as the fewer of their dimensions.
+    As many angles as the smaller of the two has dimensions.
     """
     angles: NDArray[np.float64] = np.degrees(subspace_angles(one.axes, other.axes))
     return angles
 
 
 def variance_held(projection: Projection, other: Projection) -> float:
-    """Which share of the variance that a projection keeps lies within the subspace of another one."""
+    """The share of a projection's kept variance that lies within the subspace of another."""
     basis = np.linalg.qr(other.axes)[0]
     within = np.square(basis.T @ projection.axes).sum(axis=0)
     kept = projection.spectrum[: projection.dims]

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import httpx
 from matplotlib.figure import Figure
 
-# Before MLflow is imported: its addresses and progress bars would stand between a command's own lines.
+# Set before MLflow is imported: its links and progress bars would interrupt a command's own output.
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
@@ -37,7 +37,7 @@ from models.projection import Projection
 _PROJECTION_EXPERIMENT = "projection fits"
 _EVALUATION_EXPERIMENT = "offline evaluation"
 _FINETUNING_EXPERIMENT = "fine-tuning"
-# What a version is made of lies under this name in its run.
+# A version's files are under this name in its run.
 _ARTIFACTS = {MODEL: "embedder", ENCODER_MODEL: "encoder"}
 _DESCRIPTIONS = {
     MODEL: "Encoder and projection: the identity of a vector space.",
@@ -47,16 +47,16 @@ _REMEDIES = {
     MODEL: "fit a projection with `lens projection fit` or the DAG refit_projection",
     ENCODER_MODEL: "fine-tune an encoder with the DAG finetune_encoder",
 }
-# The tag that finds a training's run again when it is resumed.
+# The tag by which a resumed training finds its run.
 _KEY = "finetune_key"
-# How much MLflow takes of a parameter's value.
+# MLflow's limit for the length of a parameter's value.
 _PARAM_CHARACTERS = 6000
 _PATIENCE_S = 10
 
 
 @dataclass(frozen=True)
 class RegisteredEmbedder:
-    """A version of the registered model, and the card of the embedder that it is."""
+    """A version of listing-embedder, and its card."""
 
     version: int
     card: EmbedderCard
@@ -72,7 +72,7 @@ class RegisteredEncoder:
         source: where it is loaded from.
         parent_id: the encoder that was fine-tuned.
         parent_source: where that one is loaded from.
-        pairs_fingerprint: names the image–title pairs that it learnt from.
+        pairs_fingerprint: identifies the image–title pairs that it was trained on.
     """
 
     version: int
@@ -93,7 +93,7 @@ class Registry:
     def connect(cls, url: str) -> Registry:
         """Raises LensError when nothing answers at the address."""
         try:
-            # MLflow's own client would go on trying for minutes.
+            # MLflow's own client would keep retrying for minutes.
             httpx.get(f"{url.rstrip('/')}/health", timeout=_PATIENCE_S)
             client = MlflowClient(tracking_uri=url, registry_uri=url)
             client.search_experiments(max_results=1)
@@ -119,7 +119,7 @@ class Registry:
         description: str,
         figures: Mapping[str, Figure],
     ) -> int:
-        """Log a fit as a run and its embedder as a version, and make that the candidate. The same space is kept once.
+        """Log a fit as a run, register its embedder, and make that the candidate. The same space is registered once.
 
         Args:
             card, projection: the embedder.
@@ -127,9 +127,9 @@ class Registry:
             version: of the encoder's table, that it was fitted on.
             within: the window that the items were last updated in; None is all.
             share: which share of those items was sampled.
-            metrics, tags: further ones than the fit's own.
-            description: what whoever may promote the version should know, for its page and the run's.
-            figures: by their names, without an ending.
+            metrics, tags: beyond the fit's own.
+            description: what someone who may promote the version should know, for its page and the run's.
+            figures: by file name, without the suffix.
         """
         registered = self._version_with(MODEL, space=card.space)
         if registered is None:
@@ -149,7 +149,7 @@ class Registry:
         """A version of listing-embedder by its number or by an alias.
 
         Raises:
-            LensError: there is none of that name.
+            LensError: there is none by that name.
         """
         found = self._find(MODEL, name)
         return RegisteredEmbedder(int(found.version), self._card_of(found))
@@ -172,16 +172,16 @@ class Registry:
         parent_revision: str | None = None,
         pairs_fingerprint: str,
     ) -> int:
-        """Log an encoder's files to its training's run, register it, and make it the candidate. It is kept once.
+        """Log an encoder's files to its training's run, register it, and make it the candidate. It is registered once.
 
         Args:
             run_id: the run of the training.
-            folder: holds the encoder's files; what else lies there is left out.
+            folder: holds the encoder's files; other files are ignored.
             encoder_id: a name and a hash of the folder's content.
             source: where the encoder is loaded from for good.
             parent_id, parent_source: the encoder that was fine-tuned.
-            parent_revision: the commit that a model hub gave it by; None when it came from elsewhere.
-            pairs_fingerprint: names the pairs that it learnt from.
+            parent_revision: the parent's commit on a model hub; None if it came from elsewhere.
+            pairs_fingerprint: identifies the pairs that it was trained on.
 
         Returns:
             The version.
@@ -206,7 +206,7 @@ class Registry:
         """A version of listing-encoder by its number or by an alias.
 
         Raises:
-            LensError: there is none of that name, or it was registered by something else.
+            LensError: there is none by that name, or it was registered by something else.
         """
         found = self._find(ENCODER_MODEL, name)
         try:
@@ -282,12 +282,12 @@ class Registry:
     # ---- fine-tuning ------------------------------------------------------------------------------------------------
 
     def start_finetuning(self, name: str, parameters: Mapping[str, Any], *, key: str) -> str:
-        """Begin the run of a training, or go on with the one that a killed or failed try of the same key left.
+        """Start the run of a training, or continue the one that a killed or failed attempt with the same key left.
 
         Args:
             name: the run's name.
             parameters: what the training was asked for, logged once.
-            key: names the training by what decides its outcome, so that a resumed one is told from another.
+            key: identifies the training by everything that decides its outcome, so that it can be resumed.
 
         Returns:
             The run's id.
@@ -299,7 +299,7 @@ class Registry:
                 return str(run.info.run_id)
         run_id = str(self.client.create_run(experiment, run_name=name).info.run_id)
         params = [Param(parameter, str(value)[:_PARAM_CHARACTERS]) for parameter, value in parameters.items()]
-        # The key comes with the parameters or not at all: a run that is found by it has them.
+        # The key is set together with the parameters: a run that is found by it has them.
         self.client.log_batch(run_id, params=params, tags=[RunTag(_KEY, key)])
         return run_id
 
@@ -365,7 +365,7 @@ class Registry:
             self.client.log_artifacts(run_id, folder, _ARTIFACTS[MODEL])
 
     def _start_run(self, experiment: str, name: str) -> str:
-        """Begin a run; one of the same name that a killed try left running has failed."""
+        """Start a run; one of the same name that a killed attempt left running is marked as failed."""
         experiment_id = self._experiment(experiment)
         left = f"attributes.run_name = '{name}' and attributes.status = 'RUNNING'"
         for run in self.client.search_runs([experiment_id], left):
@@ -388,7 +388,7 @@ class Registry:
         try:
             return str(self.client.create_experiment(name))
         except MlflowException as err:
-            # Two runs may make it at once.
+            # Two runs may create it at once.
             if err.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
             return str(self.client.get_experiment_by_name(name).experiment_id)
@@ -399,5 +399,5 @@ def _space_tags(card: EmbedderCard) -> dict[str, str]:
 
 
 def _metric_name(name: str) -> str:
-    # MLflow does not take "@" in a metric's name.
+    # MLflow does not allow "@" in a metric's name.
     return name.replace("@", "_at_")

@@ -19,11 +19,11 @@ def sample_number(salt: str, item_id: str) -> int:
 
 
 def bin_of(number: int) -> int:
-    """The bin of a sampling number, rising with it: what items are counted by, so that no process need hold all numbers.
+    """The bin of a sampling number, increasing with it. Items are counted by bin, so that no process has to hold all numbers.
 
-    A bin is all numbers with the same length and the same 16 leading bits, as a floating-point number keeps them. So the
-    first n items lie in bins of at most about n / 32,768 of them: most often one each where n is some thousands. And of any
-    number of items, each doubling beyond 65,536 adds no more than 32,768 bins.
+    A bin holds all numbers of the same bit length with the same 16 leading bits, as in a floating-point number. So the first
+    n items lie in bins of at most about n / 32,768 items: mostly one each if n is a few thousand. And each doubling of the
+    items beyond 65,536 adds at most 32,768 bins.
     """
     dropped = max(0, number.bit_length() - _BIN_BITS)
     return dropped << _BIN_BITS | number >> dropped
@@ -31,7 +31,7 @@ def bin_of(number: int) -> int:
 
 @dataclass(frozen=True)
 class SampledBins:
-    """The bins of a stratum that are sampled, rising, (n,) int64, and how many items there are up to each, (n,) int64."""
+    """The sampled bins of a stratum, increasing, (n,) int64, and the cumulative number of items, (n,) int64."""
 
     bins: NDArray[np.int64]
     reached: NDArray[np.int64]
@@ -42,9 +42,9 @@ class SampledBins:
         return int(self.reached[-1]) if len(self.reached) else 0
 
     def turn(self, number: int) -> int | None:
-        """The smallest quota at which the item with this number is sampled; None when it is not.
+        """The smallest quota at which the item with this number is sampled; None if it is not sampled.
 
-        A sample in the order of its turns, and of the numbers within a turn, begins with every smaller sample.
+        Ordered by turn, and by number within a turn, a sample starts with every smaller sample.
         """
         wanted = bin_of(number)
         place = int(np.searchsorted(self.bins, wanted))
@@ -52,7 +52,7 @@ class SampledBins:
 
 
 def lowest_bins(counts: Mapping[int, int], quota: int) -> SampledBins:
-    """The lowest bins that together hold no more items than the quota: all of it, or short of it by less than one bin.
+    """The lowest bins that together hold at most `quota` items: exactly that many, or fewer by less than one bin.
 
     Args:
         counts: how many items of a stratum each bin holds.
@@ -67,7 +67,7 @@ def lowest_bins(counts: Mapping[int, int], quota: int) -> SampledBins:
 def water_fill(counts: Sequence[int], wanted: int) -> int:
     """The largest quota q with Σ min(count, q) ≤ wanted; the largest count when all of them fit.
 
-    Strata with fewer items than the quota give all that they have, and the others share the rest evenly.
+    Strata with fewer items than the quota contribute all of them; the others share the rest evenly.
     """
     left, strata = wanted, len(counts)
     for count in sorted(counts):

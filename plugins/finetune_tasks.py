@@ -1,4 +1,4 @@
-"""The tasks of `finetune_encoder`. What is heavy to import is imported when a task runs."""
+"""The tasks of `finetune_encoder`. Heavy imports happen when a task runs."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from listing_lens.errors import LensError
 from listing_lens.lake.window import Window
 from listing_lens.settings import Settings, load_settings
 
-# The params of the DAG that `sample_pairs` takes as they are.
+# The DAG's params that are passed to `sample_pairs` unchanged.
 _SAMPLING = ("pairs", "sessions", "validation_share", "image_side", "split_by", "balance")
 
 
 @task
 def resolve(name: str) -> dict[str, Any]:
-    """Check the run's params before anything is computed, and settle what the tasks after it must agree on.
+    """Check the run's params before anything is computed, and settle what the later tasks must agree on.
 
     Returns:
-        `sample`: the arguments of `sample_pairs`; `parent`: where the encoder that is trained further is loaded from.
+        `sample`: the arguments of `sample_pairs`; `parent`: the source of the encoder to train further.
     """
     from listing_lens.embedding.sources import resolve_encoder
     from models.finetune.recipe import Recipe
@@ -49,7 +49,7 @@ def register_encoder(name: str) -> int:
 
 @task
 def promote_encoder(version: int) -> None:
-    """Make a version of listing-encoder the champion; skipped when the run was not asked to."""
+    """Make a version of listing-encoder the champion; skipped unless the run was asked to."""
     if not get_current_context()["params"]["promote"]:
         raise AirflowSkipException("the run was not asked to promote: set the alias champion in MLflow, or leave it")
     from listing_lens import registration
@@ -64,7 +64,7 @@ def _window(name: str, params: Mapping[str, Any], settings: Settings) -> Window:
 
     lake = Lake(settings.lake)
     if sampled := lake.windows(pairs(name)):
-        # A run that is repeated goes on with the window that it had, whatever landed since.
+        # A repeated run keeps its window, whatever has landed since.
         return sampled[-1]
     start, end = (date.fromisoformat(params[bound]) if params[bound] else None for bound in ("start", "end"))
     return training_window(lake.windows(LISTINGS), start, end)

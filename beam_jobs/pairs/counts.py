@@ -1,4 +1,4 @@
-"""What is counted on the way to a sample: everything that went in came out somewhere."""
+"""What is counted on the way to a sample, and the check that everything that went in came out somewhere."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from listing_lens.errors import LensError
 from listing_lens.lake.pairs import TRAIN, VALIDATION
 
-# Why a listing version is no candidate.
+# Why a listing version is not a candidate.
 LEFT_OUT = ("left_out_invalid", "left_out_reserved", "left_out_deleted", "left_out_message")
-# Why a pair that was sampled and decoded is not in the sample.
+# Why a pair that was sampled and decoded is left out.
 TWINS = ("near_duplicate", "twin_across_split")
-# Why a session is not in the sample.
+# Why a session is left out.
 SESSION_LEFT_OUT = ("malformed", "nothing_tapped", "query_unreadable", "item_unreadable")
 
 
 def accounted(found: Mapping[str, int], name: str) -> dict[str, int]:
-    """All counts, those of what was left behind included. Raises LensError when they do not add up."""
+    """All counts, including those derived here. Raises LensError if they do not add up."""
     session_reasons = [f"sessions_{reason}" for reason in SESSION_LEFT_OUT]
     stages = (
         ("read", (*LEFT_OUT, "eligible")),
@@ -29,7 +29,7 @@ def accounted(found: Mapping[str, int], name: str) -> dict[str, int]:
     )
     names = [name for whole, parts in stages for name in (whole, *parts)]
     counts = dict.fromkeys([*names, "sessions_unseen", "session_items"], 0) | dict(found)
-    # What these three leave behind is not counted one by one.
+    # These three are not counted one by one, but derived.
     counts["superseded"] = counts["eligible"] - counts["candidates"]
     counts["not_drawn"] = counts["candidates"] - counts["drawn"]
     counts["sessions_not_drawn"] = counts["sessions_sound"] - counts["sessions_drawn"]

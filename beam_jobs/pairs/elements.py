@@ -10,7 +10,7 @@ from models.pairs.split import Split
 
 @dataclass(frozen=True, slots=True)
 class SampledListing:
-    """A listing of the sample. Of two, the one of the lower `rank` is also in every smaller sample that has the other."""
+    """A sampled listing. Of two, the one with the lower `rank` is also in every smaller sample that contains the other."""
 
     listing: Listing
     rank: tuple[int, int, str]
@@ -37,7 +37,7 @@ class HashedPair:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A file of pairs: what it is, how many it holds, and their part of the fingerprint."""
+    """A file of pairs: its part of the split, its name, how many pairs it holds, and their part of the fingerprint."""
 
     kind: str
     name: str

@@ -15,7 +15,7 @@ from models.sampling import SampledBins, bin_of, lowest_bins, sample_number, wat
 
 
 class KeepTrainable(beam.DoFn):
-    """Listing versions → those that can be learnt from; the rule that left it out for each of the others."""
+    """Listing versions → those fit for training; `left_out`: for each of the others, the rule that left it out."""
 
     def process(self, listing: Listing | Refused) -> Iterator[Listing | TaggedOutput]:
         if isinstance(listing, Refused):
@@ -31,9 +31,9 @@ class KeepTrainable(beam.DoFn):
 class SampleListings(beam.PTransform):
     """Candidates, each item once → those that are sampled: of each stratum its lowest numbers, up to the quota.
 
-    The quota is the same for all strata and as large as the number of pairs allows; a stratum with fewer items gives them
-    all. Numbers are counted by bins, so that no worker holds a stratum's ids; a stratum falls short of its quota by less
-    than a bin, which is one item in small samples and about one in 10,000 in large ones.
+    The quota is the same for all strata and as large as the number of pairs allows; a stratum with fewer items contributes
+    all of them. Numbers are counted by bin, so that no worker holds a stratum's ids. A stratum falls short of its quota by
+    less than a bin: one item in small samples, about one in 10,000 in large ones.
     """
 
     def __init__(self, rules: Rules) -> None:

@@ -1,4 +1,4 @@
-"""Photos of listings and of queries, as they are stored with the pairs."""
+"""Photos of listings and queries, as they are stored with the pairs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class LoadPhotos(beam.PTransform):
 
 
 class LoadPhotoBatch(beam.DoFn):
-    """Fetch, decode and scale a batch of images, each by itself."""
+    """Fetch, decode and scale the images of a batch, each of which may fail alone."""
 
     def __init__(self, uri: str, source: ImageSource, side: int) -> None:
         self._uri_of = attrgetter(uri)

@@ -8,13 +8,13 @@ from listing_lens.errors import LensError
 from listing_lens.lake.records import Listing
 from models.pairs.split import Split, split_of
 
-# A stratum of a balanced sample: so many levels of the category.
+# Strata of a balanced sample: categories, to this many levels.
 _STRATUM_LEVELS = 2
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What decides a sample of a given window; the manifest keeps it."""
+    """What decides a sample of a given window; it is kept in the manifest."""
 
     pairs: int
     sessions: int
@@ -33,14 +33,14 @@ class Rules:
             raise LensError(f"--validation_share is {self.validation_share}: give a share between 0 and 1")
 
     def stratum(self, listing: Listing) -> str:
-        """What a listing is drawn among."""
+        """The stratum that a listing is sampled from."""
         return " > ".join(listing.category[:_STRATUM_LEVELS]) if self.balance else "all"
 
     def group(self, listing: Listing) -> str:
-        """What is never on both sides of the split; a listing that names none is a group of its own."""
+        """The group that is never on both sides of the split; a listing without a code is a group of its own."""
         code = listing.product_id if self.split_by == "product" else listing.seller_id
         return f"{self.split_by} {code}" if code else f"item {listing.item_id}"
 
     def split(self, listing: Listing) -> Split:
-        """Which part a listing belongs to."""
+        """The part of the split that a listing belongs to."""
         return split_of(self.salt, self.group(listing), self.validation_share)

@@ -35,8 +35,8 @@ from models.sampling import sample_number
 class SampleSessions(beam.PTransform):
     """The hashed pairs, and which of them are dropped → the files of sessions and their items, and what was counted.
 
-    As many sessions as are asked for are sampled by a hash of their ids, and only the ids of what those showed go to every
-    worker, so that of the catalog no more than these items is shuffled.
+    Sessions are sampled by a hash of their ids, and only the ids of the items that those showed go to every worker, so that
+    no more of the catalog than these items is shuffled.
 
     Args:
         rules: how many to sample, and by which numbers.
@@ -123,7 +123,7 @@ class SampleSessions(beam.PTransform):
 
 
 class KeepUsableSessions(beam.DoFn):
-    """Sessions → those that a ranking can be judged by; the reason for each of the others."""
+    """Sessions → those that rankings can be judged on; `left_out`: the reason for each of the others."""
 
     def process(self, session: Session) -> Iterator[Session | TaggedOutput]:
         if not session.sound:
@@ -139,7 +139,7 @@ def _session_rank(session: Session, rules: Rules) -> tuple[int, str]:
 
 
 class KeepSessionsWithPhotos(beam.DoFn):
-    """(session, photo) → the same when every item that was shown has a photo; the reason otherwise."""
+    """(session, photo) → those whose shown items all have a photo; `left_out`: the reason for each of the others."""
 
     def process(
         self, asked: tuple[Session, StoredPhoto], readable: Mapping[str, str]
@@ -149,14 +149,14 @@ class KeepSessionsWithPhotos(beam.DoFn):
 
 
 class _DistinctKeys(beam.PTransform):
-    """Texts → each of them once, as a key."""
+    """Texts → each distinct text once, as a key."""
 
     def expand(self, texts: beam.PCollection) -> beam.PCollection:
         return texts | beam.Distinct() | beam.Map(lambda text: (text, None))
 
 
 def _ids(sessions: beam.PCollection, label: str) -> AsDict:
-    """The ids of all items that sessions showed, for every worker."""
+    """The ids of all items that sessions showed, as a side input."""
     return AsDict(
         sessions | f"Ids {label}" >> beam.FlatMap(attrgetter("shown")) | f"Each once {label}" >> _DistinctKeys()
     )
@@ -171,7 +171,7 @@ def _versions_of(landed: Landed, wanted: Mapping[str, None], target: WindowTarge
 
 
 def _last_searchable(versions: Iterable[Listing]) -> Listing:
-    """The newest version that could be found by searching; the newest of all when none could."""
+    """The newest version that a search could find; the newest of all if there is none."""
     known = list(versions)
     return newest([version for version in known if version.searchable] or known)
 

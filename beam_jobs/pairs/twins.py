@@ -16,7 +16,7 @@ from models.pairs.perceptual_hash import bands, near_before
 
 
 def hashed_pair(pictured: tuple[SampledListing, StoredPhoto], rules: Rules) -> HashedPair:
-    """What is needed of a pair to find its twins."""
+    """The part of a pair that is needed to find its twins."""
     sampled, photo = pictured
     listing = sampled.listing
     return HashedPair(listing.item_id, sampled.rank, rules.split(listing), rules.group(listing), photo.image_hash)
@@ -25,9 +25,9 @@ def hashed_pair(pictured: tuple[SampledListing, StoredPhoto], rules: Rules) -> H
 class FindTwins(beam.PTransform):
     """`HashedPair`s → (item_id, reason) of those that are to be dropped.
 
-    A pair is a near-duplicate when at least `most` pairs of lower rank look like it. It is a twin across the split when
-    any of lower rank does that is in the other part. Since only lower ranks count, whether dropped themselves or not, the
-    outcome depends on no order, and a larger sample drops nothing that a smaller one keeps.
+    A pair is a near-duplicate if at least `most` pairs of lower rank look like it. It is a twin across the split if one of
+    lower rank in the other part does. Only lower ranks count, whether dropped themselves or not: so the outcome does not
+    depend on any order, and a larger sample drops nothing that a smaller one keeps.
     """
 
     def __init__(self, most: int) -> None:
@@ -53,7 +53,7 @@ class FindTwins(beam.PTransform):
 
 
 class KeepFirstOfHash(beam.DoFn):
-    """Pairs of one hash → the first `most`, which is all that others can be dropped for; the rest as `dropped`."""
+    """Pairs of one hash → the first `most`, which suffice to find others' twins; `dropped`: the rest."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -68,7 +68,7 @@ class KeepFirstOfHash(beam.DoFn):
 
 
 def _near(group: tuple[int, Iterable[HashedPair]], most: int) -> Iterator[tuple[str, tuple[set[str], bool]]]:
-    """Of a band's pairs, (item_id, (up to `most` pairs of lower rank that look like it, any in the other part))."""
+    """The pairs of a band → (item_id, (up to `most` similar pairs of lower rank, whether any is in the other part))."""
     pairs = sorted(group[1], key=attrgetter("rank"))
     hashes = np.array([pair.image_hash for pair in pairs], np.uint64)
     for pair, places in zip(pairs, near_before(hashes), strict=True):

@@ -9,14 +9,14 @@ import pyarrow as pa
 from apache_beam.pvalue import AsDict
 
 from listing_lens.lake.embeddings import rows_of
-from listing_lens.lake.tables import Table, scan
+from listing_lens.lake.tables import BATCH_ROWS, Table, scan
 
 
 class ReadTable(beam.PTransform):
     """A table as of a version → `pa.RecordBatch`es of some columns, of the rows that a filter in SQL lets through."""
 
     def __init__(
-        self, table: Table, version: int, columns: list[str], *, filter: str | None = None, batch_rows: int = 4096
+        self, table: Table, version: int, columns: list[str], *, filter: str | None = None, batch_rows: int = BATCH_ROWS
     ) -> None:
         super().__init__()
         self._table = table

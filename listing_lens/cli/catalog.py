@@ -1,4 +1,4 @@
-"""``lens catalog``: make a catalog to try things with, or import one's own."""
+"""``lens catalog``: make a catalog to try things out with, or import your own."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def make(
     replace: Annotated[bool, typer.Option("--replace", help="Write over whatever listings the lake holds.")] = False,
 ) -> None:
     """Make a marketplace: drawn products, sellers' photos of them, and searches by photo."""
-    # Drawing is not needed by the other commands, which should start fast.
+    # Imported here: the other commands do not need it and should start fast.
     from listing_lens.demo.plan import DemoSpec
     from listing_lens.demo.write import make_catalog
 
@@ -88,7 +88,7 @@ def _progress() -> Progress:
 
 
 def _print_summary(lake: Lake, written: dict[Window, dict[str, int]], datasets: list[str]) -> None:
-    """A row a window, up to a screenful, and the sum."""
+    """One row per window, up to a screenful, and the total."""
     table = Table("window", title=f"written to {lake.root}", show_footer=True)
     table.columns[0].footer = f"windows: {len(written):,}"
     for dataset in datasets:

@@ -15,7 +15,7 @@ console = Console()
 
 
 class _Terminal:
-    """A title a step, a bar a count."""
+    """One title per step, one bar per count."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars

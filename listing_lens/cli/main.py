@@ -51,7 +51,7 @@ app.command()(demo.demo)
 def settings(
     secrets: Annotated[bool, typer.Option(help="Show secrets too.")] = False,
 ) -> None:
-    """Show every setting as it is in force here."""
+    """Show the current value of every setting."""
     loaded = load_settings()
     table = Table("setting", Column("environment", no_wrap=True), Column("value", overflow="fold"))
     for name, value in loaded.model_dump().items():

@@ -1,4 +1,4 @@
-"""A job's progress at the terminal: one bar a stage."""
+"""A job's progress at the terminal: one bar per stage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ console = Console(stderr=True)
 
 
 def run_with_bars(title: str, job: str, arguments: Sequence[str], settings: Settings) -> None:
-    """Run a Beam job and draw its stages as they advance."""
+    """Run a Beam job and show the progress of its stages."""
     columns = (TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Bars(*columns, console=console) as bars:
         stages: dict[str, TaskID] = {}

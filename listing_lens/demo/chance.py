@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def generator(seed: int, *names: str) -> np.random.Generator:
-    """A generator of its own for one thing of a catalog, e.g. ``generator(7, "photo", "m123-1")``."""
+    """A separate generator for one thing in a catalog, e.g. ``generator(7, "photo", "m123-1")``."""
     digest = hashlib.sha256("/".join([str(seed), *names]).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16]))
 

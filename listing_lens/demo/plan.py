@@ -1,4 +1,4 @@
-"""The made catalog as data: which products, who lists them when, what happens to them, and what people search for.
+"""The made catalog as data: which products there are, who lists them when, and what happens to them.
 
 Everything follows from a `DemoSpec`; no image is drawn here.
 """
@@ -55,7 +55,7 @@ class DemoSpec:
 
     @property
     def windows(self) -> list[Window]:
-        """One a day."""
+        """One per day."""
         return list(Window(self.start, self.start + self.days * _DAY).split(_DAY))
 
 
@@ -140,7 +140,7 @@ def _list_item(spec: DemoSpec, product: Product, seller: int, worth: float, rng:
         image_uri=photo.name,
         status=status,
         created_at=created,
-        # Whoever has sold or reserved it already did so some time after listing it, on the same day.
+        # Sold or reserved items became so later on the day on which they were listed.
         updated_at=created if status == Status.ON_SALE else _later_that_day(created, rng),
         seller_id=photo.photographer,
         product_id=product.product_id,

@@ -1,6 +1,6 @@
 """The demo: a marketplace goes through the whole workflow, on real servers, by the DAGs that production runs.
 
-Each step says what it does to a `Narrator`, which draws it; a second demo finds what the first one made.
+Each step reports to a `Narrator`, which shows it; a second demo finds what the first one made.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from listing_lens.stack import Event, down, up
 from listing_lens.stack.airflow_api import AirflowApi, BackfillState, RunState
 from models.embedder import CHAMPION, ENCODER_MODEL
 
-# What `finetune_encoder` is asked for. The recipe is one for a small model that begins with random weights, on two cores
-# and a few thousand pairs; the defaults are for a published one, on a GPU and a million.
+# The params of `finetune_encoder`. The recipe suits a small model that starts from random weights, on two cores and a few
+# thousand pairs; the defaults suit a published model, on a GPU and a million pairs.
 _PAIRS = {"pairs": 10_000, "sessions": 1_000, "validation_share": 0.15, "image_side": 112}
 _RECIPE = {
     "epochs": 20,
@@ -45,7 +45,7 @@ _RECIPE = {
 
 
 class Narrator(Protocol):
-    """Shows a person what goes on."""
+    """Shows a person what is going on."""
 
     def step(self, title: str) -> None: ...
 
@@ -59,7 +59,7 @@ class DemoResult:
     """What there is to look at in the end."""
 
     settings: Settings
-    # The trained encoder beside what it began as, and a plain baseline.
+    # The trained encoder beside its untrained parent and a plain baseline.
     comparison: Comparison
     # Mean over all evaluated sessions, by `variant/metric@k`.
     means: dict[str, float]
@@ -68,7 +68,7 @@ class DemoResult:
 
 
 def keep_demo_settings(spec: DemoSpec, home: Path) -> bool:
-    """Keep the demo's own settings with its home: daily windows, and encoders that need no hub.
+    """Save the demo's own settings in its home: daily windows, and encoders that need no hub.
 
     So `lens` and a later `lens up` see them too. Returns whether they are new.
     """
@@ -102,7 +102,7 @@ def run_demo(listings: int, sessions: int, narrator: Narrator, *, now: datetime)
     _make_catalog(lake, spec, narrator, now)
     narrator.step("Elasticsearch, MLflow and Airflow")
     up(settings, on_event=lambda event: _say_event(event, narrator))
-    # Addresses are known only now.
+    # Only now are the addresses known.
     settings = load_settings()
     search_index = SearchIndex.connect(settings)
     with AirflowApi.of_stack(settings) as airflow:
@@ -159,7 +159,7 @@ def _train_encoder(airflow: AirflowApi, lake: Lake, settings: Settings, narrator
 
 
 def _backfill(airflow: AirflowApi, dag_id: str, spec: DemoSpec, narrator: Narrator) -> None:
-    """Run a DAG for every day of the catalog. The runs are made first, so that unpausing does not make them again."""
+    """Run a DAG for every day of the catalog. The runs are created first, so that unpausing does not create them again."""
     airflow.wait_for_dag(dag_id)
     first, last = spec.windows[0].start, spec.windows[-1].start
     backfill = airflow.create_backfill(dag_id, first, last)
@@ -173,7 +173,7 @@ def _backfill(airflow: AirflowApi, dag_id: str, spec: DemoSpec, narrator: Narrat
 
 
 def _refit_and_rebuild(airflow: AirflowApi, search_index: SearchIndex, narrator: Narrator) -> None:
-    """Fit; when the new embedder became the champion, the DAG starts a rebuild, which is waited for."""
+    """Fit; if the new embedder becomes the champion, the DAG starts a rebuild, which is waited for."""
     for dag_id in ("rebuild_index", "refit_projection"):
         airflow.wait_for_dag(dag_id)
     airflow.unpause("rebuild_index")
@@ -215,7 +215,7 @@ def _result(lake: Lake, settings: Settings, spec: DemoSpec, space: str) -> DemoR
 
 
 def _a_query(lake: Lake, windows: Sequence[Window]) -> Path:
-    """A photo that someone searched with and found something: of the last session with a tap."""
+    """The query photo of the first session of the last window that has a tap."""
     window = windows[-1]
     image_root = lake.manifest(SESSIONS, window).image_root
     for batch in lake.read(SESSIONS, [window]):

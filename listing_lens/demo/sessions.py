@@ -17,7 +17,7 @@ from listing_lens.lake.window import Window
 
 SHOWN = 20
 _SHOPPERS = 60
-# How likely a tap is once the item is looked at: the same product, a likeness of it, another of its kind, the rest.
+# The chance of a tap on an item that is looked at: the same product, a similar one, another of its kind, the rest.
 _SAME, _ALIKE, _KINDRED, _OTHER = 0.8, 0.35, 0.06, 0.01
 # The first position is always looked at; the chance falls as rank^-0.6.
 _ATTENTION = 0.6
@@ -25,7 +25,7 @@ _ATTENTION = 0.6
 
 @dataclass(frozen=True, slots=True)
 class DemoSession:
-    """A session and the photo that it began with."""
+    """A session and its query photo."""
 
     session: Session
     photo: Photo

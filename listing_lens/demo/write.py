@@ -67,10 +67,10 @@ def make_catalog(
     """Write the catalog of a spec: photos first, the windows' manifests last. The same spec gives the same bytes.
 
     Args:
-        lake: where to; `check()` it before.
+        lake: the target; call `check()` on it first.
         spec: what to make.
-        now: when the manifests say that they were written.
-        replace: also over listings that something else wrote; windows that the new catalog does not have become empty.
+        now: the manifests' time of creation.
+        replace: overwrite listings that something else wrote; windows that the new catalog lacks become empty.
         workers: processes that take photos; as many as there are cores by default.
         progress: called with the photos taken and their total.
 
@@ -115,7 +115,7 @@ def _stale_windows(lake: Lake, ours: Sequence[Window], parameters: dict[str, obj
 def take_photos(
     lake: Lake, catalog: DemoCatalog, sessions: Iterable[DemoSession], workers: int, progress: Progress
 ) -> None:
-    """Write every photo of listings and sessions; each depends on nothing but the seed and its own name."""
+    """Write every photo of listings and sessions; each depends only on the seed and its own name."""
     photos = {f"images/{version.photo.name}": version.photo for version in catalog.versions}
     photos |= {f"queries/{found.photo.name}": found.photo for found in sessions}
     # One drawing serves all photos of a product.

@@ -1,4 +1,4 @@
-"""Embedders as their cards name them: the encoder and the projection are loaded, and checked to be those."""
+"""Embedders by their cards: loads the encoder and the projection, and checks that they are the ones named."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from models.projection import Projection
 
 
 def require_encoder(source: str, encoder_id: str, runtime: Runtime = DEFAULT_RUNTIME) -> Encoder:
-    """The process's one copy of an encoder, which is checked to be the one that is meant.
+    """The process's one copy of an encoder, checked to have this id.
 
     Raises:
-        LensError: it cannot be loaded, or the source leads to another one by now.
+        LensError: it cannot be loaded, or the source now leads to another one.
     """
     encoder = shared_encoder(source, runtime)
     if encoder.encoder_id != encoder_id:
@@ -45,7 +45,7 @@ class Embedder:
         """Load what a card names.
 
         Raises:
-            LensError: a part is missing, or is not the one that the card was written for.
+            LensError: a part is missing, or is not the one that the card names.
         """
         encoder = require_encoder(card.encoder_source, card.encoder_id, runtime)
         return cls(encoder, load_projection(lake, card.projection_id, card.encoder_id))

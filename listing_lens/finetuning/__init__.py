@@ -1,1 +1,1 @@
-"""Fine-tuning an encoder on pairs of the lake: the program, and the records that it leaves."""
+"""The fine-tuning program, and the records that it leaves in the lake."""

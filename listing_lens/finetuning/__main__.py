@@ -4,8 +4,8 @@
     python -m listing_lens.finetuning compare --name NAME --with pixels:16
 
 On several GPUs, `accelerate launch --num_processes N -m listing_lens.finetuning train …`. Checkpoints lie in
-LENS_TRAINING_FOLDER, in a folder of the parent, the pairs and the recipe: the same training again goes on where it was
-killed, or is found finished.
+LENS_TRAINING_FOLDER, in a folder of the parent, the pairs and the recipe: started again, the same training continues where it
+was killed, or is found to be finished.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     training.add_argument("--pairs", required=True, metavar="NAME", help="the sample that sample_pairs wrote")
     training.add_argument(
-        "--parent", metavar="SOURCE", default="", help="the encoder to begin with (default: LENS_ENCODER)"
+        "--parent", metavar="SOURCE", default="", help="the encoder to start from (default: LENS_ENCODER)"
     )
     training.add_argument("--recipe", metavar="JSON", default="{}", help="hyperparameters: models/finetune/recipe.py")
     comparing = commands.add_parser("compare", help="compare a training's encoder with its parent and others")

@@ -27,12 +27,12 @@ from models.projection import fit_projection
 
 logger = logging.getLogger(__name__)
 
-# A comparison fits its projections on the photos of at most so many training pairs.
+# Projections are fitted on the photos of at most this many training pairs.
 _FITTED_ON = 20_000
 
 
 def compare_encoders(name: str, others: Sequence[str], settings: Settings) -> Comparison:
-    """Rank a training's held-out sessions by its encoder, its parent and others, each alone and with a projection.
+    """Rank a training's held-out sessions with its encoder, its parent and others, each alone and with a projection.
 
     The projections are fitted on photos of the training's pairs, as an index's is on photos of its catalog.
 
@@ -73,7 +73,7 @@ def compare_encoders(name: str, others: Sequence[str], settings: Settings) -> Co
 
 
 def comparison_figure(comparison: Comparison) -> Figure:
-    """Metrics by k, a line a row."""
+    """Metrics by k, with one line per row."""
     means = {f"{row.label}/{name}": value for row in comparison.rows for name, value in row.metrics.items()}
     return figures.metrics_by_k(means, {row.label: row.label for row in comparison.rows})
 

@@ -1,4 +1,4 @@
-"""The log of a training: lines for a person, a file beside its checkpoints, and MLflow while it can be reached."""
+"""The log of a training: the process's log, a file beside the checkpoints, and MLflow while it can be reached."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from models.registry import Registry
 
 logger = logging.getLogger(__name__)
 
-# MLflow's client would wait for minutes for a server that is away, at every step that is logged.
+# By default, MLflow's client would wait minutes for an unreachable server, at every logged step.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
-# What was logged, a line an entry, in the training's folder.
+# Everything that was logged, one entry per line, in the training's folder.
 HISTORY = "history.jsonl"
 
 
@@ -45,7 +45,7 @@ class MlflowRun:
 
     @classmethod
     def start(cls, name: str, key: str, parameters: Mapping[str, object], settings: Settings) -> MlflowRun | None:
-        """None when no server is configured."""
+        """None if no server is configured."""
         if not settings.mlflow_url:
             logger.warning("LENS_MLFLOW_URL is not set: the training is logged here alone")
             return None
@@ -54,14 +54,14 @@ class MlflowRun:
 
 
 class LiveLog:
-    """Says how a training goes: to this log, to a file beside its checkpoints, and to MLflow while it can be reached."""
+    """Reports a training's progress: to this log, to a file beside its checkpoints, and to MLflow while it can be reached."""
 
     def __init__(self, history: Path, run: MlflowRun | None) -> None:
         self.run = run
         self._history = history
         self._done = 0
         if history.exists():
-            # A line that a kill left half written would spoil the next one.
+            # A line half written before a kill would spoil the next one.
             whole = history.read_bytes().rpartition(b"\n")
             history.write_bytes(whole[0] + whole[1])
 
@@ -86,7 +86,7 @@ class LiveLog:
                 self.run.registry.log_figure(self.run.run_id, figure, f"retrievals/{step:06d}.png")
 
     def replay(self) -> None:
-        """Log to MLflow what was logged when this training ran; of steps that were made again, the last."""
+        """Log to MLflow what was logged when this training ran; for repeated steps, their last values."""
         if self.run is None:
             return
         kept = [json.loads(line) for line in self._history.read_text().splitlines()]
@@ -105,7 +105,7 @@ class LiveLog:
 
 @contextmanager
 def _survives_outages() -> Iterator[None]:
-    """Days of training are not lost because a server was away for a minute."""
+    """Days of training must not be lost because a server was away for a minute."""
     try:
         yield
     except (MlflowException, OSError) as err:

@@ -37,11 +37,11 @@ class Finetune(BaseModel):
     # None when no MLflow server was configured.
     mlflow_run_id: str | None
     steps: int = Field(ge=0)
-    # The step of the checkpoint that was the best, and so is the encoder; 0 when none was better than the parent.
+    # The step of the best checkpoint, which became the encoder; 0 if none was better than the parent.
     best_step: int = Field(ge=0)
     # Why the training ended, as a sentence.
     stopped: str
-    # Of the best checkpoint, which is the one that was kept, on the validation pairs and sessions.
+    # Of the best checkpoint, on the validation pairs and sessions.
     metrics: dict[str, float]
 
 
@@ -57,7 +57,7 @@ class ComparisonRow(BaseModel):
     dims: int = Field(gt=0)
     sessions: int = Field(ge=0)
     metrics: dict[str, float]
-    # The same over those of the sessions in which no tapped item's product or seller occurs in training.
+    # The same over the sessions in which no tapped item's product or seller occurs in training.
     unseen_sessions: int = Field(ge=0)
     unseen_metrics: dict[str, float]
 
@@ -90,17 +90,17 @@ def comparison_path(lake: Lake, name: str) -> str:
 
 
 def save_finetune(lake: Lake, finetune: Finetune) -> None:
-    """Keep a record under its name; one of a run before it is replaced."""
+    """Save a record under its name, replacing that of an earlier run."""
     lake.write_bytes(finetune_path(lake, finetune.name), finetune.model_dump_json(indent=2).encode())
 
 
 def save_comparison(lake: Lake, comparison: Comparison) -> None:
-    """Keep a comparison under its name; one made before is replaced."""
+    """Save a comparison under its name, replacing an earlier one."""
     lake.write_bytes(comparison_path(lake, comparison.name), comparison.model_dump_json(indent=2).encode())
 
 
 def load_finetune(lake: Lake, name: str) -> Finetune:
-    """Raises LensError when no training of this name has finished, or its record is unreadable."""
+    """Raises LensError if no training of this name has finished, or its record is unreadable."""
     remedy = f"no fine-tuning {name!r} in the lake {lake.root}: run the DAG finetune_encoder, or check the name"
     return _load(lake, finetune_path(lake, name), Finetune, remedy)
 
@@ -112,11 +112,11 @@ def load_comparison(lake: Lake, name: str) -> Comparison:
 
 
 def latest_comparison(lake: Lake) -> Comparison:
-    """The comparison of the training that was begun last. Raises LensError when there is none."""
+    """The comparison of the training that was started last. Raises LensError when there is none."""
     names = [path.rsplit("/", 1)[-1] for path in lake.files(f"{lake.root}/finetunes", _COMPARISON)]
     if not names:
         raise LensError(f"no fine-tuning in the lake {lake.root} was compared yet: run the DAG finetune_encoder")
-    # A run's name begins with its time.
+    # A run's name starts with its time.
     return load_comparison(lake, names[-1].removesuffix(_COMPARISON))
 
 

@@ -1,7 +1,7 @@
-"""Fine-tune a parent on a sample of pairs: the best encoder is published to the lake, with its record.
+"""Fine-tune a parent on a sample of pairs, and publish the best encoder to the lake with its record.
 
-Checkpoints lie in LENS_TRAINING_FOLDER, in a folder of the parent, the pairs and the recipe: the same training again goes
-on where it was killed, or is found finished.
+Checkpoints lie in LENS_TRAINING_FOLDER, in a folder of the parent, the pairs and the recipe: started again, the same training
+continues where it was killed, or is found to be finished.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def train_encoder(name: str, pairs_name: str, parent: str, recipe: Recipe, setti
     """Fine-tune a parent on a sample of pairs, publish the best encoder to the lake and keep the record.
 
     Returns:
-        The record; None in all but the first of several processes, which only take part in the training.
+        The record; None in all but the first of several processes: the others only take part in the training.
 
     Raises:
         LensError: the pairs or the parent cannot be found, or the training ended early.
@@ -48,7 +48,7 @@ def train_encoder(name: str, pairs_name: str, parent: str, recipe: Recipe, setti
     source = resolve_encoder(parent, settings)
     folder = encoder_folder(source)
     parent_id = encoder_id(source, folder)
-    # The number of processes decides the global batch, and with it the number of steps.
+    # The number of processes decides the global batch size, and so the number of steps.
     processes = os.environ.get("WORLD_SIZE", "1")
     what = f"{parent_id} {info.fingerprint} {recipe.fingerprint} {processes} {version('listing-lens')}"
     key = hashlib.sha256(what.encode()).hexdigest()[:16]
@@ -78,7 +78,7 @@ def train_encoder(name: str, pairs_name: str, parent: str, recipe: Recipe, setti
         pairs_fingerprint=info.fingerprint,
         parent_source=source,
         parent_id=parent_id,
-        # A hub's files lie in a folder that is named by their revision.
+        # A hub's files are in a folder named after their revision.
         parent_revision=folder.name if folder.parent.name == "snapshots" else None,
         recipe=recipe.model_dump(mode="json"),
         encoder_source=published,
@@ -99,7 +99,7 @@ def train_encoder(name: str, pairs_name: str, parent: str, recipe: Recipe, setti
 def _train(lake: Lake, info: PairsInfo, parent: Path, recipe: Recipe, work: Path, log: TrainingLog) -> Outcome:
     shards = Shards.open(lake.filesystem, lake.paths(info.dataset, [info.window], TRAIN))
     held_out = Shards.open(lake.filesystem, lake.paths(info.dataset, [info.window], VALIDATION))
-    # Those that show nothing that was trained on come first, where not all are wanted.
+    # Sessions that show nothing from training come first, in case not all are used.
     known = sorted(held_out_sessions(lake, info), key=lambda session: (not session.unseen, session.session_id))
     sessions = known[: recipe.validation_sessions]
     wanted = {item_id for session in sessions for item_id in session.shown}
@@ -117,5 +117,5 @@ def _finished(work: Path) -> Outcome | None:
 
 
 def _family(encoder: str) -> str:
-    """An encoder's id without its hash, and without what an earlier training added."""
+    """An encoder's id without its hash and without the suffix that an earlier training added."""
     return encoder.rpartition("-")[0].removesuffix("-finetuned").removesuffix("-untrained")

@@ -1,4 +1,4 @@
-"""Which listings a fine-tuning learns from, when it is not told."""
+"""The window of listings that a fine-tuning trains on."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from datetime import UTC, date, datetime, time, timedelta
 from listing_lens.errors import LensError
 from listing_lens.lake.window import Window
 
-# What a run trains on when it is not told: the listings of three months.
+# By default, a run trains on the listings of three months.
 _REACH = timedelta(weeks=13)
 
 
 def training_window(landed: Sequence[Window], start: date | None, end: date | None) -> Window:
-    """The window whose listings are trained on: from the first day up to the end, which is left out.
+    """The window whose listings are trained on: from the first day up to the end, exclusive.
 
     A bound that is not given comes from the landed windows of listings: the last one's end, and the first one's start,
     but no more than three months before the end.

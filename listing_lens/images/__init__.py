@@ -1,1 +1,1 @@
-"""Photos by their addresses: which may be read, and how they are fetched."""
+"""Reading photos: which addresses are allowed, and how they are fetched."""

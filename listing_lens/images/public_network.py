@@ -1,4 +1,4 @@
-"""Connections to public addresses, and to the private networks that were named, for addresses that strangers wrote."""
+"""Connections for URLs that strangers wrote: only to public addresses, and to private networks that are allowed by name."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ Resolver = Callable[[str, int], Sequence[str]]
 
 # IPv4 seen through a translator (RFC 6052).
 _NAT64 = IPv6Network("64:ff9b::/96")
-# The private networks of old (RFC 3879), which `is_global` takes for public ones.
+# Deprecated private networks (RFC 3879), which `is_global` takes for public ones.
 _SITE_LOCAL = IPv6Network("fec0::/10")
 
 
 class AddressRefusedError(Exception):
-    """A host has an address that is neither public nor in a network that was named."""
+    """A host has an address that is neither public nor in an allowed network."""
 
 
 class PublicNetwork(httpcore.NetworkBackend):
     """httpcore's network, closed to addresses that are not public.
 
-    A host name is looked up here, once, and the connection goes to an address that was judged: a name that has another
-    address the next time it is looked up ("DNS rebinding") gains nothing. TLS goes on checking the certificate by the name.
+    A host name is looked up here, once, and the connection goes to an address that was checked: a name that resolves to
+    another address next time ("DNS rebinding") gains nothing. TLS still checks the certificate against the name.
 
-    The timeouts of a request are read as the moment, by `time.monotonic()`, at which all of it must be over: httpcore hands
-    them on as they are, and a limit on each wait alone lets a server drip for ever. Each wait is limited to `wait_s` too.
+    A request's timeouts are read as a deadline, by `time.monotonic()`, for the whole request: httpcore passes them on as
+    they are, and a limit on each wait alone would let a server drip forever. Each wait is limited to `wait_s` as well.
     """
 
     def __init__(self, private_networks: Sequence[IPv4Network | IPv6Network], wait_s: float, resolve: Resolver) -> None:
@@ -52,7 +52,7 @@ class PublicNetwork(httpcore.NetworkBackend):
         """Connect to the first of the host's addresses that answers.
 
         Raises:
-            AddressRefusedError: one of them must not be connected to; then none is.
+            AddressRefusedError: one of the addresses is not allowed; then none is tried.
             httpcore.ConnectError: there is none, or none answers.
             httpcore.TimeoutException: not in time.
         """
@@ -78,7 +78,7 @@ class PublicNetwork(httpcore.NetworkBackend):
         return addresses
 
     def _look_up(self, host: str, port: int, deadline: float | None) -> Sequence[str]:
-        # The system's look-up takes no timeout. A thread that it holds ends by the resolver's own limits.
+        # The system's lookup takes no timeout. A thread stuck in it ends by the resolver's own limits.
         thread = ThreadPoolExecutor(1, thread_name_prefix="look-up")
         looked_up = thread.submit(self._resolve, host, port)
         thread.shutdown(wait=False)
@@ -91,7 +91,7 @@ class PublicNetwork(httpcore.NetworkBackend):
 
 
 def system_resolver(host: str, port: int) -> list[str]:
-    """The addresses of a host as this machine knows them; numbers in any notation it takes (0x7f.1) are addresses too.
+    """A host's addresses as this machine resolves them; numbers in any notation that it accepts (0x7f.1) are addresses too.
 
     Raises:
         OSError: there are none, or no name server answers.
@@ -101,7 +101,7 @@ def system_resolver(host: str, port: int) -> list[str]:
 
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:
-    """Whether an address is one of the public internet. One that carries an IPv4 address is judged by that one."""
+    """Whether an address is on the public internet. One that embeds an IPv4 address is judged by that address."""
     meant = _meant(address)
     return (
         meant.is_global

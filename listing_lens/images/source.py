@@ -1,10 +1,10 @@
-"""Reading images from where listings point: folders, Cloud Storage and web servers that an allow-list names.
+"""Reading listings' images: from folders, Cloud Storage and web servers on an allow-list.
 
-Addresses were written by strangers, and servers answer what they like. What goes wrong is one of three:
+Strangers wrote the addresses, and servers may answer anything. A failure is one of three kinds:
 
-- permanent, an `ImageError`: this image cannot be had. It becomes a dead letter, alone.
-- transient: a server or a network is at fault and may recover. It is tried again, and after three tries is permanent.
-- fatal, a `LensError`: no image of that kind can be had until somebody mends this installation. The job fails at once.
+- permanent, an `ImageError`: this image cannot be read. It alone becomes a dead letter.
+- transient: a server or network is at fault and may recover. It is retried, and permanent after three attempts.
+- fatal, a `LensError`: no image of that kind can be read until someone fixes this installation. The job fails at once.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ if TYPE_CHECKING:
 
 _ATTEMPTS = 3
 _REDIRECTS = 3
-# Timeouts that a whole image may take, tries and redirects included: a server that drips never trips the one between bytes.
+# How many timeouts a whole image may take, retries and redirects included: a dripping server never exceeds a single one.
 _TIMEOUTS_IN_ALL = 6
-# Connections that nothing was read from for so long are closed.
+# Connections idle for this long are closed.
 _IDLE_S = 5.0
 _REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
-# Request Timeout, Too Early, Too Many Requests; so are all of 5xx.
+# Request Timeout, Too Early, Too Many Requests; every 5xx is transient too.
 _TRANSIENT_STATUSES = frozenset({408, 425, 429})
 
 
 class _TransientError(Exception):
-    """Another try may succeed."""
+    """Another attempt may succeed."""
 
 
 @dataclass(frozen=True)
 class ImageSource:
     """Reads the bytes of images whose address begins with one of `allowed`: folders, gs://bucket/ or https://host/.
 
-    Cheap to make and to pickle; clients are opened at the first use.
+    Cheap to create and to pickle; clients are opened on first use.
 
     Attributes:
         allowed: what an address may begin with.
         limits: `max_bytes` is checked while an image is read.
-        timeout_s: the longest wait for a server's next bytes; an image of the web may take six times that.
-        private_networks: networks (CIDR) that a web server may be in, beside the public internet.
+        timeout_s: the longest wait for a server's next bytes; an image from the web may take six times as long.
+        private_networks: networks (CIDR) that a web server may be in, besides the public internet.
         resolve: looks up host names.
     """
 
@@ -77,19 +77,19 @@ class ImageSource:
         )
 
     def allowing(self, roots: Sequence[str]) -> ImageSource:
-        """The same, reading below further roots too."""
+        """The same source, which also reads below further roots."""
         return replace(self, allowed=(*self.allowed, *roots))
 
     def __getstate__(self) -> dict[str, object]:
-        # Without the clients that were opened here.
+        # Without the clients opened here.
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def read(self, uri: str) -> bytes:
         """The encoded image, at most one byte more than allowed.
 
         Raises:
-            ImageError: the address is not allowed, or there is nothing to be had there, also after some tries.
-            LensError: Cloud Storage knows no credentials of ours, or refuses them.
+            ImageError: the address is not allowed, or the image cannot be read, even after several attempts.
+            LensError: there are no credentials for Cloud Storage, or they are refused.
         """
         scheme = uri.partition("://")[0].lower() if "://" in uri else "file"
         deadline = time.monotonic() + self._image_timeout_s
@@ -115,7 +115,7 @@ class ImageSource:
         except ImageError:
             raise
         except (ValueError, httpx.InvalidURL) as err:
-            # An address that cannot even be taken apart.
+            # An address that cannot even be parsed.
             raise ImageError(f"not an address: {err}") from err
         raise AssertionError("unreachable: a retry either returns or raises")
 
@@ -145,7 +145,7 @@ class ImageSource:
         self._require_allowed(place)
         try:
             blob = self._bucket_client.bucket(place.host).blob(place.path.removeprefix("/"))
-            # The client's own retries would go on for two minutes a try.
+            # The client's own retries would take two minutes per attempt.
             return bytes(blob.download_as_bytes(end=self.limits.max_bytes, timeout=self.timeout_s, retry=None))
         except (exceptions.NotFound, exceptions.Forbidden, exceptions.RequestRangeNotSatisfiable) as err:
             # "Forbidden" is one object's fault: it is also the answer for a missing one where we may not list the bucket,
@@ -174,7 +174,7 @@ class ImageSource:
             try:
                 with self._web.stream(
                     "GET",
-                    # What was checked, not the text that it was taken from, which another parser may take otherwise.
+                    # Built from the checked parts, not from the original text, which another parser may read differently.
                     httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
                     headers={
                         "Host": url.netloc,
@@ -223,7 +223,7 @@ class ImageSource:
         networks = [ip_network(network) for network in self.private_networks]
         return httpcore.ConnectionPool(
             ssl_context=httpcore.default_ssl_context(),
-            # As many as there are threads that read.
+            # As many as there are reading threads.
             max_connections=None,
             keepalive_expiry=_IDLE_S,
             network_backend=PublicNetwork(networks, self.timeout_s, self.resolve),
@@ -237,7 +237,7 @@ class ImageSource:
 def resolve_uri(image_uri: str, image_root: str | None) -> str:
     """The absolute address of an image; relative ones start from the root that their window's manifest names.
 
-    Whether it may be read is decided when it is: one that climbs out of its root, or has none, is refused there, alone.
+    Whether it may be read is decided on reading: an address that climbs out of its root, or has none, is refused there.
     """
     if image_root is None or "://" in image_uri or image_uri.startswith("/"):
         return image_uri
@@ -249,7 +249,7 @@ def _is_local(root: str) -> bool:
 
 
 class _Place(NamedTuple):
-    """What the allow-list looks at: `host` with its port where that is not the scheme's own, `path` decoded."""
+    """What the allow-list is checked against: `host` with its port unless it is the scheme's default, `path` decoded."""
 
     scheme: str
     host: str
@@ -261,7 +261,7 @@ class _Place(NamedTuple):
 
     @classmethod
     def of_bucket(cls, uri: str) -> _Place:
-        # Not as a URL: "?" and "#" are letters of an object's name.
+        # Not parsed as a URL: "?" and "#" may be part of an object's name.
         bucket, _, name = uri.partition("://")[2].partition("/")
         return cls("gs", bucket, f"/{name}")
 
@@ -281,7 +281,7 @@ def _require_plain_success(status: int, headers: httpx.Headers) -> None:
         raise _TransientError(f"the server answered {status}")
     if status != 200:
         raise ImageError(f"the server answered {status}")
-    # Nobody compresses a JPEG, except into one that unpacks to gigabytes.
+    # Nobody compresses a JPEG, unless it is to unpack to gigabytes.
     if headers.get("content-encoding", "identity").lower() != "identity":
         raise ImageError("the server's answer is compressed, which it was asked not to be")
 

@@ -1,4 +1,4 @@
-"""Brings a user's own catalog into the lake: all of it, or nothing."""
+"""Imports a user's own catalog into the lake: all of it, or nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from listing_lens.lake.windows import LISTINGS, ROWS, Lake, Manifest
 
 _BATCH_ROWS = 4096
 _BAD_ROWS_SHOWN = 20
-# Each window costs a file and, later, a run of each job: more than this is a slip of the pen in a date.
+# Each window costs a file and, later, a run of each job: more than this means a typo in a date.
 _MOST_WINDOWS = 20_000
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -32,11 +32,11 @@ _ABSOLUTE = ("gs://", "http://", "https://")
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What an import did."""
+    """The result of an import."""
 
-    # Rows of each window written, by time.
+    # Rows written, by window, in order of time.
     windows: dict[Window, int]
-    # Rows whose image is not in the folder: they are in the lake, and their images will become dead letters.
+    # Rows whose image is not in the folder: they are imported, and will become dead letters.
     missing_images: int
 
 
@@ -65,17 +65,16 @@ def import_catalog(
     """Check every row of a file, then write its windows to the lake. Memory is bounded by a batch.
 
     Args:
-        lake: where to; `check()` it before.
+        lake: the target; call `check()` on it first.
         file: CSV or Parquet with the columns of `Row`.
         images: the folder that relative image paths start from.
         step: length of a window; windows begin at multiples of it since 1970-01-01T00:00:00Z.
-        now: when the manifests say that they were written.
-        replace: also over windows that hold something.
+        now: the manifests' time of creation.
+        replace: overwrite windows that are not empty.
         progress: called with the rows read so far.
 
     Raises:
-        LensError: a file that cannot be read, a row that does not fit (nothing is written then), or a window that
-            holds something already.
+        LensError: the file cannot be read, a row is invalid (then nothing is written), or a window is not empty.
     """
     if images is not None and not images.is_dir():
         raise LensError(f"--images {images} is not a folder")
@@ -83,7 +82,7 @@ def import_catalog(
         missing_images = _spool_rows(file, images, spool, progress)
         windows = _windows(file, spool, step)
         _check_free(lake, windows, replace)
-        # Files first; they count only once their manifests name them.
+        # Files first: they count only once their manifests name them.
         manifests = [_write_window(lake, spool, window, images, file.name, now) for window in windows]
         for manifest in manifests:
             lake.commit(manifest)
@@ -133,10 +132,10 @@ def _listing(row: Row) -> Listing:
 
 
 def _image_is_there(image: str, root: Path | None) -> bool:
-    """Whether an image is in the folder; an address is taken on trust.
+    """Whether an image is in the folder; URLs are not checked.
 
     Raises:
-        ValueError: a path that leads out of the folder, or an address that nothing can read.
+        ValueError: the path leads out of the folder, or the URL's scheme is not supported.
     """
     if "://" in image:
         if not image.startswith(_ABSOLUTE):
@@ -150,7 +149,7 @@ def _image_is_there(image: str, root: Path | None) -> bool:
         inside = not path.is_absolute() and ".." not in path.parts and target.is_relative_to(root)
         there = inside and target.is_file()
     except (OSError, RuntimeError, ValueError) as err:
-        # A name that is too long, links that go in circles, a null byte.
+        # A name that is too long, circular links, a null byte.
         raise ValueError(f"image: {image!r} is not a path: {err}") from err
     if not inside:
         raise ValueError(f"image: {image!r} leads out of the images' folder")
@@ -174,7 +173,7 @@ def _windows(file: Path, spool: Spool, step: timedelta) -> list[Window]:
 
 
 def _check_free(lake: Lake, windows: list[Window], replace: bool) -> None:
-    """Refuse to write where something is."""
+    """Refuse to overwrite anything unless `replace`."""
     wanted = set(windows)
     for present in lake.windows(LISTINGS, Window(windows[0].start, windows[-1].end)):
         if present not in wanted:
@@ -191,7 +190,7 @@ def _check_free(lake: Lake, windows: list[Window], replace: bool) -> None:
 def _write_window(
     lake: Lake, spool: Spool, window: Window, images: Path | None, source: str, now: datetime
 ) -> Manifest:
-    """Write a window's rows to a file that no manifest names yet; an empty window has no file."""
+    """Write a window's rows to a file that no manifest names yet; an empty window gets no file."""
     name = f"{lake.new_attempt(now)}-00000.parquet"
     batches = _batches(spool.within(window))
     first = next(batches, None)

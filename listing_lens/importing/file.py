@@ -20,10 +20,10 @@ _BATCH_ROWS = 4096
 
 @dataclass(frozen=True, slots=True)
 class Numbered:
-    """A row as it stands in the file. ``place`` is how a person finds it: ``line 12`` or ``row 12``."""
+    """A row as it is in the file. ``place`` tells a person where: ``line 12`` or ``row 12``."""
 
     place: str
-    # By column; None when the row has not as many cells as the header.
+    # By column; None if the row has another number of cells than the header.
     values: dict[str, Any] | None
 
 
@@ -43,7 +43,7 @@ def read_source(file: Path) -> Iterator[Numbered]:
 
 
 def _read_csv(file: Path) -> Iterator[Numbered]:
-    # utf-8-sig takes UTF-8 with the mark that spreadsheets write, and without.
+    # utf-8-sig accepts UTF-8 with or without the byte order mark that spreadsheets write.
     with file.open(encoding="utf-8-sig", newline="") as text:
         reader = csv.reader(text, strict=True)
         try:
@@ -75,7 +75,7 @@ def _read_parquet(file: Path) -> Iterator[Numbered]:
 
 
 def _in_microseconds(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Nanoseconds, which Python's datetime does not have, are cut off."""
+    """Truncate nanoseconds, which Python's datetime does not have."""
     fields = [
         field.with_type(pa.timestamp("us", tz=field.type.tz)) if pa.types.is_timestamp(field.type) else field
         for field in batch.schema
@@ -84,10 +84,10 @@ def _in_microseconds(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def check_columns(file: Path, names: Sequence[str]) -> list[str]:
-    """The columns of a row that a file has; further ones are left alone.
+    """The columns of `Row` that a file has; others are ignored.
 
     Raises:
-        LensError: a column is required and lacking, or there twice.
+        LensError: a required column is missing, or a column is there twice.
     """
     for column in COLUMNS:
         if names.count(column) > 1:

@@ -1,4 +1,4 @@
-"""One row of a user's own catalog, checked at the door."""
+"""One row of a user's own catalog, validated on input."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _split_category(value: Any) -> Any:
 
 
 def _read_moment(value: Any) -> datetime:
-    """ISO 8601; without a zone it is UTC. Numbers are refused: nobody can tell seconds from milliseconds."""
+    """ISO 8601; without a zone it is UTC. Numbers are refused: seconds cannot be told from milliseconds."""
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value.strip())
@@ -51,7 +51,7 @@ def _read_status(value: Any) -> Status:
 
 
 def _read_code(value: Any) -> Any:
-    """An empty cell says that there is none. A gap makes a column of whole numbers one of floats, with NaN in the gap."""
+    """An empty cell means none. With gaps, a column of whole numbers becomes one of floats, with NaN in the gaps."""
     if isinstance(value, float):
         return int(value) if value.is_integer() else None if isnan(value) else value
     return None if isinstance(value, str) and not value.strip() else value

@@ -13,7 +13,7 @@ from listing_lens.lake.window import Window
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-# Clustered by time, so that a window is one range and a version that comes twice is found at once.
+# Clustered by time: a window is one range, and a repeated version is found at once.
 _TABLE = """
 CREATE TABLE listings (
     updated_at INTEGER, item_id TEXT, title TEXT, category TEXT, price INTEGER, image_uri TEXT, status TEXT,
@@ -39,7 +39,7 @@ class Spool:
         self._database.close()
 
     def add(self, listing: Listing) -> bool:
-        """Keep a listing; False when this version of it, by ``updated_at``, is there already."""
+        """Keep a listing; False if this version of it, by ``updated_at``, is there already."""
         added = self._database.execute(
             "INSERT OR IGNORE INTO listings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
@@ -58,7 +58,7 @@ class Spool:
         return added.rowcount == 1
 
     def span(self) -> tuple[datetime, datetime] | None:
-        """The first and the last ``updated_at``; None when nothing is kept."""
+        """The first and the last ``updated_at``; None if there are no listings."""
         first, last = self._database.execute("SELECT min(updated_at), max(updated_at) FROM listings").fetchone()
         return None if first is None else (_moment(first), _moment(last))
 

@@ -82,7 +82,7 @@ def item_batch(items: list[Item], schema: pa.Schema) -> pa.RecordBatch:
                     "check the encoder's weights"
                 )
             row[:] = item.embedded.embedding
-    absent = pa.array([item.embedded is None for item in items])
+    absent = pa.array([item.embedded is None for item in items], pa.bool_())
     numbers = pa.array(matrix.ravel().astype(field.value_type.to_pandas_dtype(), copy=False))
     columns = listing_columns([item.listing for item in items]) | {
         "version": [item.listing.version for item in items],

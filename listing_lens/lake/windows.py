@@ -321,11 +321,12 @@ class Lake:
             self._fs.ls("/".join(self.root.split("/")[:3]) if self._in_cloud else self.root)
         except OSError as err:
             raise LensError(f"lake {self.root} cannot be reached ({err}): check LENS_LAKE") from err
-        if old := self._fs.glob(f"{self.root}/embeddings/*/window=*"):
-            raise LensError(
-                f"lake {self.root} holds embeddings by window ({old[0].rsplit('/', 1)[-1]}), of a layout before this version's: "
-                f"remove {self.root}/embeddings and embed again, or set LENS_LAKE to another place"
-            )
+        for encoder_id in self.folders(f"{self.root}/embeddings"):
+            if any(name.startswith("window=") for name in self.folders(f"{self.root}/embeddings/{encoder_id}")):
+                raise LensError(
+                    f"lake {self.root} holds embeddings of {encoder_id} by window, of a layout before this version's: "
+                    f"remove {self.root}/embeddings and embed again, or set LENS_LAKE to another place"
+                )
 
 
 def is_abandoned(attempt: str, now: datetime) -> bool:

@@ -33,7 +33,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _BULK_DOCUMENTS = 500
-# Candidates that each shard looks at for every result: recall against work.
+# Candidates that each shard considers per result: a trade-off between recall and work.
 _CANDIDATES_PER_RESULT = 10
 _LEAST_CANDIDATES = 100
 
@@ -125,14 +125,14 @@ class SearchIndex:
 
     @_said_plainly
     def create(self, card: EmbedderCard, build: str) -> Index:
-        """Create an empty index for an embedder's vectors; one of the same space and build is taken as it is."""
+        """Create an empty index for an embedder's vectors; an existing one of the same space and build is used as it is."""
         name = f"{self.alias}-{card.space}-{build}"
         meta = {"alias": self.alias, "card": card.model_dump(), "space": card.space, "build": build}
         if not self.client.indices.exists(index=name):
             self.client.indices.create(
                 index=name,
                 aliases={_write_alias(self.alias, name): {}},
-                # A copy of every shard, where there is a second node to hold it.
+                # A replica of every shard, if there is a second node to hold it.
                 settings={"number_of_shards": 1, "auto_expand_replicas": "0-1", "refresh_interval": "5s"},
                 mappings={"dynamic": "strict", "_meta": meta, "properties": _properties(card.dims)},
             )
@@ -143,7 +143,7 @@ class SearchIndex:
         """An index by its name.
 
         Raises:
-            LensError: there is none, or it does not say which space its vectors are of.
+            LensError: there is none, or it does not name the space of its vectors.
         """
         try:
             mapping = self.client.indices.get_mapping(index=name)[name]["mappings"]
@@ -158,7 +158,7 @@ class SearchIndex:
         return [
             _index_of(name, body["mappings"])
             for name, body in sorted(mappings.items())
-            # The names of another alias may begin like this one's.
+            # Another alias's names may start like this one's.
             if body["mappings"].get("_meta", {}).get("alias") == self.alias
         ]
 
@@ -202,7 +202,7 @@ class SearchIndex:
 
     @_said_plainly
     def finish_load(self, name: str) -> None:
-        """Make all that was written visible to searches."""
+        """Make everything written so far visible to searches."""
         self.client.indices.refresh(index=name)
 
     @_said_plainly
@@ -259,7 +259,7 @@ class SearchIndex:
 
     @_said_plainly
     def with_vector(self, name: str, item_ids: Sequence[str]) -> set[str]:
-        """Those of some items, at most 10,000, that a search can find, as of the last `finish_load`."""
+        """Of at most 10,000 items, those that a search can find, as of the last `finish_load`."""
         answer = self.client.search(
             index=name,
             query={"bool": {"filter": [{"ids": {"values": list(item_ids)}}, {"exists": {"field": "vector"}}]}},
@@ -270,7 +270,7 @@ class SearchIndex:
 
     @_said_plainly
     def search(self, index: Index, vector: NDArray[np.float32], k: int) -> list[Hit]:
-        """The k listings nearest to a unit vector (dims,) of the index's own space, by falling similarity."""
+        """The k listings nearest to a unit vector (dims,) of the index's own space, by decreasing similarity."""
         if vector.shape != (index.card.dims,):
             raise LensError(
                 f"index {index.name} holds vectors of {index.card.dims} dimensions, the query has shape {vector.shape}"
@@ -336,7 +336,7 @@ def _action(name: str, listing: Listing, vector: NDArray[np.float32] | None) -> 
         "_op_type": "index",
         "_index": name,
         "_id": listing.item_id,
-        # "gte": writing the same version again is no conflict, so that a load can be repeated.
+        # "gte": writing the same version again is not a conflict, so that a load can be repeated.
         "version_type": "external_gte",
         "version": listing.version,
         "_source": document,

@@ -16,7 +16,7 @@ from listing_lens.serving.pages import ShownHit, search_page
 from listing_lens.settings import Settings
 from models.images import ImageError, ImageLimits, decode_image
 
-# Windows whose image roots a page may show photos from, the newest.
+# A page may show photos below the image roots of this many of the newest windows.
 _RECENT_WINDOWS = 100
 
 
@@ -42,10 +42,10 @@ def search_by_photo(photo: Path, k: int, settings: Settings) -> SearchResult:
     search_index = SearchIndex.connect(settings)
     # The alias is resolved once: a swap between here and the search cannot mix two spaces.
     index = search_index.require_live()
-    # torch takes seconds to import: what can be refused has been by now.
+    # torch takes seconds to import: everything that can be refused without it has been by now.
     from listing_lens.embedding.embedder import Embedder
 
-    # One photo is soon done, and leaves the GPUs to the jobs.
+    # One photo is quick on the CPU, and the GPUs are left to the jobs.
     runtime = replace(encoder_runtime(settings), device="cpu")
     vector = Embedder.load(index.card, lake, runtime).embed([query])[0]
     return SearchResult(query, photo.name, index, search_index.search(index, vector, k))

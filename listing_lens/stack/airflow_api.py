@@ -102,7 +102,7 @@ class AirflowApi:
         logical_date: datetime | None = None,
         interval: tuple[datetime, datetime] | None = None,
     ) -> str:
-        """Start a run by hand and return its id. Without an interval it has none; ``logical_date`` gives none either."""
+        """Start a run by hand and return its id. It has a data interval only if one is given; ``logical_date`` gives none."""
         body: dict[str, Any] = {"conf": dict(conf or {}), "logical_date": _iso(logical_date)}
         if interval:
             body |= {"data_interval_start": _iso(interval[0]), "data_interval_end": _iso(interval[1])}
@@ -127,7 +127,7 @@ class AirflowApi:
         on_progress: Callable[[RunState], None] = lambda state: None,
         timeout_s: float = 3600.0,
     ) -> RunState:
-        """Wait until a run is over; told is every state seen that differs from the one before.
+        """Wait until a run is over; every change of its state is reported.
 
         Raises:
             LensError: the run failed, with the task that did and where its log is; or it took longer.
@@ -158,7 +158,7 @@ class AirflowApi:
     ) -> int:
         """Run a DAG for every window that begins from ``start`` to ``end``, both included. Returns the backfill's id.
 
-        Airflow keeps one open backfill a DAG; `reprocess` says which runs that exist already are run again.
+        Airflow keeps one open backfill per DAG; `reprocess` says which runs that exist already are run again.
         """
         body = {
             "dag_id": dag_id,
@@ -172,7 +172,7 @@ class AirflowApi:
 
     def backfill(self, backfill_id: int) -> BackfillState:
         found = self._request("GET", f"backfills/{backfill_id}").json()
-        # The API has no list of a backfill's runs: they are the ones of that kind in its span.
+        # The API does not list a backfill's runs: they are the backfill runs within its range.
         span = {"logical_date_gte": found["from_date"], "logical_date_lte": found["to_date"], "run_type": "backfill"}
         runs = self._pages(f"dags/{found['dag_id']}/dagRuns", "dag_runs", order_by="logical_date", **span)
         states = tuple(RunState(run["dag_run_id"], run["state"]) for run in runs)
@@ -249,7 +249,7 @@ class AirflowApi:
                 response.raise_for_status()
             return response
 
-        # Reading again does no harm; a POST that was cut off may have worked, unless Airflow says that it is busy.
+        # Reads can be repeated; a POST that was cut off may have worked, unless Airflow says that it is busy.
         attempts = Retrying(
             stop=stop_after_attempt(5),
             wait=wait_exponential(0.2, max=5),
@@ -268,7 +268,7 @@ class AirflowApi:
 
 
 class _TokenAuth(httpx.Auth):
-    """Log in when there is no token yet, or it is no longer taken."""
+    """Log in if there is no token yet, or it is no longer accepted."""
 
     requires_response_body = True
 

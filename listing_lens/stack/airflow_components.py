@@ -1,4 +1,4 @@
-"""Airflow's four components side by side: one that ends, ends all. AIRFLOW_HOME holds their configuration.
+"""Airflow's four components side by side: when one ends, all are ended. AIRFLOW_HOME holds their configuration.
 
     AIRFLOW_HOME=FOLDER python -m listing_lens.stack.airflow_components
 

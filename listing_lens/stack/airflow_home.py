@@ -17,7 +17,7 @@ from listing_lens.stack.private_file import write_private
 
 CHECKOUT = Path(listing_lens.__file__).parent.parent
 USER = "admin"
-# Tasks side by side; a Beam job or a model uses several cores by itself.
+# Concurrent tasks; a Beam job or a model uses several cores by itself.
 _PARALLEL_TASKS = 4
 
 
@@ -44,7 +44,7 @@ def write_airflow_home(home: Path, port: int) -> Path:
     if not password_file(home).exists():
         write_private(password_file(home), json.dumps({USER: secrets.token_urlsafe(24)}) + "\n")
     file = folder / "airflow.cfg"
-    # A "%" in a path is a "%", to Airflow as well when it is doubled.
+    # A "%" in a path is read as it is here, and written doubled, since Airflow interpolates.
     before = ConfigParser(interpolation=None)
     before.read(file)
     url = f"http://127.0.0.1:{port}"

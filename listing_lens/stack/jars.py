@@ -1,4 +1,4 @@
-"""Elasticsearch's jars: fetched once a machine into a flat folder, and never used without their checksum.
+"""Elasticsearch's jars: fetched once per machine into a flat folder, and never used without a check of their checksum.
 
 `elasticsearch-<version>.sha256` names every jar by its path in a Maven repository. To move to another version, change
 VERSION and write the file anew: `python -m listing_lens.stack.jars > listing_lens/stack/elasticsearch-<version>.sha256`.
@@ -38,12 +38,12 @@ def checksums(file: Path = CHECKSUMS) -> dict[PurePosixPath, str]:
 def ensure_jars(
     cache: Path, wanted: dict[PurePosixPath, str] | None = None, on_fetch: Callable[[int], None] = lambda count: None
 ) -> list[Path]:
-    """The jars, each as its checksum says; what is missing or altered is fetched again.
+    """The jars, verified by checksum; missing or altered ones are fetched again.
 
     Args:
         cache: folder shared by the checkouts of this machine.
         wanted: checksums by path; those of the project's file when None.
-        on_fetch: told how many jars are to be fetched, when any are.
+        on_fetch: called with the number of jars to be fetched, if any.
 
     Raises:
         LensError: a jar cannot be fetched, or what was fetched is not what it should be.
@@ -61,7 +61,7 @@ def ensure_jars(
 
 
 def sha256(file: Path) -> str | None:
-    """Hex digest of a file; None when there is none."""
+    """Hex digest of a file; None if there is no file."""
     try:
         with file.open("rb") as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest()
@@ -74,7 +74,7 @@ def _fetch(wanted: dict[PurePosixPath, str], part: Path, folder: Path) -> None:
     from jgo.constants import MAVEN_CENTRAL_URL
     from jgo.maven import MavenContext
 
-    # A mirror is taken from jgo's own settings file; whatever it serves has to match the checksums.
+    # A mirror is taken from jgo's own settings file; what it serves must match the checksums.
     mirrors = GlobalSettings.load().repositories
     maven = MavenContext(
         repo_cache=part, local_repos=[], remote_repos={**mirrors, "central": MAVEN_CENTRAL_URL}, timeout=60
@@ -95,7 +95,7 @@ def _fetch(wanted: dict[PurePosixPath, str], part: Path, folder: Path) -> None:
 
 
 def resolve_checksums() -> dict[PurePosixPath, str]:
-    """What VERSION consists of, resolved anew from the published metadata."""
+    """The jars of VERSION, resolved from the published metadata."""
     from jgo.env import EnvironmentBuilder
     from jgo.maven import MavenContext
 

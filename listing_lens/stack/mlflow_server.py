@@ -26,12 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     home = options.home.resolve()
     mlflow = [sys.executable, "-m", "mlflow"]
-    # Before any worker starts: several that create the tables at once get into each other's way.
+    # Before any worker starts: several that create the tables at once would conflict.
     migrate(home / "mlflow.db", version("mlflow"), lambda url: _run([*mlflow, "db", "upgrade", url]))
     command = [*mlflow, "server", "--host", "127.0.0.1", "--port", str(options.port), "--workers", str(_WORKERS)]
     command += ["--backend-store-uri", address(home / "mlflow.db")]
     command += ["--artifacts-destination", str(home / "artifacts")]
-    # In place of this process, so that the process that was started is the server.
+    # Replaces this process, so that the process that was started is the server.
     os.execv(sys.executable, command)  # noqa: S606
 
 

@@ -1,8 +1,8 @@
-"""The stack's processes: started in sessions of their own, found again with all they started, and ended.
+"""The stack's processes: started in sessions of their own, found again with all their descendants, and ended.
 
 A server starts processes, which start others, and any of them may be killed at any time. So a server's family is the
 recorded process (by number and time of creation), its session, every process that carries its mark in the environment,
-and the descendants of all these. Each of the ways finds what another misses: a task may leave the session, a process
+and the descendants of all these. Each way finds what another misses: a task may leave the session, a process
 that sets its title overwrites its environment, and a parent may be gone.
 """
 
@@ -27,7 +27,7 @@ _KILL_PATIENCE_S = 10.0
 
 
 def spawn(server: str, home: Path, port: int, command: Sequence[str], environment: Mapping[str, str]) -> ProcessRecord:
-    """Start a server that outlives this process. Its output goes to its log; the log before is kept beside it."""
+    """Start a server that outlives this process. Its output goes to its log; the previous log is kept beside it."""
     log = log_file(home, server)
     folder = home / server
     for needed in (log.parent, folder):
@@ -61,7 +61,7 @@ def is_alive(record: ProcessRecord) -> bool:
 
 
 def family(server: str, home: Path, record: ProcessRecord | None) -> set[psutil.Process]:
-    """Every living process of a server, whether its first process lives or not."""
+    """Every living process of a server, whether its first process is alive or not."""
     if record:
         _collect(record)
     found: set[psutil.Process] = set()
@@ -73,13 +73,13 @@ def family(server: str, home: Path, record: ProcessRecord | None) -> set[psutil.
             if os.getsid(process.pid) == session or process.environ().get(_MARK) == _mark(server, home):
                 found |= {process, *process.children(recursive=True)}
         except (psutil.Error, OSError):
-            # It ended meanwhile, or is another user's.
+            # It ended meanwhile, or belongs to another user.
             continue
     return {process for process in found - _self_and_ancestors() if _lives(process)}
 
 
 def stop(find: Callable[[], set[psutil.Process]], grace_s: float) -> int:
-    """Ask processes to end, and kill what has not ended after the grace. Returns how many there were."""
+    """Ask processes to end, and kill those that have not ended after the grace period. Returns how many there were."""
     seen: set[psutil.Process] = set()
     kill_from = time.monotonic() + grace_s
     while living := find():
@@ -92,7 +92,7 @@ def stop(find: Callable[[], set[psutil.Process]], grace_s: float) -> int:
             except psutil.NoSuchProcess:
                 continue
         seen |= living
-        # Also collects those that this process started, which would otherwise stay as zombies.
+        # Also reaps those that this process started, which would otherwise remain as zombies.
         psutil.wait_procs(living, timeout=0.2)
     return len(seen)
 
@@ -113,7 +113,7 @@ def _is(process: psutil.Process, record: ProcessRecord) -> bool:
 
 
 def _collect(record: ProcessRecord) -> None:
-    """Let go of an ended process that this one started; it stays in the process table until then."""
+    """Reap an ended process that this one started."""
     process = _find(record.pid)
     if process and _is(process, record) and process.status() == psutil.STATUS_ZOMBIE:
         with suppress(ChildProcessError):
@@ -121,7 +121,7 @@ def _collect(record: ProcessRecord) -> None:
 
 
 def _session_is_its(record: ProcessRecord) -> bool:
-    """Whether the session of that number is the recorded process's: a number is not given anew while it names one."""
+    """Whether the session of that number is the recorded process's: a number is not reused while a session has it."""
     leader = _find(record.pid)
     return leader is None or _is(leader, record)
 

@@ -25,7 +25,7 @@ class Server(ABC):
 
     name: ClassVar[str]
     usual_port: ClassVar[int]
-    # Until it is given up, on a slow and busy machine.
+    # How long to wait until it is healthy, on a slow and busy machine.
     patience_s: ClassVar[float]
     # Between being asked to end and being killed.
     grace_s: ClassVar[float] = 15.0
@@ -44,7 +44,7 @@ class Server(ABC):
 
     @property
     def external_url(self) -> str | None:
-        """Its address when the environment names one: then it is used, never started or stopped."""
+        """Its address if the environment sets one: then it is used, never started or stopped."""
         return os.environ.get(f"LENS_{self.setting.upper()}") or None
 
     def prepare(self, port: int, on_progress: Callable[[str], None]) -> None:  # noqa: B027  (not every server has to)
@@ -59,10 +59,10 @@ class Server(ABC):
 
     @abstractmethod
     def health(self, client: httpx.Client) -> str:
-        """What is wrong with it, "" when nothing is. The client's base is its address."""
+        """What is wrong with it, or "". The client's base URL is its address."""
 
     def problem(self, url: str) -> str:
-        """What is wrong with the server at an address, "" when nothing is."""
+        """What is wrong with the server at an address, or ""."""
         try:
             with httpx.Client(base_url=url, timeout=_CHECK_TIMEOUT_S, headers=self.headers()) as client:
                 return self.health(client)
@@ -107,7 +107,7 @@ class MLflow(Server):
         return [sys.executable, "-m", "listing_lens.stack.mlflow_server", *place]
 
     def environment(self) -> dict[str, str]:
-        # Jobs in the server are for judging language models; they would be three more processes.
+        # The server's jobs are for evaluating language models; they would be three more processes.
         return _without(super().environment(), "MLFLOW_SERVER_") | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
     def health(self, client: httpx.Client) -> str:

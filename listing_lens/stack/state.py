@@ -13,12 +13,12 @@ from listing_lens.errors import LensError
 from listing_lens.settings import stack_file
 from listing_lens.stack.private_file import write_private
 
-# Longer than any start is waited for.
+# Longer than any start may take.
 _LOCK_PATIENCE_S = 900.0
 
 
 class ProcessRecord(BaseModel, frozen=True):
-    """A process, so that no later process with its number is taken for it."""
+    """A process, identified so that no later process with its number is taken for it."""
 
     pid: int
     created: float
@@ -33,7 +33,7 @@ class StackState(BaseModel):
 
     @classmethod
     def load(cls, home: Path) -> StackState:
-        """The state as recorded. An unreadable one is an empty one: processes also carry a mark to be found by."""
+        """The recorded state; empty if it is unreadable: processes also carry a mark by which they are found."""
         try:
             return cls.model_validate_json(stack_file(home).read_text())
         except (FileNotFoundError, ValidationError):

@@ -1,7 +1,7 @@
-"""Start the stack, say how it is, and end it.
+"""Start the stack, report its status, and end it.
 
 Everything is recorded as it happens: a process as soon as it runs, an address once its server is healthy. So whatever
-is killed halfway, the next `lens up` finishes the job and `lens down` finds what there is to end.
+is killed halfway, the next `lens up` finishes the job, and `lens down` finds everything that has to be ended.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ def up(settings: Settings, only: Sequence[str] = NAMES, on_event: OnEvent = _ign
     Args:
         settings: where the stack lives.
         only: names of the servers wanted.
-        on_event: told what happens.
+        on_event: called with everything that happens.
 
     Raises:
-        LensError: a server did not become healthy. It, and those that this call started, are ended again.
+        LensError: a server did not become healthy. It and those that this call started are ended again.
     """
     wanted = _choose(settings, only)
     home = settings.home
@@ -95,13 +95,13 @@ def up(settings: Settings, only: Sequence[str] = NAMES, on_event: OnEvent = _ign
 
 
 def status(settings: Settings) -> list[ServerStatus]:
-    """How each server is now, asked of the server itself."""
+    """The status of each server, as the server itself reports it."""
     state = StackState.load(settings.home)
     return [_status(server(settings), state) for server in SERVERS]
 
 
 def down(settings: Settings, on_event: OnEvent = _ignore) -> int:
-    """End every process of the stack, also those that a crash left. Returns how many there were."""
+    """End every process of the stack, including those that a crash left. Returns how many there were."""
     home = settings.home
     if not home.exists():
         return 0
@@ -129,7 +129,7 @@ def _start(server: Server, state: StackState, started: list[Server], on_event: O
     record = state.processes.get(server.name)
     if record and is_alive(record):
         return
-    # What an earlier crash left of it would hold its port and its files.
+    # Leftovers of an earlier crash would hold its port and its files.
     _end([server], state, home)
     port = choose_port([record.port, server.usual_port] if record else [server.usual_port])
     on_event(Event(server.name, "preparing"))
@@ -141,7 +141,7 @@ def _start(server: Server, state: StackState, started: list[Server], on_event: O
 
 
 def _wait(servers: Sequence[Server], state: StackState, started: list[Server], on_event: OnEvent) -> None:
-    """Wait until every server is healthy, and record each address as it becomes so."""
+    """Wait until every server is healthy, and record each one's address as soon as it is."""
     begun = time.monotonic()
     waiting = list(servers)
     while waiting:
@@ -156,7 +156,7 @@ def _wait(servers: Sequence[Server], state: StackState, started: list[Server], o
                     "start it, or unset the variable to have `lens up` start one"
                 )
             elif not is_alive(state.processes[server.name]) and server not in started:
-                # It was found running, and ended since: killed processes take a moment to go.
+                # It was found running but has ended since: killed processes take a moment to go.
                 _start(server, state, started, on_event)
             elif not is_alive(state.processes[server.name]):
                 raise LensError(_with_log(server, f"{server.name} ended while it was starting"))

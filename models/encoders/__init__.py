@@ -1,1 +1,1 @@
-"""Encoders: what an image becomes an embedding by, where its files lie, and how it runs on a host."""
+"""Encoders: models that turn images into embeddings, their files, and how they run on a host."""

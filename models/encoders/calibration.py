@@ -1,4 +1,4 @@
-"""Choosing how an encoder computes on a host: all backends try the same images; the fastest that is close enough wins."""
+"""Choosing an encoder's backend on a host: all try the same images, and the fastest one that is accurate enough wins."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from models.encoders.encoder import Encoder
 from models.encoders.runtime import Backend
 from models.errors import LensError
 
-# What a choice is made from: enough images for a batch, few enough that a CPU is done in seconds.
+# Images to calibrate on: enough for a batch, few enough that a CPU finishes in seconds.
 LEAST_IMAGES = 8
 _ROUNDS = 3
-# Precision is not given up for less.
+# A smaller speed-up is not worth the loss of precision.
 _WORTH_IT = 1.1
 
 
 class Trial(BaseModel):
-    """One backend on one host: its speed, how close the farthest embedding stayed to float32's, or why it cannot run."""
+    """One backend on one host: its speed, how close its worst embedding stays to float32's, or why it cannot run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -61,14 +61,14 @@ def host_of(device: torch.device) -> str:
 def calibrate(
     encoder: Encoder, backends: Sequence[Backend], prepared: NDArray[Any], clock: Callable[[], float]
 ) -> tuple[Encoder, Calibration]:
-    """The encoder on the fastest of some backends whose every embedding is close enough to float32's.
+    """The encoder on the fastest of some backends, of those whose every embedding is close enough to float32's.
 
-    Backends take turns, so that a change of the host's speed meets all. One that is less precise than float32 must be a
-    tenth faster, where float32 is among them.
+    Backends take turns, so that a change in the host's speed affects all of them. If float32 is among them, another backend
+    must be at least 10% faster.
 
     Args:
         encoder: in float32, the reference.
-        backends: at least one; those that cannot run here are noted.
+        backends: at least one; those that cannot run here are recorded as such.
         prepared: images as `encoder.prepare` gives them, of one batch.
         clock: seconds.
 
@@ -81,7 +81,7 @@ def calibrate(
     for backend in dict.fromkeys(backends):
         try:
             candidate = encoder if backend is Backend.FLOAT32 else encoder.on(backend)
-            # A compiler may fail as late as here. Whatever it raises, it is the one backend that cannot be used.
+            # A compiler may fail as late as this. Whatever it raises, only this backend is ruled out.
             cosines = np.einsum("nd,nd->n", candidate.encode(prepared), reference)
         except Exception as err:  # noqa: BLE001
             trials[backend] = Trial(backend=backend, refusal=(str(err) or repr(err)).splitlines()[0][:200])

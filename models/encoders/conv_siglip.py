@@ -1,7 +1,7 @@
-"""SigLIP with convolutions for an image tower, as a model that transformers loads by its folder like any other.
+"""SigLIP with a convolutional image tower, which transformers loads from a folder like any other model.
 
-A vision transformer learns little from a few thousand photos; a residual network has the nearness of pixels built in, and
-learns from as many in minutes what is the thing and what the seller's floor.
+A vision transformer learns little from a few thousand photos. A residual network, with locality built in, learns within
+minutes from as many to tell the item from the seller's floor.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from models.finetune.sigmoid_loss import INITIAL_BIAS, INITIAL_LOG_SCALE
 
 
 class ConvSiglipConfig(PreTrainedConfig):
-    """The configs of both towers, as transformers' own have them."""
+    """The configs of both towers, as in transformers' own models."""
 
     model_type = "conv_siglip"
     sub_configs = {"text_config": SiglipTextConfig, "vision_config": ResNetConfig}  # noqa: RUF012
@@ -48,7 +48,7 @@ class ConvSiglipModel(PreTrainedModel):
         self.text_model = SiglipTextModel(config.text_config)
         self.vision_model = ResNetModel(config.vision_config)
         width = config.vision_config.hidden_sizes[-1]
-        # Means of what a rectifier passes on are all positive: unless they are centred, all images begin as one.
+        # Means of a rectifier's output are all positive: without centring, all images would start with the same embedding.
         self.visual_norm = nn.BatchNorm1d(width)
         self.visual_projection = nn.Linear(width, config.text_config.projection_size)
         self.logit_scale = nn.Parameter(torch.full((1,), INITIAL_LOG_SCALE))
@@ -57,7 +57,7 @@ class ConvSiglipModel(PreTrainedModel):
 
     def get_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """(n, 3, side, side) → (n, d)."""
-        # The memory format that convolutions are fastest in, on CPUs as on GPUs.
+        # The fastest memory format for convolutions, on CPUs and GPUs alike.
         pooled = self.vision_model(pixel_values.contiguous(memory_format=torch.channels_last)).pooler_output
         return self.visual_projection(self.visual_norm(pooled.flatten(1)))  # type: ignore[no-any-return]
 
@@ -70,6 +70,6 @@ def _config(of: Any, given: Any) -> Any:
     return given if isinstance(given, PreTrainedConfig) else of(**(given or {}))
 
 
-# So that a folder of it is loaded as any other model's.
+# So that its folder is loaded like any other model's.
 AutoConfig.register(ConvSiglipConfig.model_type, ConvSiglipConfig, exist_ok=True)
 AutoModel.register(ConvSiglipConfig, ConvSiglipModel, exist_ok=True)

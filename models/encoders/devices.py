@@ -1,4 +1,4 @@
-"""Which device a process computes on: the CPU, or a GPU that is its own."""
+"""Which device a process computes on: the CPU, or a GPU of its own."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ logger = logging.getLogger(__name__)
 
 
 def claim_device(wanted: Device) -> torch.device:
-    """The device of this process, the same at each call.
+    """The device of this process, the same on every call.
 
-    Processes that share a machine's GPUs, such as the workers of one job, each get one that no other has; it is free
-    again when its process ends, however it does. "auto" is the CPU when there is no GPU left.
+    Processes that share a machine's GPUs, such as the workers of one job, each get one to themselves. It is
+    released when the process ends, however it ends. "auto" is the CPU when there is no GPU left.
 
     Raises:
-        LensError: a GPU was asked for and there is none, or every one has a process already.
+        LensError: a GPU was asked for and there is none, or all are taken.
     """
     gpus = torch.cuda.device_count() if wanted != "cpu" else 0
     if wanted == "cuda" and not gpus:
@@ -45,8 +45,8 @@ def claim_device(wanted: Device) -> torch.device:
 
 @cache
 def _own_gpu() -> int | None:
-    """The number, among those that this process sees, of the GPU that it has claimed for good."""
-    # Their numbers differ between processes that see different ones.
+    """The index, among the GPUs that this process sees, of the one that it has claimed for good."""
+    # Indexes differ between processes that see different GPUs.
     names = [str(torch.cuda.get_device_properties(n).uuid) for n in range(torch.cuda.device_count())]
     return claim_one(names, Path(tempfile.gettempdir(), f"listing-lens-gpus-{os.getuid()}"))
 
@@ -56,7 +56,7 @@ _held: list[FileLock] = []
 
 
 def claim_one(names: Sequence[str], folder: Path) -> int | None:
-    """The place of the first name that no process holds in a folder, held by this one until it ends; None if all are."""
+    """Claim the first free name in a folder for as long as this process lives. Returns its index; None if all are taken."""
     folder.mkdir(mode=0o700, exist_ok=True)
     for number, name in enumerate(names):
         lock = FileLock(folder / f"{name}.lock")

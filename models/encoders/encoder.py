@@ -1,4 +1,4 @@
-"""Encoders: an image becomes its embedding, by a model of a hub or a folder, or by a plain baseline.
+"""Encoders: they turn an image into its embedding, by a model from a hub or a folder, or by a plain baseline.
 
 Preparing an image (scaling, cutting) and encoding a batch are two steps, so that threads can prepare ahead of the model.
 """
@@ -27,15 +27,15 @@ from models.encoders.preparation import input_side, preparation, thumbnail
 from models.encoders.runtime import DEFAULT_RUNTIME, Backend, Runtime
 from models.errors import LensError
 
-# A job's log is no place for bars, nor for remarks on the text tower's special tokens, which images never meet.
+# Keep progress bars out of job logs, and remarks on the text tower's special tokens, which images never use.
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
 
 _load_lock = Lock()
 _CPU = torch.device("cpu")
 
-# Models for images alone whose pooled output is their embedding: MobileNetV2's mean over its last feature map, DINOv2's
-# class token. Models for images and texts offer `get_image_features`. A pooled output of others may be anything.
+# Image-only models whose pooled output is their embedding: MobileNetV2's mean over its last feature map, DINOv2's
+# class token. Models for images and texts offer `get_image_features`. The pooled output of others may be anything.
 _POOLED = {"mobilenet_v2", "dinov2", "dinov2_with_registers"}
 _LEAST_LENGTH = np.float32(1e-12)
 
@@ -49,8 +49,8 @@ class Encoder:
         encoder_id: its name and a hash of its weights and preprocessing; the same content has the same id anywhere.
         dims: length of an embedding.
         image_side: side in pixels that images are scaled to: the shorter one where a square is cut out afterwards.
-        prepare: takes an RGB image to the array that the model takes one of, mostly (3, h, w) uint8; threads may call it.
-        network: takes a batch of them to features (n, dims) float32.
+        prepare: turns an RGB image into the model's input, mostly (3, h, w) uint8; threads may call it.
+        network: turns a batch of inputs into features (n, dims) float32.
     """
 
     source: str
@@ -62,7 +62,7 @@ class Encoder:
 
     @classmethod
     def load(cls, source: str, device: torch.device = _CPU, trusted_code: Sequence[str] = ()) -> Encoder:
-        """Load from a folder, from Cloud Storage or, when there is neither of that name, from the model hub.
+        """Load from a folder, from Cloud Storage or, if neither exists by that name, from the model hub.
 
         It computes in float32, the reference for every other backend.
 
@@ -79,16 +79,16 @@ class Encoder:
             return cls(source, identify(source), 3 * thumbnails**2, thumbnails, partial(thumbnail, side=thumbnails))
         folder = encoder_folder(source)
         if device.type == "cuda":
-            # Convolutions too: the reference has float32's digits on every device.
+            # No TF32 in convolutions either: the reference has full float32 precision on every device.
             torch.backends.cudnn.allow_tf32 = False
         register_architecture(folder)
         try:
             own_code = may_run_own_code(source, folder, trusted_code)
-            # float32 wherever it runs, whatever the weights are saved as.
+            # Always float32, whatever type the weights are saved in.
             model, loading = AutoModel.from_pretrained(
                 folder, use_safetensors=True, trust_remote_code=own_code, dtype=torch.float32, output_loading_info=True
             )
-            # The PIL backend wherever it runs: torchvision's resampling gives slightly different pixels.
+            # Always the PIL backend: torchvision's resampling gives slightly different pixels.
             processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=own_code)
         except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as err:
             raise LensError(f"encoder {source!r} cannot be loaded: {str(err).splitlines()[0]}") from err
@@ -146,6 +146,6 @@ def _load_once(source: str, device: torch.device, trusted_code: tuple[str, ...])
 
 
 def shared_encoder(source: str, runtime: Runtime = DEFAULT_RUNTIME) -> Encoder:
-    """The process's one copy of an encoder on its device, whichever thread asks."""
+    """The process's one copy of an encoder on its device, shared by all threads."""
     with _load_lock:
         return _load_once(source, claim_device(runtime.device), runtime.trusted_code)

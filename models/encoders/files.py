@@ -1,4 +1,4 @@
-"""An encoder's files: where they lie, and the id that their content gives them. Needs no torch.
+"""An encoder's files: where they are, and the id that follows from their content. Needs no torch.
 
 A source names an encoder: a folder, a hub's id (with @revision to pin one), a folder on Cloud Storage (gs://…), or
 `pixels:N`, the plain baseline of N × N thumbnails, which has no files.
@@ -21,22 +21,22 @@ from huggingface_hub import constants, snapshot_download
 from models.cloud_storage import cloud_storage
 from models.errors import LensError
 
-# What decides the embedding beside the weights; preprocessing stands in one or the other.
+# What decides the embedding besides the weights; preprocessing is in one or the other.
 _CONFIGS = ("config.json", "preprocessor_config.json", "processor_config.json")
-# Weights come as safetensors alone: other formats can carry code. A tokenizer's may be a SentencePiece model or a text.
+# Weights only as safetensors: other formats can carry code. A tokenizer's file may be a SentencePiece model or text.
 _MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _PIXELS = re.compile(r"pixels:([1-9]\d{0,2})")
 
 
 def lasting_source(source: str) -> str:
-    """How an encoder can be asked for again from anywhere: a folder by its absolute path, others as they are."""
+    """A source that works from anywhere: a folder's absolute path, others unchanged."""
     folder = Path(source).expanduser()
     return str(folder.resolve()) if folder.is_dir() else source.rstrip("/")
 
 
 def identify(source: str) -> str:
-    """The id of a source's encoder. Its files are fetched when they are not here yet.
+    """The id of a source's encoder. Its files are fetched if they are not here yet.
 
     Raises:
         LensError: no such folder and no such model within reach.
@@ -60,7 +60,7 @@ def thumbnail_side(source: str) -> int | None:
 
 
 def encoder_folder(source: str) -> Path:
-    """The local folder of a model, fetched into the cache when `source` is none.
+    """The local folder of a model, fetched into the cache unless `source` is a folder.
 
     Raises:
         LensError: no such folder and no such model within reach.
@@ -75,7 +75,7 @@ def encoder_folder(source: str) -> Path:
     if source.startswith("gs://"):
         return _fetched(source)
     repo, _, revision = source.partition("@")
-    # Code that a model ships is fetched of one commit only; whether it runs is decided when the model is loaded.
+    # Code that a model ships is fetched from a pinned commit only; whether it runs is decided when the model is loaded.
     code = ["*.py"] if is_pinned(source) else []
     try:
         return Path(snapshot_download(repo, revision=revision or None, allow_patterns=_MODEL_FILES + code))
@@ -87,10 +87,10 @@ def encoder_folder(source: str) -> Path:
 
 
 def encoder_id(source: str, folder: Path) -> str:
-    """The name that a vector space begins with: a slug of the model's name and 8 digits of its content's hash.
+    """The first part of a vector space's name: a slug of the model's name and 8 digits of its content's hash.
 
-    A name that ends in these digits is the id already: so an encoder that is kept under its id has the same there. A
-    tokenizer does not count: the id names the space that images are embedded in.
+    A name that ends in these digits is already the id, so an encoder stored under its id keeps it. The tokenizer does not
+    count: the id names the space that images are embedded in.
     """
     digest = hashlib.sha256()
     own_code = ships_code(folder)
@@ -106,7 +106,7 @@ def encoder_id(source: str, folder: Path) -> str:
 
 
 def is_pinned(source: str) -> bool:
-    """Whether a source names one commit of a model on the hub, whose content can never be another."""
+    """Whether a source names one commit of a model on the hub, whose content can never change."""
     return _COMMIT.fullmatch(source.partition("@")[2]) is not None
 
 
@@ -116,7 +116,7 @@ def ships_code(folder: Path) -> bool:
 
 
 def borrows_code(folder: Path) -> bool:
-    """Whether some of that code is another model's ("owner/name--module.Class"), of which no commit is pinned."""
+    """Whether some of that code belongs to another model ("owner/name--module.Class"), whose commit is not pinned."""
     return any("--" in name for name in _code_of(folder))
 
 
@@ -142,19 +142,19 @@ def _config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_bytes())
     except (OSError, ValueError):
-        # There is none, or it is no model: whoever loads it says so.
+        # Missing or not a model's: loading it will say so.
         return {}
     return config if isinstance(config, dict) else {}
 
 
 def model_files(folder: Path) -> list[Path]:
-    """The files that make a folder an encoder: weights, configs, tokenizer. The config comes last."""
+    """The files of an encoder's folder: weights, configs, tokenizer. The config comes last."""
     found = [path for path in folder.iterdir() if path.is_file() and _is_model_file(path.name)]
     return sorted(found, key=lambda path: (path.name == "config.json", path.name))
 
 
 def _fetched(source: str) -> Path:
-    """A folder on Cloud Storage as a local one beside the hub's models, fetched once for what it holds now."""
+    """A local copy, beside the hub's models, of a folder on Cloud Storage, fetched once per content."""
     try:
         storage = cloud_storage()
         found = storage.find(source, maxdepth=1, detail=True)
@@ -185,7 +185,7 @@ def _become(part: Path, folder: Path) -> None:
     try:
         os.replace(part, folder)
     except OSError:
-        # Another process fetched the same meanwhile.
+        # Another process fetched the same files meanwhile.
         if not folder.is_dir():
             raise
 

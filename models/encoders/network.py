@@ -15,7 +15,7 @@ from models.encoders.runtime import Backend
 
 
 class ImageTower(nn.Module):
-    """What takes normalised pixels to a model's image embedding; a text tower beside it is dropped."""
+    """The part of a model that turns normalised pixels into an image embedding; a text tower is dropped."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class ImageTower(nn.Module):
         self._of_both = hasattr(model, "get_image_features")
         for text in ("text_model", "text_projection"):
             if self._of_both and hasattr(model, text):
-                # Half of the memory or more, in every worker, and images never meet it.
+                # Half of the memory or more in every worker, and images never use it.
                 delattr(model, text)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -36,7 +36,7 @@ class ImageTower(nn.Module):
 
 @dataclass(frozen=True)
 class Network:
-    """A tower on a device, and the affine map from prepared images to what it takes: pixels * scale + shift."""
+    """A tower on a device, and the affine map from prepared images to its input: pixels * scale + shift."""
 
     tower: nn.Module
     device: torch.device
@@ -59,7 +59,7 @@ class Network:
         return features
 
     def on(self, backend: Backend) -> Network:
-        """A copy in another backend."""
+        """A copy that computes in another backend."""
         tower: Any = copy.deepcopy(self.tower)
         dtype = torch.bfloat16 if backend in (Backend.BFLOAT16, Backend.COMPILED_BFLOAT16) else torch.float32
         if backend is Backend.INT8:
@@ -68,6 +68,6 @@ class Network:
             tower = torch.ao.quantization.quantize_dynamic(tower, {nn.Linear}, dtype=torch.qint8, inplace=True)
         tower = tower.to(dtype) if dtype != torch.float32 else tower
         if backend.compiled:
-            # One shape for all batches, which the caller sees to.
+            # The caller makes sure that all batches have one shape.
             tower = torch.compile(tower, dynamic=False)
         return replace(self, tower=tower, dtype=dtype)

@@ -1,4 +1,4 @@
-"""Code that a model is loaded by: transformers' own, this package's, or, where it is trusted, what the model ships."""
+"""The code that loads a model: transformers' own, this package's or, if trusted, what the model ships."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from models.errors import LensError
 
 
 def register_architecture(folder: Path) -> None:
-    """Let transformers load a model whose architecture is this package's. Others cost nothing."""
+    """Register a model's architecture with transformers if it is one of this package's; imported only then."""
     if model_type(folder) == "conv_siglip":
         import models.encoders.conv_siglip  # noqa: F401  registers itself
 
 
 def may_run_own_code(source: str, folder: Path, trusted: Sequence[str]) -> bool:
-    """Whether a model is loaded by code that it ships. Raises LensError when it would need to, and may not."""
+    """Whether a model is loaded by code that it ships. Raises LensError if it needs that code and may not run it."""
     if not ships_code(folder) or json.loads((folder / "config.json").read_bytes()).get("model_type") in CONFIG_MAPPING:
         return False
     if not is_pinned(source):

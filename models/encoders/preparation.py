@@ -1,4 +1,4 @@
-"""How an image is prepared for a model: its own preprocessing, with the arithmetic left to the network where that is the same."""
+"""Preparing images for a model: its own preprocessing, with the arithmetic left to the network where that gives the same."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-# How far bytes that are scaled by us may lie from what the model's own preprocessing gives, in its normalised units.
+# How far pixels that we normalise may differ from the model's own preprocessing, in normalised units.
 _SAME_PIXELS = 1e-5
 
 
 def preparation(
     processor: Any,
 ) -> tuple[Callable[[Image.Image], NDArray[Any]], NDArray[np.float32], NDArray[np.float32]]:
-    """How one image is prepared, and the affine map (scale, shift), each (3, 1, 1), that the network begins with.
+    """A function that prepares one image, and the affine map (scale, shift), each (3, 1, 1), that the network applies first.
 
-    Scaling and cutting are the processor's own and leave bytes; the rest of its work is the affine map. A processor that
-    does anything else besides prepares images wholly.
+    The processor scales and crops, which gives bytes; the rest of its work is the affine map. A processor that does
+    anything else prepares images by itself.
     """
     fast = partial(_processed, processor, do_rescale=False, do_normalize=False)
     chance = np.random.default_rng(0)
@@ -37,7 +37,7 @@ def preparation(
         if pixels.dtype == np.uint8 and np.abs(pixels * scale + shift - wanted).max() < _SAME_PIXELS:
             return fast, scale, shift
     except (AttributeError, TypeError, ValueError):
-        # A processor of another make, without these switches.
+        # Another kind of processor, without these switches.
         pass
     return partial(_processed, processor), np.ones((3, 1, 1), np.float32), np.zeros((3, 1, 1), np.float32)
 
@@ -51,11 +51,11 @@ def thumbnail(image: Image.Image, *, side: int) -> NDArray[np.float32]:
     """Pixels of a side × side thumbnail without their mean: (3 side²,) float32."""
     pixels = np.asarray(image.resize((side, side), Image.Resampling.BOX), np.float32).ravel()
     pixels = pixels - pixels.mean(dtype=np.float64).astype(np.float32)
-    # An image of one grey has nothing left: it gets the direction that is orthogonal to all others.
+    # An image of a single grey has nothing left: it gets the direction that is orthogonal to all others.
     return pixels if pixels.any() else np.ones_like(pixels)
 
 
 def input_side(processor: Any) -> int | None:
     size = getattr(processor, "size", None) or {}
-    # SigLIP's scale to a square; CLIP's, MobileNetV2's and DINOv2's the shorter side, of which a square is cut out.
+    # SigLIP's scale to a square; CLIP's, MobileNetV2's and DINOv2's scale the shorter side and crop a square.
     return size.get("height") or size.get("shortest_edge")

@@ -1,4 +1,4 @@
-"""How encoders may run on a host: what the settings say of it. Needs no torch."""
+"""How encoders may run on a host, according to the settings. Needs no torch."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 class Backend(StrEnum):
-    """A way to compute a model: in which numbers, and whether compiled for the host first."""
+    """A way to run a model: its number format, and whether it is compiled for the host first."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
-    # Weights of 8 bits, activations quantised as they come: linear layers only, and on CPUs only.
+    # 8-bit weights, activations quantised dynamically: linear layers only, and on CPUs only.
     INT8 = "int8"
-    # By torch.compile, which takes a minute a process and a C++ compiler: worth it for large windows.
+    # By torch.compile, which takes a minute per process and a C++ compiler: worth it for large windows.
     COMPILED = "compiled"
     COMPILED_BFLOAT16 = "compiled-bfloat16"
 
@@ -26,7 +26,7 @@ class Backend(StrEnum):
 
     @property
     def least_cosine(self) -> float:
-        """How close each embedding must stay to the one that float32 gives, for the backend to be used."""
+        """How close each embedding must be to float32's for the backend to be used."""
         return _LEAST_COSINE[self]
 
 
@@ -44,8 +44,8 @@ class Runtime:
     """Where and how encoders may run.
 
     Attributes:
-        device: "cuda" is one GPU a process; "auto" is that where there is a GPU, else the CPU.
-        backends: what a calibration may choose from when a catalog is embedded; queries are computed in float32.
+        device: "cuda" is one GPU per process; "auto" is the same if there is a GPU, else the CPU.
+        backends: what calibration may choose from when a catalog is embedded; queries are always computed in float32.
         trusted_code: hub ids with a pinned revision (id@commit) whose own code may run.
     """
 

@@ -1,4 +1,4 @@
-"""A small SigLIP for machines without a GPU, made from a config: untrained, with a tokenizer that knows the catalog's words."""
+"""A small, untrained SigLIP for machines without a GPU, with a tokenizer that knows the catalog's words."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIDE = 96
 _DIMS = 192
 _TITLE_TOKENS = 32
 _VOCABULARY = 2048
-# Pairs that are compared at once when it is trained.
+# Pairs per batch when it is trained.
 _BATCH = 128
 _PAD, _END = "<pad>", "</s>"
 
@@ -33,8 +33,8 @@ def save_untrained_siglip(folder: Path, titles: Iterable[str] = (), *, seed: int
 
     Args:
         folder: to write weights, preprocessing and tokenizer to.
-        titles: the tokenizer learns its words from; without, it knows bytes alone.
-        seed: the same one, with the same titles, gives the same encoder id.
+        titles: the tokenizer learns its words from them; without any, it knows only bytes.
+        seed: the same seed and titles give the same encoder id.
     """
     tokenizer = _tokenizer(titles)
     config = ConvSiglipConfig(
@@ -60,11 +60,11 @@ def save_untrained_siglip(folder: Path, titles: Iterable[str] = (), *, seed: int
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = ConvSiglipModel(config)
-    # A title's embedding is what its last place holds, which is padding: begun at zero, that holds what its attention
-    # brings there from the words, and nothing else.
+    # A title's embedding is read at its last position, which is padding: starting from zero, it holds only what attention
+    # brings there from the words.
     with torch.no_grad():
-        # The published start, −10, is the share of pairs that belong together in a batch of 32,768. In one of hundreds it
-        # lets all pairs attract at first, till every embedding is the same.
+        # The published start, −10, is the share of pairs that belong together in a batch of 32,768. In a batch of
+        # hundreds, all pairs would attract at first, until every embedding is the same.
         model.logit_bias.fill_(-math.log(_BATCH))
         model.text_model.embeddings.position_embedding.weight.zero_()
         model.text_model.embeddings.token_embedding.weight[tokenizer.pad_token_id].zero_()
@@ -75,7 +75,7 @@ def save_untrained_siglip(folder: Path, titles: Iterable[str] = (), *, seed: int
 
 
 def _tokenizer(titles: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Byte pairs, which no title of any script falls outside of."""
+    """Byte-pair encoding, which can represent titles in any script."""
     tokenizer = Tokenizer(BPE())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()

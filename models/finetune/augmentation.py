@@ -1,4 +1,4 @@
-"""Augmentation fit for product photos: crops that keep the thing in view, mirror images, and light; never the hue."""
+"""Augmentation for product photos: crops that keep the item in view, mirroring, and lighting; never the hue."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 from models.finetune.recipe import Recipe
 
-# Crops are up to this much wider or higher than the image is.
+# A crop's aspect ratio differs from the image's by up to this factor.
 _MOST_STRETCH = 1.25
 
 
@@ -33,10 +33,10 @@ def augment(image: Image.Image, side: int, recipe: Recipe, rng: np.random.Genera
 
 
 def _crop(size: tuple[int, int], smallest: float, rng: np.random.Generator) -> tuple[float, float, float, float]:
-    """A random box within an image of a size: of at least that share of its area, a little stretched."""
+    """A random box within an image of this size, with at least this share of its area, slightly stretched."""
     width, height = size
     area = rng.uniform(smallest, 1)
-    # No more than the image has room for: a whole image is not stretched.
+    # Stretched only as far as the image has room: a whole image is not stretched.
     most = math.log(min(_MOST_STRETCH, 1 / area))
     stretch = math.exp(rng.uniform(-most, most))
     crop_width, crop_height = min(1.0, math.sqrt(area * stretch)) * width, min(1.0, math.sqrt(area / stretch)) * height

@@ -1,4 +1,4 @@
-"""Batches that are larger than memory allows, with the gradient of the whole (Gao et al. 2021, arXiv:2101.06983).
+"""Batches larger than memory allows, with the gradient of the whole batch (Gao et al. 2021, arXiv:2101.06983).
 
 A contrastive loss needs the embeddings of the whole batch, but an embedding only its own row. So the batch is embedded
 piece by piece without keeping what a backward pass needs; the loss gives the gradient of every embedding; and each
@@ -30,9 +30,9 @@ def backward_in_pieces(
 ) -> Tensor:
     """Add the gradient of the loss of a whole batch to the parameters' `grad`, piece by piece.
 
-    Random numbers (dropout) are drawn once a piece: it is embedded again with those that it was embedded with.
+    Random numbers (dropout) are the same both times that a piece is embedded.
 
-    Under DistributedDataParallel, `embed` calls the wrapped model once a piece, for both sides together, since every
+    Under DistributedDataParallel, `embed` calls the wrapped model once per piece, for both sides together, since every
     synchronised backward pass must belong to one forward pass and reach every parameter; and every process has equally
     many pieces.
 
@@ -40,7 +40,7 @@ def backward_in_pieces(
         embed: a piece of m rows to its image and text embeddings, (m, d) each.
         pieces: of the batch, at least one, in any sizes.
         loss: the embeddings of the whole batch, (n, d) each in the pieces' order, to one number.
-        loss_parameters: what `loss` itself learns, such as temperature and bias; those that are frozen are left alone.
+        loss_parameters: what `loss` itself learns, such as temperature and bias; frozen ones are left alone.
         backward: how a number is backpropagated; with Accelerate, its `backward`. Must be linear in the number.
         no_sync: a context in which gradients are added up here only; all pieces but the last are embedded and
             backpropagated in one. With Accelerate, `lambda: accelerator.no_sync(model)`.

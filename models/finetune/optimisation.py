@@ -1,4 +1,4 @@
-"""What the optimiser does to each parameter: how fast it learns, and whether it decays."""
+"""The optimiser's settings for each parameter: its learning rate, and whether it decays."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from transformers import get_cosine_schedule_with_warmup
 
 from models.finetune.recipe import Recipe
 
-# The stack of a transformer's layers; a residual network's stages are none.
+# The stack of a transformer's layers; a residual network's stages do not count.
 _LAYER = re.compile(r"(.*?\.encoder\.layers)\.(\d+)\.")
-# Matrices that multiply nothing: tables that are looked up in, and the token that the image tower pools by.
+# Matrices that multiply nothing: lookup tables, and the token that the image tower pools with.
 _LOOKED_UP = ("token_embedding", "position_embedding", "probe")
 
 
 def optimiser(model: nn.Module, recipe: Recipe) -> AdamW:
-    """AdamW over the parameters that learn."""
+    """AdamW over the trainable parameters."""
     return AdamW(parameter_groups(model, recipe), lr=recipe.learning_rate, betas=recipe.betas)
 
 
@@ -34,8 +34,8 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """Parameters by learning rate and weight decay.
 
     Norms and biases do not decay, nor do embeddings, temperature and bias of the loss: shrinking a number that nothing
-    multiplies only moves it. With `layer_decay`, the layers of a tower learn the slower the nearer they are to its
-    input, whose embeddings learn slowest (Clark et al. 2020, ELECTRA, arXiv:2003.10555).
+    multiplies only moves it. With `layer_decay`, layers nearer to a tower's input learn more slowly, and its input
+    embeddings most slowly (Clark et al. 2020, ELECTRA, arXiv:2003.10555).
     """
     depths = _depths(model)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
@@ -48,7 +48,7 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
         decay = recipe.weight_decay if _decays(name, parameter) else 0.0
         group = groups.setdefault((rate, decay), {"params": [], "lr": rate, "weight_decay": decay})
         group["params"].append(parameter)
-    # What learns at the recipe's own rate comes last, where the log looks for it.
+    # The group with the recipe's own rate comes last, where the log looks for it.
     return sorted(groups.values(), key=lambda group: group["lr"] == recipe.learning_rate)
 
 

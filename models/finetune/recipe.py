@@ -1,4 +1,4 @@
-"""The recipe of a fine-tuning: everything that decides what comes out, beside the parent and the pairs."""
+"""The recipe of a fine-tuning: everything that decides the outcome, besides the parent and the pairs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Recipe(BaseModel):
     epochs: float = Field(5.0, gt=0)
     batch_size: int = Field(256, gt=1, description="pairs a device and step")
     micro_batch_size: int | None = Field(
-        None, gt=0, description="pairs that go through the model at once, by gradient caching; None: the whole batch"
+        None, gt=0, description="pairs per forward pass, by gradient caching; None: the whole batch"
     )
     precision: Literal["bf16", "no"] = Field("bf16", description="of autocast; weights and loss stay float32")
     gradient_checkpointing: bool = False
@@ -39,7 +39,7 @@ class Recipe(BaseModel):
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     max_gradient_norm: float = Field(1.0, gt=0)
     layer_decay: float = Field(
-        1.0, gt=0, le=1, description="each layer further from the embedding learns this much slower; 1: all alike"
+        1.0, gt=0, le=1, description="learning rate factor for each layer further from the output; 1: the same for all"
     )
 
     # ---- what is trained ----
@@ -52,10 +52,10 @@ class Recipe(BaseModel):
     )
     duplicates_as: Literal["positive", "mask"] = "mask"
     shuffle_buffer: int = Field(8192, gt=0, description="pairs that a reader shuffles among")
-    readers: int = Field(2, ge=0, description="processes a device that decode ahead; 0: none")
+    readers: int = Field(2, ge=0, description="processes per device that decode ahead; 0: none")
 
     # ---- augmentation ----
-    smallest_crop: float = Field(0.6, gt=0, le=1, description="share of the image's area that a crop keeps at least")
+    smallest_crop: float = Field(0.6, gt=0, le=1, description="the least share of the image's area that a crop keeps")
     flip: float = Field(0.5, ge=0, le=1, description="chance of a mirror image")
     jitter: float = Field(0.2, ge=0, lt=1, description="brightness and contrast change by up to this share")
 
@@ -63,7 +63,7 @@ class Recipe(BaseModel):
     validate_every: int = Field(500, gt=0, description="steps")
     validation_pairs: int = Field(2000, gt=0)
     validation_sessions: int = Field(300, ge=0)
-    patience: int = Field(5, gt=0, description="validations without a better one, after which training stops")
+    patience: int = Field(5, gt=0, description="validations without improvement after which training stops")
     judged_by: str = Field("", description="the metric that decides; empty: nDCG@5 of sessions, or title recall@10")
 
     # ---- checkpoints ----
@@ -77,8 +77,8 @@ class Recipe(BaseModel):
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits of the content's hash."""
-        # Sets have no order of their own.
+        """16 hexadecimal digits of the hash of its content."""
+        # Sets have no fixed order.
         content = repr(sorted((name, sorted(v) if isinstance(v, frozenset) else v) for name, v in self))
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 

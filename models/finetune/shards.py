@@ -1,7 +1,7 @@
-"""Pairs streamed from Parquet shards: shuffled, decoded, augmented and batched at bounded memory, the same in every run.
+"""Pairs streamed from Parquet shards: shuffled, decoded, augmented and batched in bounded memory, reproducibly.
 
 An epoch's order follows from the seed alone: the row groups are shuffled and dealt to the readers, and each reader
-shuffles its rows within a buffer. So a run that is resumed goes on with the very batch that would have come next.
+shuffles its rows within a buffer. So a resumed run continues with exactly the batch that would have come next.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Batch:
-    """Pairs as a model takes them.
+    """Pairs as a model's input.
 
     Attributes:
         pixels: (n, 3, side, side) uint8.
@@ -76,18 +76,18 @@ class Batch:
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in (self.pixels, self.tokens, self.groups)))
 
     def pin_memory(self) -> Batch:
-        """What DataLoader asks for, so that a copy to a GPU need not be waited for."""
+        """For DataLoader, so that copies to a GPU do not block."""
         return Batch(*(tensor.pin_memory() for tensor in (self.pixels, self.tokens, self.groups)))
 
     def split(self, size: int | None) -> list[Batch]:
-        """Parts of at most a size."""
+        """Parts of at most the given size."""
         tensors = (self.pixels, self.tokens, self.groups)
         return [Batch(*parts) for parts in zip(*(tensor.split(size or len(self)) for tensor in tensors), strict=True)]
 
 
 @dataclass(frozen=True)
 class RowGroup:
-    """A part of a shard that is read at once."""
+    """A part of a shard that is read in one go."""
 
     path: str
     index: int
@@ -103,10 +103,10 @@ class Shards:
 
     @classmethod
     def open(cls, fs: fsspec.AbstractFileSystem, paths: Sequence[str]) -> Shards:
-        """Look at the shards' footers.
+        """Read the shards' footers.
 
         Raises:
-            LensError: there is no shard, one is empty, is not Parquet, or lacks a column.
+            LensError: there is no shard, or one is empty, not Parquet, or lacks a column.
         """
         if not paths:
             raise LensError("the pairs have no shard of this split: sample more pairs, over more days")
@@ -127,14 +127,14 @@ class Shards:
         return sum(group.rows for group in self.groups)
 
     def read(self, groups: Sequence[RowGroup]) -> Iterator[Pair]:
-        """The pairs of some row groups, in order. Raises LensError when a shard cannot be read any more."""
+        """The pairs of some row groups, in order. Raises LensError if a shard can no longer be read."""
         for group in groups:
             with _opened(self.fs, group.path) as parquet:
                 for row in parquet.read_row_group(group.index, columns=list(COLUMNS)).to_pylist():
                     yield Pair(**row)
 
     def head(self, count: int) -> list[Pair]:
-        """The first pairs, at most so many."""
+        """The first `count` pairs, or all if there are fewer."""
         return [pair for pair, _ in zip(self.read(self.groups), range(count), strict=False)]
 
 
@@ -158,7 +158,7 @@ class Reader:
 class PairStream(IterableDataset[Batch]):
     """An endless stream of training batches, one epoch after another, for one of several devices.
 
-    With reading processes (`DataLoader`'s workers), each makes whole batches of its own share of the row groups, and
+    With reading processes (`DataLoader`'s workers), each makes whole batches from its own share of the row groups, and
     they take turns.
 
     Args:
@@ -167,7 +167,7 @@ class PairStream(IterableDataset[Batch]):
         tokenize: titles to token ids.
         side: of the images, in pixels.
         device: which of the training's processes this is.
-        done: batches that an earlier run of this process has taken already.
+        done: batches that an earlier run of this process has already consumed.
 
     Raises:
         LensError: there are fewer row groups than readers, or fewer pairs than a batch.
@@ -194,9 +194,9 @@ class PairStream(IterableDataset[Batch]):
             )
 
     def loader(self) -> DataLoader[Batch]:
-        """The stream behind the recipe's reading processes."""
+        """The stream, read by the recipe's reading processes."""
         readers = self._recipe.readers
-        # What they read with, imported once for all of them.
+        # Imported once for all of them: what they read with.
         multiprocessing.set_forkserver_preload(["models.finetune.towers"])
         return DataLoader(
             self,
@@ -206,7 +206,7 @@ class PairStream(IterableDataset[Batch]):
             multiprocessing_context="forkserver" if readers else None,
             prefetch_factor=4 if readers else None,
             pin_memory=torch.cuda.is_available(),
-            # Its own: a number drawn from the global one would be another for a training that goes on.
+            # A generator of its own: a resumed training would get other numbers from the global one.
             generator=torch.Generator(),
         )
 
@@ -217,7 +217,7 @@ class PairStream(IterableDataset[Batch]):
         if worker:
             torch.set_num_threads(1)
             Thread(target=_end_with_parent, daemon=True).start()
-        # DataLoader asks worker 0 first: it plays the one whose turn it is.
+        # DataLoader asks worker 0 first: it takes the part of the one whose turn it is.
         mine = (turn + self._done) % workers
         reader = Reader(self._device.number * workers + mine, self._device.of * workers)
         taken = (self._done + workers - 1 - mine) // workers
@@ -234,7 +234,7 @@ class PairStream(IterableDataset[Batch]):
                 drawn = []
 
     def _draws(self, reader: Reader, skip: int) -> Iterator[tuple[int, Pair]]:
-        """(epoch, pair) without end, from a place in the stream on. Whole epochs before it are not read."""
+        """Endless (epoch, pair), from a position in the stream on. Whole epochs before it are not read."""
         epoch = 0
         while True:
             groups = self._order(epoch)[reader.number :: reader.of]
@@ -264,13 +264,13 @@ class PairStream(IterableDataset[Batch]):
 
     def _view(self, drawn: tuple[int, Pair]) -> np.ndarray:
         epoch, pair = drawn
-        # Of the pair and the epoch, so that it does not matter which thread or process draws it.
+        # Seeded by the pair and the epoch, so that it does not matter which thread or process augments it.
         rng = np.random.default_rng([self._recipe.seed, epoch, _number(pair.item_id)])
         return augment(decode(pair.image), self._side, self._recipe, rng)
 
 
 def _end_with_parent() -> None:
-    """End this reading process when the training's has ended: DataLoader itself only looks at who forked it."""
+    """End this reading process when the training's has ended: DataLoader itself only watches the process that forked it."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -278,12 +278,12 @@ def _end_with_parent() -> None:
 
 
 def decode(image: bytes) -> Image.Image:
-    """An image of a shard, which the sampling has made sure can be decoded."""
+    """Decode an image of a shard; sampling has made sure that it can be decoded."""
     return Image.open(BytesIO(image)).convert("RGB")
 
 
 def _shuffled(pairs: Iterator[Pair], buffer_size: int, rng: np.random.Generator) -> Iterator[Pair]:
-    """All pairs, each drawn at random from a buffer."""
+    """All pairs, each taken at random from a buffer."""
     buffer: list[Pair] = []
     for pair in pairs:
         if len(buffer) < buffer_size:

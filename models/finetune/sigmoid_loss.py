@@ -31,8 +31,8 @@ INITIAL_BIAS = -10.0
 """Where the learned bias starts, as published: nearly all pairs do not belong together."""
 
 Duplicates = Literal["negative", "positive", "mask"]
-"""What an image and the title of another row are when both rows have the same group: a pair that does not belong
-together as any other, one that does, or one that is not asked about."""
+"""How an image and another row's title are treated when both rows have the same group: as a pair that does not belong
+together, as one that does, or not at all."""
 
 # The logits of 4,096 images against so many titles are 16 MB, and larger blocks are hardly faster.
 _CHUNK = 1024
@@ -61,7 +61,7 @@ def sigmoid_loss(
         log_scale: the logarithm of the temperature, one number.
         bias: one number, added to every logit.
         groups: (n,) int64; rows of one group show or name the same thing. Needed unless duplicates are "negative".
-        duplicates: what an image and another row's title of the same group are.
+        duplicates: how an image and another row's title of the same group are treated.
         chunk: how many titles are compared at a time; the memory taken is about 3 · n · chunk numbers beside the gradients.
 
     Returns:

@@ -27,10 +27,10 @@ from models.finetune.sigmoid_loss import INITIAL_BIAS, INITIAL_LOG_SCALE
 if TYPE_CHECKING:
     from peft import PeftModel
 
-# A training's log is no place for bars.
+# Keep progress bars out of the training's log.
 transformers_logging.disable_progress_bar()
 
-# The attention of each layer. The pooling head's own attention is of another make, which low-rank updates do not fit.
+# The attention of each layer. The pooling head's attention is of another kind, which low-rank updates do not fit.
 _LORA_TARGETS = r".*self_attn\.(q_proj|k_proj|v_proj|out_proj)"
 _LORA_SCALE = 2
 
@@ -77,7 +77,7 @@ class Towers(nn.Module):
         """Load a parent from a folder that `save_pretrained()` wrote.
 
         Raises:
-            LensError: it is no model that the sigmoid loss can train, or a part of it is missing.
+            LensError: the sigmoid loss cannot train this model, or a part of it is missing.
         """
         register_architecture(folder)
         with _loading(folder, "model"):
@@ -100,9 +100,9 @@ class Towers(nn.Module):
         return cls(model, processor, tokenizer)
 
     def prepare(self, recipe: Recipe) -> None:
-        """Make it what a recipe trains: frozen towers, low-rank updates, checkpointed gradients, the loss's numbers."""
+        """Set up what a recipe trains: frozen towers, low-rank updates, gradient checkpointing, the loss's parameters."""
         if not self.log_scale.any() and not self.bias.any():
-            # As transformers makes them, and nothing was learnt yet: the loss would start a hundred times too high.
+            # Still as transformers initialises them: the loss would start a hundred times too high.
             nn.init.constant_(self.log_scale, INITIAL_LOG_SCALE)
             nn.init.constant_(self.bias, INITIAL_BIAS)
         if recipe.lora_rank:
@@ -117,7 +117,7 @@ class Towers(nn.Module):
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
 
     def _add_low_rank_updates(self, rank: int) -> None:
-        # Imported here: it takes longer than all the rest, in every reading process too, and few recipes need it.
+        # Imported here: it takes longer than everything else, in every reading process too, and few recipes need it.
         from peft import LoraConfig, get_peft_model
 
         config = LoraConfig(r=rank, lora_alpha=_LORA_SCALE * rank, target_modules=_LORA_TARGETS)
@@ -128,7 +128,7 @@ class Towers(nn.Module):
             raise LensError(f"lora_rank: {str(err).splitlines()[0]}; train all weights with lora_rank 0") from err
 
     def train(self, mode: bool = True) -> Towers:
-        """As any module's, but a frozen tower stays in evaluation: its norms keep their statistics too."""
+        """As for any module, but frozen towers stay in evaluation mode, so that their norms keep their statistics."""
         super().train(mode)
         for name, module in self.model.named_modules():
             if tower_of(name) in self._frozen:
@@ -177,7 +177,7 @@ class Towers(nn.Module):
 
 
 def tower_of(parameter: str) -> str | None:
-    """`image` or `text`, whichever tower a parameter or module of this name is of; None for temperature and bias."""
+    """The tower, `image` or `text`, of a parameter or module by name; None for temperature and bias."""
     if any(part in parameter for part in ("vision_model", "visual_norm", "visual_projection")):
         return "image"
     return "text" if "text_model" in parameter or "text_projection" in parameter else None

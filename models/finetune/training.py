@@ -1,7 +1,7 @@
 """The training: batches through both towers, the sigmoid loss over all of their pairs, validation and checkpoints.
 
-Devices, processes, mixed precision and checkpoints are Accelerate's. Killed at any step, a training goes on from its
-last checkpoint with the batch that would have come next.
+Devices, processes, mixed precision and checkpoints are Accelerate's. Killed at any step, a training continues from
+its last checkpoint with the batch that would have come next.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from models.finetune.sigmoid_loss import distributed_sigmoid_loss, sigmoid_loss
 from models.finetune.towers import Towers
 from models.finetune.validation import Validation
 
-# A loss this many times as high as at the start will not come back.
+# A loss this many times as high as at the start will not recover.
 _DIVERGED = 3.0
 _LOG_EVERY = 10
 _BEST, _CHECKPOINTS = "best", "checkpoints"
 
 
 class TrainingLog(Protocol):
-    """Where a training says how it goes."""
+    """Receives a training's progress."""
 
     def step(self, step: int, total: int, metrics: Mapping[str, float]) -> None: ...
 
@@ -47,7 +47,7 @@ class TrainingLog(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training left: the folder of its best encoder, and how it got there."""
+    """The result of a training: the folder of its best encoder, and how it got there."""
 
     encoder: Path
     steps: int
@@ -76,15 +76,15 @@ class Progress:
 def train(
     parent: Path, recipe: Recipe, shards: Shards, validation: Validation, folder: Path, log: TrainingLog
 ) -> Outcome:
-    """Fine-tune a parent, or go on with a training that was killed.
+    """Fine-tune a parent, or continue a training that was killed.
 
     Args:
         parent: folder of a SigLIP model.
         recipe: how.
         shards: of the training pairs.
-        validation: what is measured on the way; the best encoder by it is kept.
+        validation: what is measured along the way; the best encoder by it is kept.
         folder: holds checkpoints and the best encoder. One folder belongs to one parent, recipe and set of pairs.
-        log: hears of every step.
+        log: is told of every step.
 
     Raises:
         LensError: the loss is not a number or has diverged, or a GPU's memory is too small; the best encoder and the last
@@ -108,7 +108,7 @@ class _Training:
         self.steps = max(1, math.floor(recipe.epochs * shards.rows / (recipe.batch_size * self.device.of)))
         self.progress = Progress()
         of = optimiser(self.towers, recipe)
-        # The schedule is stepped once a step here, whatever the number of processes.
+        # The schedule is stepped once per step here, whatever the number of processes.
         self.schedule = schedule(of, recipe, self.steps)
         self.model, self.optimiser = self.accelerator.prepare(self.towers, of)
         self.accelerator.register_for_checkpointing(self.schedule, self.progress)
@@ -127,12 +127,12 @@ class _Training:
             device=self.device,
             done=self.progress.step,
         )
-        # Its processes start, which takes seconds, while the parent is validated.
+        # Its processes take seconds to start: they do so while the parent is validated.
         batches = iter(stream.loader())
         if self.progress.step == 0:
             self._validate()
         stopped = "all steps were made"
-        # Models are loaded for inference, and one that goes on is not validated first.
+        # Models are loaded in evaluation mode, and a resumed training is not validated first.
         self.model.train()
         self._begin_counting()
         while self.progress.step < self.steps and self.progress.without_better < self.recipe.patience:
@@ -204,7 +204,7 @@ class _Training:
             )
 
     def _log(self, loss: float, norm: float, pairs: int) -> None:
-        """Log a step; images/s are those since the step that was logged before, what they were waited for included."""
+        """Log a step; images/s covers the time since the last logged step, waiting included."""
         now, steps = time.perf_counter(), self.progress.step - self._logged_step
         images_per_s = steps * pairs * self.device.of / (now - self._logged_at)
         self._logged_at, self._logged_step = now, self.progress.step
@@ -230,7 +230,7 @@ class _Training:
             with self.accelerator.autocast():
                 self.metrics, figure = self.validation.measure(self.towers)
         self.model.train()
-        # One process measures for all: two that differed in the last digit would not stop at the same step.
+        # One process measures for all: two that differ in the last digit would not stop at the same step.
         [self.metrics] = broadcast_object_list([self.metrics])
         if self.judged_by not in self.metrics:
             raise LensError(f"judged_by {self.judged_by!r} is not measured: choose one of {', '.join(self.metrics)}")
@@ -280,7 +280,7 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 @contextmanager
 def _whole(folder: Path) -> Iterator[Path]:
-    """A folder to write that takes the place of another when it is complete."""
+    """A folder to write to, which replaces another once it is complete."""
     part, old = folder.with_name(f"{folder.name}.part"), folder.with_name(f"{folder.name}.old")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -293,7 +293,7 @@ def _whole(folder: Path) -> Iterator[Path]:
 
 
 def _restore(folder: Path) -> None:
-    """Put back what `_whole` was killed in the middle of replacing."""
+    """Restore what `_whole` was killed in the middle of replacing."""
     old = folder.with_name(f"{folder.name}.old")
     if old.exists() and not folder.exists():
         old.rename(folder)
@@ -301,7 +301,7 @@ def _restore(folder: Path) -> None:
 
 @contextmanager
 def _clear_end(folder: Path, recipe: Recipe, progress: Progress) -> Iterator[None]:
-    """Say of an early end what is kept, and of a full GPU what to do."""
+    """Add to an early end's error what is kept, and to a full GPU's what to do."""
     kept = "nothing was kept"
     try:
         yield
@@ -317,7 +317,7 @@ def _clear_end(folder: Path, recipe: Recipe, progress: Progress) -> Iterator[Non
 
 
 def _memory_bytes() -> int:
-    """The most that the GPU held, or what the process holds now where there is none."""
+    """The GPU's peak memory, or the process's current memory where there is no GPU."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     return int(psutil.Process().memory_info().rss)

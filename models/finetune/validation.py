@@ -1,4 +1,4 @@
-"""How good an encoder is on what it was not trained on: titles found by their photos, and search sessions ranked."""
+"""How good an encoder is on held-out data: titles found by their photos, and search sessions ranked."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _BATCH = 128
 class HeldOutSession:
     """A search by photo: the photo, the items shown and which were tapped.
 
-    `unseen` says that nothing of what was tapped occurs in training, in a photo of any seller.
+    `unseen`: nothing that was tapped occurs in training, in any seller's photo.
     """
 
     session_id: str
@@ -50,8 +50,8 @@ def title_recall(
         scores = images[start : start + _BATCH] @ titles.T
         own = labels[start : start + _BATCH, None] == labels[None]
         best = np.where(own, scores, -np.inf).max(axis=1, keepdims=True)
-        # Titles before it are those that are not further away, one for all that read the same: an encoder to which all is
-        # one, or whose numbers are none, finds nothing.
+        # Titles at least as near come before it, those that read the same counting once: an encoder that gives everything
+        # the same embedding, or NaN, finds nothing.
         ranks += [len(np.unique(labels[row])) for row in ~(scores < best) & ~own]
     return {f"titles/recall@{k}": float(np.mean(np.array(ranks) < k)) for k in cutoffs}
 
@@ -102,11 +102,11 @@ class Validation:
 
     @property
     def default_metric(self) -> str:
-        """What decides when the recipe does not say: what the encoder is for, where there are sessions."""
+        """The metric that decides by default: of sessions, if there are any, since they are what the encoder is for."""
         return "sessions/ndcg@5" if self.sessions else "titles/recall@10"
 
     def measure(self, towers: Any) -> tuple[dict[str, float], Figure | None]:
-        """Validate towers. Returns the metrics by name, and pictures of what some sessions' photos find."""
+        """Validate towers. Returns the metrics by name, and a figure of what some sessions' photos find."""
         images = np.stack([e for _, e in embed_all(((p.item_id, p.image) for p in self.pairs), towers.embed_images)])
         titles = [pair.title for pair in self.pairs]
         metrics = title_recall(images, towers.embed_titles(titles), titles)
@@ -132,7 +132,7 @@ def retrievals(
     items: Mapping[str, NDArray[np.float32]],
     photos: Mapping[str, bytes],
 ) -> Figure:
-    """A row a session: its photo, and the nearest of all items; those that were tapped in it are framed."""
+    """One row per session: its photo and the nearest of all items, with tapped ones framed."""
     names, vectors = list(items), np.stack(list(items.values()))
     figure = Figure(figsize=(1.3 * (_SHOWN_ITEMS + 1), 1.35 * len(sessions)), layout="constrained")
     axes = figure.subplots(len(sessions), _SHOWN_ITEMS + 1, squeeze=False)

@@ -1,4 +1,4 @@
-"""Perceptual hashes: photos that look alike have hashes of which few bits differ."""
+"""Perceptual hashes: those of photos that look alike differ in few bits."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-# Two images are near-duplicates when no more bits of their perceptual hashes differ than this.
+# Two images are near-duplicates when their perceptual hashes differ in at most this many bits.
 NEAR_BITS = 3
-# Of NEAR_BITS differing bits, at least one of so many bands of the hash is free: near-duplicates share a band.
+# With one band more than differing bits, at least one band has none of them: near-duplicates share a band.
 _BANDS, _BAND_BITS = NEAR_BITS + 1, 16
 
 
@@ -30,6 +30,6 @@ def bands(image_hash: int) -> list[int]:
 
 
 def near_before(hashes: NDArray[np.uint64]) -> Iterator[NDArray[np.intp]]:
-    """For each of n hashes (n,), the places of the earlier ones that differ from it in at most `NEAR_BITS` bits."""
+    """For each of n hashes (n,), the positions of the earlier ones that differ from it in at most `NEAR_BITS` bits."""
     for place, image_hash in enumerate(hashes):
         yield np.flatnonzero(np.bitwise_count(hashes[:place] ^ image_hash) <= NEAR_BITS)

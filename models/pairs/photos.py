@@ -13,12 +13,12 @@ _JPEG_SIDE = 65_500
 
 
 def as_jpeg(image: Image.Image, side: int) -> tuple[bytes, int]:
-    """An RGB image as it is trained on: a JPEG whose shorter side is `side` pixels at most, and its `perceptual_hash`.
+    """An RGB image as it is trained on: a JPEG whose shorter side has at most `side` pixels, and its `perceptual_hash`.
 
-    Larger ones are scaled down (Lanczos), none is scaled up; a quality of 95 leaves hardly a trace of the compression.
+    Larger images are scaled down (Lanczos), none is scaled up; at quality 95 compression leaves hardly a trace.
 
     Raises:
-        ImageError: an image so long and narrow that JPEG, which ends at 65,500 pixels, cannot hold it.
+        ImageError: the image is too long and narrow for JPEG, whose limit is 65,500 pixels a side.
     """
     scale = side / min(image.size)
     if scale < 1:

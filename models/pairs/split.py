@@ -1,4 +1,4 @@
-"""Which pairs train and which validate."""
+"""The split into training and validation pairs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ Split = Literal["train", "validation"]
 
 
 def split_of(salt: str, group: str, validation_share: float) -> Split:
-    """Which part a group of listings belongs to, as a whole."""
-    # Another salt than the sample's: a small sample would otherwise be all of one part.
+    """The part that a whole group of listings belongs to."""
+    # Not the sample's own salt: a small sample would otherwise fall entirely into one part.
     return "validation" if sample_number(f"{salt}\0split", group) < validation_share * 2**NUMBER_BITS else "train"

@@ -12,11 +12,11 @@ from plugins.hooks.process import ProcessHook
 
 
 class BeamJobHook(ProcessHook, BeamHook):
-    """Runs a pipeline in a process group of its own, its output as one stream, line by line into the task's log.
+    """Runs a pipeline in a process group of its own, with its output as one stream, line by line, in the task's log.
 
-    The provider's hook reads two pipes in turn, each to its end: a job that fills the other one waits for ever, the log
-    comes at the end, and the process outlives a task that is killed or runs out of time. It also imports Beam in a
-    process of its own, before each job, to ask for its version, which takes as long as a small job.
+    The provider's hook reads two pipes in turn, each to its end: a job that fills the other one blocks forever, the log
+    appears only at the end, and the process outlives a task that is killed or times out. Before each job it also imports
+    Beam in another process to ask for its version, which takes as long as a small job.
     """
 
     def start_python_pipeline(
@@ -30,11 +30,11 @@ class BeamJobHook(ProcessHook, BeamHook):
         process_line_callback: Callable[[str], None] | None = None,
         is_dataflow_job_id_exist_callback: Callable[[], bool] | None = None,
     ) -> None:
-        """Run a pipeline to its end, or to its submission when it runs on Dataflow, where it is watched from then on.
+        """Run a pipeline to its end or, on Dataflow, until it is submitted: from then on it is watched there.
 
         Raises:
             AirflowFailException: the job does not take its arguments.
-            AirflowException: it failed; with the last line that it wrote.
+            AirflowException: it failed; the message has the last line that it wrote.
         """
         if py_requirements or py_system_site_packages:
             raise AirflowFailException("a job runs with this environment's packages: py_requirements is not supported")

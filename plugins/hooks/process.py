@@ -1,4 +1,4 @@
-"""A program that a task runs: followed line by line, and gone when the task is."""
+"""A program that a task runs: its output is followed line by line, and it ends with the task."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from listing_lens.process_group import end_group
 
-# How argparse ends a program whose arguments are wrong: another try would end the same.
+# argparse's exit code for wrong arguments: another attempt would end the same way.
 _USAGE_ERROR = 2
 
 
 class ProcessHook(BaseHook):
-    """Runs a program in a process group of its own, its output as one stream, line by line into the task's log."""
+    """Runs a program in a process group of its own, with its output as one stream, line by line, in the task's log."""
 
     _process: subprocess.Popen[bytes] | None = None
 
@@ -29,17 +29,17 @@ class ProcessHook(BaseHook):
         on_line: Callable[[str], None] | None = None,
         enough: Callable[[], bool] | None = None,
     ) -> None:
-        """Run a program to its end, or until enough of it was seen.
+        """Run a program to its end, or until `enough`.
 
         Args:
-            what: the program in a sentence, e.g. "the Beam job".
+            what: what messages call the program, e.g. "the Beam job".
             command: the program and its arguments.
-            on_line: is given each line of its output.
-            enough: asked after each line whether the program's work goes on elsewhere, so that it need not be awaited.
+            on_line: called with each line of its output.
+            enough: asked after each line whether the program's work continues elsewhere, so that it need not be waited for.
 
         Raises:
             AirflowFailException: the program does not take its arguments.
-            AirflowException: it failed; with the last line that it wrote.
+            AirflowException: it failed; the message has the last line that it wrote.
         """
         self.log.info("Running command: %s", shlex.join(command))
         self._process = subprocess.Popen(
@@ -48,15 +48,15 @@ class ProcessHook(BaseHook):
         try:
             self._follow(self._process, what, on_line, enough)
         finally:
-            # Whatever ended the wait (the program, a timeout, the task's end), no process of it is left.
+            # Whatever ended the wait (the program's end, a timeout, the task's end), none of its processes is left.
             self.kill()
 
     def kill(self) -> None:
-        """End the program with all that it started: asked first, then forced."""
+        """End the program and everything that it started: terminate first, then kill."""
         process, self._process = self._process, None
         if process is None:
             return
-        # Launchers of several processes put each into a group of its own, and may not outlive the request to end them.
+        # Launchers put each of their processes into a group of its own, and may end before ending those.
         started = _descendants(process)
         end_group(process)
         for child in started:
@@ -88,7 +88,7 @@ class ProcessHook(BaseHook):
 
 
 def _descendants(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    # One that has ended may have left its id to a stranger.
+    # The id of a process that has ended may belong to another one by now.
     if process.poll() is not None:
         return []
     with suppress(psutil.NoSuchProcess):

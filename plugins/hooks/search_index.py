@@ -18,7 +18,7 @@ class SearchIndexHook(BaseHook):
     """Creates indexes and moves the alias.
 
     The cluster is the one that the LENS_ settings name rather than an Airflow connection: the Beam jobs that fill the
-    index run as processes of their own and read the same settings, so there is one address to set, not two to keep equal.
+    index run as processes of their own and read the same settings, so there is one address to set, not two.
     """
 
     @cached_property
@@ -28,7 +28,7 @@ class SearchIndexHook(BaseHook):
         return SearchIndex.connect(load_settings())
 
     def create(self, card: EmbedderCard, build: str) -> Index:
-        """Create the index of a build; taken as it is when a try before this one made it."""
+        """Create the index of a build; used as it is if an earlier attempt made it."""
         return self.search_index.create(card, build)
 
     def swap(self, name: str) -> str | None:

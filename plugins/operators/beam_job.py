@@ -39,7 +39,7 @@ class BeamJobOperator(BeamRunPythonPipelineOperator):
         )
 
     def execute(self, context: Context) -> Any:
-        # Read here rather than while the DAG is parsed.
+        # Read here, not while the DAG is parsed.
         settings = load_settings()
         self.runner = settings.beam_runner
         if self.runner == _DATAFLOW:
@@ -49,7 +49,7 @@ class BeamJobOperator(BeamRunPythonPipelineOperator):
     def execute_on_dataflow(self, context: Context) -> dict[str, str | None]:
         """Follow the program to its end, rather than to its first job on Dataflow.
 
-        It watches its jobs there itself, may start several, one after the other, and says in a sentence why one failed.
+        It watches its jobs there itself, may start several in turn, and reports in one sentence why one failed.
         """
         self.beam_hook.start_python_pipeline(
             variables=self.snake_case_pipeline_options,
@@ -72,7 +72,7 @@ class BeamJobOperator(BeamRunPythonPipelineOperator):
 
 
 def _place_of(settings: Settings) -> dict[str, str]:
-    """Where the settings put jobs on Dataflow: the provider would fill in its own region, which would win over theirs."""
+    """The settings' place on Dataflow, given explicitly: the provider's own default region would override it."""
     missing = [name for name in ("project", "region", "temp_location") if not settings.beam_options.get(name)]
     if missing:
         raise AirflowFailException(f"Dataflow needs {', '.join(missing)}: set it in LENS_BEAM_OPTIONS")

@@ -17,7 +17,7 @@ class CreateIndexOperator(BaseOperator):
     """Create an empty index for an embedder's vectors. Returns its name.
 
     :param card: the embedder's card, as a mapping. (templated)
-    :param build: what tells this build's index from others of the same space. (templated)
+    :param build: distinguishes this build's index from others of the same space. (templated)
     """
 
     template_fields: Sequence[str] = ("card", "build")
@@ -36,7 +36,7 @@ class CreateIndexOperator(BaseOperator):
 
 
 class SwapAliasOperator(BaseOperator):
-    """Point the alias to an index, away from any other, in one request. The index before is kept. Returns its name.
+    """Point the alias to an index, away from any other, in one request. The previous index is kept. Returns its name.
 
     :param index: the index's full name. (templated)
     """

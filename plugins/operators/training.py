@@ -1,4 +1,4 @@
-"""Runs the fine-tuning program as a task, at the place that the settings name: this host, a pod, or Vertex AI."""
+"""Runs the fine-tuning program as a task where the settings say: on this host, in a pod, or on Vertex AI."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PROGRAM = "listing_lens.finetuning"
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-# What a pod gets to start: a cluster may have to add a machine with a GPU first, which then pulls the image.
+# How long a pod may take to start: a cluster may first have to add a machine with a GPU, which then pulls the image.
 _STARTUP_S = 1800
 
 
@@ -28,14 +28,14 @@ def training_task(
 ) -> BaseOperator:
     """A task that runs `python -m listing_lens.finetuning COMMAND` where `LENS_TRAINING_PLACE` says.
 
-    Settings are read while the DAG is parsed: a place that lacks something is a DAG that cannot be imported, with the
-    sentence that says what. They travel to a pod or to Vertex AI as environment variables, without secrets.
+    Settings are read while the DAG is parsed: if the place lacks something, the DAG's import error says what. They are
+    passed to a pod or to Vertex AI as environment variables, without secrets.
 
     Args:
         task_id: the task's id.
-        command: `train` or `compare`. Training alone is launched in several processes.
+        command: `train` or `compare`. Only training runs in several processes.
         arguments: the command's options by name, without dashes; several values follow one name. (templated)
-        kwargs: what every operator takes, e.g. `execution_timeout`.
+        kwargs: arguments of every operator, e.g. `execution_timeout`.
 
     Raises:
         LensError: a setting that the place needs is missing, or does not fit it.
@@ -165,7 +165,7 @@ def _command(python: str, processes: int, words: Sequence[str]) -> list[str]:
     return [python, *(launcher if processes > 1 else ()), "-m", PROGRAM, *words]
 
 
-# What Accelerate would otherwise warn that it assumes. The recipe says what the program computes in.
+# Accelerate would warn that it assumes these. The recipe decides the precision.
 _LAUNCHED_ON_ONE_MACHINE = ("--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no")
 
 

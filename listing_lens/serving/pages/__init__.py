@@ -1,4 +1,4 @@
-"""Pages that people look at: one self-contained HTML file each, without scripts and without anything from elsewhere."""
+"""Pages for people: each one self-contained HTML file, without scripts or external resources."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _templates = Environment(
 
 @dataclass(frozen=True)
 class ShownHit:
-    """A search result and its photo; None when the photo cannot be shown."""
+    """A search result and its photo; None if the photo cannot be shown."""
 
     hit: Hit
     image: Image.Image | None
@@ -58,7 +58,7 @@ def evaluation_page(
     by_k: Figure,
     by_dims: Figure,
 ) -> str:
-    """An evaluation's figures, as a table in the papers' order and as curves, and what was left out of them."""
+    """An evaluation's metrics, as a table in the papers' order and as curves, and how many sessions were left out."""
     return _templates.get_template("evaluation.html").render(
         window=window,
         version=embedder.version,

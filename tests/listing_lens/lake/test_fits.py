@@ -123,7 +123,7 @@ def test_another_one_in_its_place_is_refused(lake: Lake) -> None:
 
 def test_a_fit_comes_back_by_its_name(lake: Lake) -> None:
     card = EmbedderCard(encoder_source="/m", encoder_id="m-1", encoder_dims=6, projection_id="12345678", dims=3)
-    fit = Fit(card=card, rows=60, windows=["w"], explained_variance=0.5)
+    fit = Fit(card=card, rows=60, version=3, within="w", explained_variance=0.5)
     lake.write_bytes(fit_path(lake, "weekly"), fit.model_dump_json().encode())
     assert load_fit(lake, "weekly") == fit
     with pytest.raises(LensError, match="no fit 'monthly' in the lake"):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta, timezone
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,18 +18,17 @@ from listing_lens.lake.records import (
     LISTING_SCHEMA,
     SESSION_SCHEMA,
     DeadLetter,
-    EmbeddingDtype,
     Listing,
+    Refused,
     Session,
     Status,
-    embedding_matrix,
-    embedding_schema,
-    embeddings_table,
     listings_of,
     newest,
+    parse_listings,
     sessions_of,
     to_table,
 )
+from listing_lens.lake.window import Window
 
 moments = st.integers(0, 4 * 10**15).map(lambda us: datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us))
 texts = st.text(max_size=12)
@@ -68,25 +67,6 @@ def only_batch(table: pa.Table) -> pa.RecordBatch:
 def listing(number: int, status: Status = Status.ON_SALE) -> Listing:
     now = datetime(2026, 1, 31, 12, 0, 0, 123456, tzinfo=UTC)
     return Listing(f"item-{number}", "A coat", ("Fashion", "Coats"), 4200, f"{number}.jpg", status, now, now)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize("count", [0, 1, 5])
-def test_embeddings_are_stored_as_asked_and_read_as_float32(dtype: EmbeddingDtype, count: int) -> None:
-    rows = np.random.default_rng(0).standard_normal((count, 6)).astype(np.float32)
-    table = through_a_file(embeddings_table([listing(n) for n in range(count)], rows, dtype))
-    assert table.schema.equals(embedding_schema(6, dtype))
-    matrix = embedding_matrix(only_batch(table)) if count else np.empty((0, 6), np.float32)
-    assert matrix.dtype == np.float32
-    np.testing.assert_array_equal(matrix, rows.astype(dtype))
-
-
-def test_windows_of_either_type_and_older_ones_are_read_side_by_side() -> None:
-    rows = np.eye(3, 4, dtype=np.float32)
-    old = pa.table({"embedding": pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), 4)})
-    made = [embeddings_table([listing(n) for n in range(3)], rows, dtype) for dtype in ("float32", "float16")]
-    for table in (old, *made):
-        np.testing.assert_array_equal(embedding_matrix(only_batch(table.select(["embedding"]))), rows)
 
 
 @given(st.lists(listings, min_size=1, max_size=5))
@@ -157,31 +137,31 @@ def test_only_what_can_still_be_bought_is_searchable(status: Status) -> None:
     assert listing(1, status).searchable == (status in ("on_sale", "reserved"))
 
 
-class TestEmbeddings:
-    def test_come_back_to_the_bit_beside_their_listings(self) -> None:
-        rows = [listing(n) for n in range(5)]
-        vectors = np.random.default_rng(0).standard_normal((5, 7)).astype(np.float32)
-        table = through_a_file(embeddings_table(rows, vectors))
-        assert table.schema.equals(embedding_schema(7))
-        batch = only_batch(table)
-        assert embedding_matrix(batch).tobytes() == vectors.tobytes()
-        assert list(listings_of(batch)) == rows
+class TestParsing:
+    """Rows that anyone may have written: each is a listing, or is named with what is wrong."""
 
-    def test_of_a_slice_are_the_slices(self) -> None:
-        vectors = np.arange(20, dtype=np.float32).reshape(5, 4)
-        batch = only_batch(embeddings_table([listing(n) for n in range(5)], vectors)).slice(2, 2)
-        np.testing.assert_array_equal(embedding_matrix(batch), vectors[2:4])
+    def parsed(self, *rows: dict[str, object]) -> list[Listing | Refused]:
+        schema = pa.schema([field.with_nullable(True) for field in LISTING_SCHEMA])
+        batch = pa.RecordBatch.from_pylist([asdict(listing(1)) | row for row in rows], schema=schema)
+        return list(parse_listings(batch, Window(datetime(2026, 1, 31, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC))))
 
-    def test_need_not_be_contiguous(self) -> None:
-        vectors = np.arange(40, dtype=np.float32).reshape(5, 8)[:, ::2]
-        table = embeddings_table([listing(n) for n in range(5)], vectors)
-        np.testing.assert_array_equal(embedding_matrix(only_batch(table)), vectors)
+    def test_good_rows_are_listings_and_others_do_not_stop_them(self) -> None:
+        good, bad, late = self.parsed({}, {"status": "archived"}, {"updated_at": datetime(2026, 1, 1, tzinfo=UTC)})
+        assert good == listing(1)
+        assert isinstance(bad, Refused)
+        assert bad.item_id == "item-1"
+        assert json.loads(bad.row)["status"] == "archived"
+        assert isinstance(late, Listing)
 
-    def test_of_no_listings_have_their_dimensions(self) -> None:
-        table = embeddings_table([], np.empty((0, 7), np.float32))
-        assert table.schema.equals(embedding_schema(7))
-        assert embedding_matrix(pa.RecordBatch.from_pylist([], table.schema)).shape == (0, 7)
+    @pytest.mark.parametrize("column", [field.name for field in LISTING_SCHEMA if not field.nullable])
+    def test_a_row_without_a_value_is_refused(self, column: str) -> None:
+        [refused] = self.parsed({column: None})
+        assert isinstance(refused, Refused)
+        assert refused.reason == f"it has no {column}"
 
-    def test_without_one_for_each_listing_are_refused(self) -> None:
-        with pytest.raises(pa.ArrowInvalid):
-            embeddings_table([listing(1)], np.zeros((2, 3), np.float32))
+    @given(st.lists(listings, max_size=5))
+    def test_what_is_no_listing_has_a_reason(self, rows: list[Listing]) -> None:
+        found = self.parsed(*map(asdict, rows))
+        assert len(found) == len(rows)
+        for row, parsed in zip(rows, found, strict=True):
+            assert parsed == row if isinstance(parsed, Listing) else parsed.reason

@@ -16,13 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from google.cloud.storage import Bucket
+from tiny import listing
 
 from listing_lens.errors import LensError
+from listing_lens.lake.records import LISTING_SCHEMA, to_table
 from listing_lens.lake.window import Window
-from listing_lens.lake.windows import DEAD_LETTERS, ROWS, Lake, Manifest
+from listing_lens.lake.windows import DEAD_LETTERS, LISTINGS, ROWS, Lake, Manifest
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
-DATASET = "embeddings/small-12345678"
+DATASET = "evaluations/some-space"
 
 
 def hours(start: int, end: int) -> Window:
@@ -217,13 +219,85 @@ class TestReading:
         assert numbers(pickle.loads(pickle.dumps(lake)), hours(0, 1)) == [5]
 
 
-class TestSchema:
-    def test_is_of_the_first_window_that_has_a_file(self, lake: Lake) -> None:
-        lake.commit(manifest(hours(0, 1), {}))
-        lake.write_table(DATASET, hours(1, 2), table(5), NOW)
-        assert lake.schema(DATASET, [hours(0, 1), hours(1, 2)]) == table(5).schema
-        assert lake.schema(DATASET, [hours(0, 1)]) is None
-        assert lake.schema(DATASET, [hours(1, 2)], kind=DEAD_LETTERS) is None
+class TestDoor:
+    """What others could not use does not land; what landed all the same is named when it is read."""
+
+    def landing(self, **columns: object) -> pa.Table:
+        rows = to_table([listing("a", hours(0, 1)), listing("b", hours(0, 1), minute=5)], LISTING_SCHEMA)
+        for name, value in columns.items():
+            at = rows.schema.get_field_index(name)
+            rows = rows.set_column(at, name, pa.array([rows[name][0].as_py(), value], rows.schema.field(at).type))
+        return rows
+
+    @pytest.mark.parametrize(
+        ("columns", "problem"),
+        [
+            pytest.param({"status": "archived"}, "item 'b': its status 'archived' is none of on_sale", id="status"),
+            pytest.param({"item_id": ""}, "item '': its item_id is empty", id="no id"),
+            pytest.param({"item_id": "é" * 257}, "its item_id is longer than 512 bytes", id="long id"),
+            pytest.param({"category": ["A", "x" * 32_767]}, "a level longer than 32766 bytes", id="long category"),
+            pytest.param({"category": ["A", None]}, "its category has an empty level", id="empty category"),
+            pytest.param(
+                {"updated_at": hours(0, 1).end},
+                r"its updated_at 2026-01-01T01:00:00\+00:00 is not before the end of \[2026-01-01 00:00:00Z, ",
+                id="from after the window",
+            ),
+            pytest.param(
+                {"updated_at": datetime(1969, 12, 31, tzinfo=UTC)}, "is before 1970", id="from before all windows"
+            ),
+        ],
+    )
+    def test_an_invalid_listing_does_not_land(self, lake: Lake, columns: dict[str, object], problem: str) -> None:
+        with pytest.raises(LensError, match=f"1 of 2 listings of .* are invalid: .*{problem}"):
+            lake.write_table(LISTINGS, hours(0, 1), self.landing(**columns), NOW)
+        assert lake.windows(LISTINGS) == []
+
+    def test_a_late_listing_does(self, lake: Lake) -> None:
+        late = hours(0, 1).start - timedelta(days=3)
+        lake.write_table(LISTINGS, hours(0, 1), self.landing(updated_at=late), NOW)
+        assert lake.windows(LISTINGS) == [hours(0, 1)]
+
+    @pytest.mark.parametrize(
+        ("rows", "problem"),
+        [
+            pytest.param(lambda rows: rows.drop_columns(["price"]), "has no column 'price'", id="absent"),
+            pytest.param(
+                lambda rows: rows.set_column(3, "price", pa.array([1.5, 2.5])),
+                "column 'price' is double instead of int64",
+                id="of another type",
+            ),
+        ],
+    )
+    def test_other_columns_do_not_land_and_are_named_when_they_are_read(
+        self, lake: Lake, rows: Callable[[pa.Table], pa.Table], problem: str
+    ) -> None:
+        wrong = rows(self.landing())
+        with pytest.raises(LensError, match=f"listings of .*{problem}"):
+            lake.write_table(LISTINGS, hours(0, 1), wrong, NOW)
+        with lake.open_for_writing(LISTINGS, hours(0, 1), "others.parquet") as file:
+            pq.write_table(wrong, file)
+        written = manifest(hours(0, 1), {ROWS: ["others.parquet"]}).model_copy(update={"dataset": LISTINGS})
+        lake.commit(written)
+        with pytest.raises(LensError, match=rf"others\.parquet.*{problem}"):
+            list(lake.read(LISTINGS, [hours(0, 1)]))
+
+    def test_columns_that_may_be_null_may_be_absent(self, lake: Lake) -> None:
+        lake.write_table(LISTINGS, hours(0, 1), self.landing().drop_columns(["seller_id", "product_id"]), NOW)
+        assert lake.windows(LISTINGS) == [hours(0, 1)]
+
+    def test_an_older_layout_is_refused(self, lake: Lake) -> None:
+        lake.write_bytes(f"{lake.root}/embeddings/small-12345678/window=a_b/manifest.json", b"{}")
+        with pytest.raises(LensError, match=r"of a layout before this version's: remove .*embeddings and embed again"):
+            lake.check()
+
+
+class TestIdentity:
+    def test_is_of_the_content(self, lake: Lake) -> None:
+        first = lake.write_table(DATASET, hours(0, 1), table(1), NOW)
+        assert lake.manifest(DATASET, hours(0, 1)).identity == first.identity
+        again = lake.write_table(DATASET, hours(0, 1), table(1), NOW)
+        assert again.identity != first.identity
+        assert lake.manifests(DATASET, [hours(0, 1)])[hours(0, 1)].identity == again.identity
 
 
 class TestPlace:

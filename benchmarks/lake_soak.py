@@ -1,16 +1,22 @@
 """Processes that merge overlapping keys into one table, compact it and are killed, judged by a model of the truth.
 
+The suite runs a short one (`tests/listing_lens/lake/test_soak.py`); this repeats longer ones, and prints what was wrong.
+
+    python -m benchmarks.lake_soak run --rounds 20
+
 Every writer logs what it is about to merge, and what it has merged. At the end each key must be there once, at the largest
 version of all merges that ended; or at that of one that was killed, which may have got in or not, if it is larger still.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +37,7 @@ SCHEMA = pa.schema(
     ]
 )
 NEWER = "source.version > target.version"
+_PROGRAM = (sys.executable, "-m", "benchmarks.lake_soak")
 
 
 @dataclass(frozen=True)
@@ -94,10 +101,10 @@ def run(root: Path, soak: Soak) -> Verdict:
     def start(number: int, life: int) -> subprocess.Popen[bytes]:
         seed = 1000 * soak.seed + 100 * life + number
         numbers = [soak.merges, soak.keys, soak.keys_per_merge, seed]
-        return subprocess.Popen([sys.executable, __file__, "write", str(root), f"{number}-{life}", *map(str, numbers)])
+        return subprocess.Popen([*_PROGRAM, "write", str(root), f"{number}-{life}", *map(str, numbers)])
 
     writers = [start(number, 0) for number in range(soak.writers)]
-    others = [subprocess.Popen([sys.executable, __file__, "compact", str(root)]) for _ in range(soak.compactors)]
+    others = [subprocess.Popen([*_PROGRAM, "compact", str(root)]) for _ in range(soak.compactors)]
     killed = 0
     for life in range(1, soak.kills + 1):
         _wait_for_merges(root, soak.writers * life)
@@ -160,9 +167,36 @@ def _lines(root: Path) -> Iterator[str]:
         yield from log.read_text().splitlines()
 
 
-if __name__ == "__main__":
-    what, folder, *arguments = sys.argv[1:]
-    if what == "write":
-        write(Path(folder), arguments[0], *map(int, arguments[1:]))
+def main() -> None:
+    """Run rounds of other seeds, and exit with 1 when any left the table wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    several = commands.add_parser("run")
+    several.add_argument("--rounds", type=int, default=20)
+    writer = commands.add_parser("write")
+    writer.add_argument("root", type=Path)
+    writer.add_argument("writer")
+    writer.add_argument("numbers", type=int, nargs=4)
+    commands.add_parser("compact").add_argument("root", type=Path)
+    given = parser.parse_args()
+    if given.command == "write":
+        write(given.root, given.writer, *given.numbers)
+    elif given.command == "compact":
+        compact(given.root)
     else:
-        compact(Path(folder))
+        wrong = 0
+        for seed in range(given.rounds):
+            with tempfile.TemporaryDirectory() as folder:
+                verdict = run(Path(folder), Soak(merges=25, seed=seed))
+            wrong += bool(verdict.wrong or verdict.duplicates)
+            print(
+                f"seed {seed}: {verdict.merges} merges, {verdict.killed} writers killed, {verdict.duplicates} duplicates, "
+                f"{len(verdict.wrong)} rows wrong {verdict.wrong[:3] or ''}",
+                flush=True,
+            )
+        print(f"{given.rounds - wrong} of {given.rounds} rounds right")
+        sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
