@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from listing_lens.lake.records import Status
+from listing_lens.lake.records import MAX_ID_BYTES, Status
 
 _YEARS = range(1970, 2112)
 _CATEGORY_DEPTH = 20
