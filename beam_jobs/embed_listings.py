@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
@@ -41,7 +41,7 @@ from beam_jobs.transforms.windows import Landed, image_roots, landed_listings, r
 from listing_lens.embedding.sources import encoder_runtime, resolve_encoder, windows_not_embedded
 from listing_lens.errors import LensError
 from listing_lens.images.source import ImageSource
-from listing_lens.lake.dead_letters import Letter
+from listing_lens.lake.dead_letters import DeadLetters, Letter
 from listing_lens.lake.embeddings import Embeddings
 from listing_lens.lake.ledger import Completed, Ledger, input_of
 from listing_lens.lake.records import Refused
@@ -148,6 +148,9 @@ def _check_and_merge(outcome: Outcome, config: Config) -> Outcome:
     embedding = config.embedding
     Ledger(embedding.embeddings).current(config.windows, embedding.attempt)
     merge(outcome, embedding)
+    if config.slice == 0:
+        read = {part.landed.window for part in config.parts}
+        DeadLetters(embedding.embeddings).forget_refused(read, {letter.key for letter in outcome.letters})
     lake = config.lake
     lake.write_bytes(_summary_path(config), json.dumps(asdict(outcome.summary)).encode())
     return outcome
@@ -195,25 +198,26 @@ def complete(slices: Sequence[Config]) -> None:
     logger.info("%d windows of %s are embedded: %s", len(done), embedding.embeddings.encoder_id, dict(total))
 
 
-def configure(windows: Sequence[Window], encoder_source: str | None = None) -> Config:
+def configure(windows: Mapping[Window, Sequence[Window]], encoder_source: str | None = None) -> Config:
     """Check what the run depends on, before it starts.
 
     Args:
-        windows: of the ledger; their listings may have landed in other ones.
+        windows: of the ledger, and the landed ones that each of them reads.
         encoder_source: the encoder; None is LENS_ENCODER.
 
     Raises:
-        LensError: listings of a window have not landed, the encoder is unknown, the lake is out of reach.
+        LensError: a landed window is gone, the encoder is unknown, the lake is out of reach.
     """
     settings = load_settings()
     lake = Lake(settings.lake)
     lake.check()
-    landed = {window: Landed.find(lake, LISTINGS, lake.covering(LISTINGS, window)) for window in windows}
+    read = sorted({landed for several in windows.values() for landed in several})
+    landed = {found.window: found for found in Landed.find(lake, LISTINGS, read)}
     runtime = encoder_runtime(settings)
     # The GPUs are the workers'.
     encoder = shared_encoder(resolve_encoder(encoder_source, settings), replace(runtime, device="cpu"))
     embeddings = Embeddings(lake, encoder.encoder_id)
-    parts = tuple(Part(found, window) for window, several in landed.items() for found in several)
+    parts = tuple(Part(landed[part], window) for window, several in windows.items() for part in several)
     now = datetime.now(UTC)
     attempt = Lake.new_attempt(now)
     rows = sum(part.landed.manifest.counts["rows"] for part in parts)
@@ -259,10 +263,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     window = optional_window(known)
     # An alias may move meanwhile: what is compared is what is embedded.
     source = resolve_encoder(known.encoder, settings)
+    lake = Lake(settings.lake)
+    lake.check()
     if known.each_landed:
-        windows = _not_embedded(window, source)
+        # Each reads itself alone: those that overlap it are embedded too, or have been.
+        windows = {landed: [landed] for landed in _not_embedded(lake, window, source)}
     elif window:
-        windows = [window]
+        windows = {window: lake.covering(LISTINGS, window)}
     else:
         arguments.error("--window_start and --window_end are required without --each_landed")
     if not windows:
@@ -277,9 +284,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     complete(slices)
 
 
-def _not_embedded(window: Window | None, encoder_source: str) -> list[Window]:
-    lake = Lake(load_settings().lake)
-    lake.check()
+def _not_embedded(lake: Lake, window: Window | None, encoder_source: str) -> list[Window]:
     encoder_id = identify(encoder_source)
     windows = windows_not_embedded(lake, encoder_id, window)
     logger.info("%d landed windows of listings are not embedded by %s yet", len(windows), encoder_id)

@@ -8,17 +8,15 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from listing_lens.lake.records import Status
+from listing_lens.lake.records import MAX_ID_BYTES, Status
 
-# The indexes' limit for a document's id.
-_ID_BYTES = 512
-_YEARS = range(1970, 3000)
+_YEARS = range(1970, 2112)
 _CATEGORY_DEPTH = 20
 
 
 def _read_id(item_id: str) -> str:
-    if len(item_id.encode()) > _ID_BYTES:
-        raise ValueError(f"is longer than {_ID_BYTES} bytes")
+    if len(item_id.encode()) > MAX_ID_BYTES:
+        raise ValueError(f"is longer than {MAX_ID_BYTES} bytes")
     if not item_id.isprintable():
         raise ValueError("has characters that cannot be printed")
     return item_id

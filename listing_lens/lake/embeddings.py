@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from listing_lens.errors import LensError
 from listing_lens.lake.records import LISTING_SCHEMA, Listing, listing_columns
-from listing_lens.lake.tables import Table, scan
+from listing_lens.lake.tables import KEY_BATCH_ROWS, Table, scan
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import Lake
 
@@ -216,7 +216,7 @@ def rows_of(table: Table, version: int, fragment: int, item_ids: pa.Array, colum
     part = opened.get_fragment(fragment)
     assert part is not None, f"fragment {fragment} of {table.path} is gone"
     found, offset = [], 0
-    for batch in scan(part, [table.key], batch_size=65_536):
+    for batch in scan(part, [table.key], batch_size=KEY_BATCH_ROWS):
         matches = pc.indices_nonzero(pc.is_in(batch.column(0), value_set=item_ids))
         found.append(pc.add(pc.cast(matches, pa.int64()), offset))
         offset += len(batch)

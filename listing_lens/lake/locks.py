@@ -25,7 +25,7 @@ from listing_lens.errors import LensError
 from models.cloud_storage import storage_client
 
 if TYPE_CHECKING:
-    from google.cloud.storage import Blob, Client
+    from google.cloud.storage import Bucket, Client
 
 logger = logging.getLogger(__name__)
 
@@ -61,13 +61,15 @@ class CloudObjects:
     """Objects on Cloud Storage, by their gs:// paths, written on condition of their generation."""
 
     def generation(self, path: str) -> int:
-        blob = self._blob(path)
-        return int(blob.generation) if blob.exists() and not blob.reload() else 0
+        bucket, name = self._place(path)
+        found = bucket.get_blob(name)
+        return int(found.generation) if found else 0
 
     def write_if(self, path: str, data: bytes, generation: int) -> int | None:
         from google.api_core.exceptions import PreconditionFailed
 
-        blob = self._blob(path)
+        bucket, name = self._place(path)
+        blob = bucket.blob(name)
         try:
             blob.upload_from_string(data, if_generation_match=generation)
         except PreconditionFailed:
@@ -77,12 +79,13 @@ class CloudObjects:
     def remove(self, path: str) -> None:
         from google.api_core.exceptions import NotFound
 
+        bucket, name = self._place(path)
         with suppress(NotFound):
-            self._blob(path).delete()
+            bucket.blob(name).delete()
 
-    def _blob(self, path: str) -> Blob:
+    def _place(self, path: str) -> tuple[Bucket, str]:
         bucket, _, name = path.removeprefix("gs://").partition("/")
-        return self._client.bucket(bucket).blob(name)
+        return self._client.bucket(bucket), name
 
     @cached_property
     def _client(self) -> Client:

@@ -34,7 +34,9 @@ TIMESTAMP = pa.timestamp("us", tz="UTC")
 MAX_ID_BYTES = 512
 MAX_CATEGORY_BYTES = 32_766
 
+# What a version can tell apart.
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_END_OF_TIME = datetime(2112, 1, 1, tzinfo=UTC)
 _CONTENT_BITS = 10
 
 LISTING_SCHEMA = pa.schema(
@@ -100,7 +102,7 @@ class Listing:
         """What decides between versions of an item, everywhere: the larger one wins.
 
         It is `updated_at` in microseconds since 1970, times 2048. Of two versions of one time, that which takes the listing
-        off sale wins; then a hash of 10 bits of the content. It fits 63 bits until 2112, as Elasticsearch demands.
+        off sale wins; then a hash of 10 bits of the content. Until 2112 it fits the 63 bits that Elasticsearch allows.
         """
         microseconds = (self.updated_at - _EPOCH) // timedelta(microseconds=1)
         content = blake2b(repr(self).encode(), digest_size=2)
@@ -211,8 +213,8 @@ def _problem(row: dict[str, Any], window: Window) -> str | None:
         return "its category has an empty level"
     if any(len(part.encode()) > MAX_CATEGORY_BYTES for part in row["category"]):
         return f"its category has a level longer than {MAX_CATEGORY_BYTES} bytes"
-    if row["updated_at"] < _EPOCH:
-        return f"its updated_at {row['updated_at'].isoformat()} is before 1970"
+    if not _EPOCH <= row["updated_at"] < _END_OF_TIME:
+        return f"its updated_at {row['updated_at'].isoformat()} is not between 1970 and {_END_OF_TIME.year}"
     if row["updated_at"] >= window.end:
         return f"its updated_at {row['updated_at'].isoformat()} is not before the end of {window}"
     return None

@@ -35,6 +35,8 @@ _PRIMARY_KEY = {b"lance-schema:unenforced-primary-key": b"true"}
 _ROWS_PER_FILE = 1_000_000
 # Rows of a batch: 6 MB of 768-d embeddings in float32, which stay in the processor's cache.
 BATCH_ROWS = 2048
+# Keys that are looked through together, 10 MB of them: comparing them with some others costs a hash table of those a batch.
+KEY_BATCH_ROWS = 500_000
 # What is read ahead of who scans: two batches keep the decoder busy; by default Lance would hold 2 GB of a far file.
 _BATCHES_AHEAD = 2
 _BYTES_AHEAD = 32 * 2**20
@@ -179,7 +181,7 @@ class Table:
 
         hashes = [
             pd.util.hash_array(batch.column(self.key).to_numpy(zero_copy_only=False), categorize=False)
-            for batch in scan(self.open(), [self.key], batch_size=65_536)
+            for batch in scan(self.open(), [self.key], batch_size=KEY_BATCH_ROWS)
         ]
         every = np.concatenate(hashes) if hashes else np.empty(0, np.uint64)
         if len(np.unique(every)) == len(every):
@@ -187,7 +189,7 @@ class Table:
         values, counts = np.unique(every, return_counts=True)
         suspects = set(values[counts > 1].tolist())
         seen: set[str] = set()
-        for batch in scan(self.open(), [self.key], batch_size=65_536):
+        for batch in scan(self.open(), [self.key], batch_size=KEY_BATCH_ROWS):
             for key in batch.column(self.key).to_pylist():
                 if int(pd.util.hash_array(np.array([key], object), categorize=False)[0]) not in suspects:
                     continue
@@ -242,7 +244,7 @@ class Table:
         table = self.open(version)
         there = sum(
             pc.sum(pc.is_in(batch.column(self.key), value_set=keys)).as_py() or 0
-            for batch in scan(table, [self.key], batch_size=65_536)
+            for batch in scan(table, [self.key], batch_size=KEY_BATCH_ROWS)
         )
         if there != len(keys):
             self.open(before).restore()

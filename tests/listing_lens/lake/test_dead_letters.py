@@ -76,6 +76,18 @@ class TestSettling:
         assert by_key(letters)
 
 
+class TestForgetting:
+    def test_removes_invalid_rows_that_a_window_does_not_hold_any_more(self, letters: DeadLetters) -> None:
+        rows = {
+            (name, window): Letter.of_refused(Refused(name, "its status is none", name), window, NOW)
+            for name in ("mended", "still")
+            for window in (FIRST, SECOND)
+        }
+        letters.add([*rows.values(), letter("a")])
+        letters.forget_refused({FIRST}, {rows["still", FIRST].key})
+        assert by_key(letters).keys() == {"a"} | {row.key for row in rows.values()} - {rows["mended", FIRST].key}
+
+
 class TestTrying:
     @pytest.mark.parametrize(
         ("attempts", "pause"),

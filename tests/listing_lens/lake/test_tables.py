@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from unittest import mock
@@ -16,10 +17,12 @@ from unittest import mock
 import numpy as np
 import pyarrow as pa
 import pytest
+from conditional_storage import Storage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from listing_lens.errors import LensError
+from listing_lens.lake import locks
 from listing_lens.lake.tables import Table, changed_since, scan
 
 SCHEMA = pa.schema(
@@ -287,6 +290,52 @@ class TestScanning:
         rows = pa.record_batch([pa.array([f"{n}" for n in range(3000)]), pa.array([b"x" * 30_000] * 3000)], schema=wide)
         table.merge(wide, [rows])
         assert sum(len(found) for found in scan(table.open(), ["item_id", "body"], batch_size=3000)) == 3000
+
+
+class TestOnCloudStorage:
+    """What a commit relies on there: a lease, and a manifest that is written only where there is none."""
+
+    @pytest.fixture
+    def table(self, cloud: Storage) -> Table:
+        return Table("gs://bucket/lake/items.lance", "item_id")
+
+    def test_tables_are_as_in_a_folder(self, table: Table) -> None:
+        assert not table.exists()
+        merge(table, {"a": 2, "b": 3})
+        merge(table, {"a": 4, "c": 2})
+        table.compact(keep=timedelta(0))
+        table.delete(["c"])
+        assert held(table) == {"a": 4, "b": 3}
+
+    def test_a_version_is_written_only_where_there_is_none(self, table: Table, cloud: Storage) -> None:
+        merge(table, {"a": 2})
+        merge(table, {"a": 4})
+        manifests = [asked for path, asked in cloud.writes if path.endswith(".manifest")]
+        assert manifests == [0] * 3
+
+    def test_commits_take_turns(self, table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(locks, "_POLL_S", 0.01)
+        merge(table, {"a": 2})
+        every = [{"a": 2 * n, f"m{n}": 2} for n in range(2, 8)]
+        with ThreadPoolExecutor(len(every)) as pool:
+            list(pool.map(lambda rows: merge(table, rows), every))
+        assert held(table) == {"a": 14} | {f"m{n}": 2 for n in range(2, 8)}
+
+    def test_a_holder_whose_lease_was_taken_over_commits_nothing(self, table: Table, cloud: Storage) -> None:
+        merge(table, {"a": 2})
+        before = Table._require_latest
+
+        def paused(self: Table, *arguments: object) -> None:
+            lock = "bucket/lake/items.lance.lock"
+            cloud.write(lock, b"another", cloud.objects[lock][1])
+            before(self, *arguments)  # type: ignore[arg-type]
+
+        with (
+            mock.patch.object(Table, "_require_latest", paused),
+            pytest.raises(LensError, match="was taken over by another process, since this one was paused"),
+        ):
+            merge(table, {"a": 4})
+        assert held(table) == {"a": 2}
 
 
 @pytest.mark.parametrize("name", ["la[k]e", "la*ke", "la ke", "la?ke", "lake#1", "la%20ke", "läke"])

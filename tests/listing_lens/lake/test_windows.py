@@ -243,7 +243,9 @@ class TestDoor:
                 id="from after the window",
             ),
             pytest.param(
-                {"updated_at": datetime(1969, 12, 31, tzinfo=UTC)}, "is before 1970", id="from before all windows"
+                {"updated_at": datetime(1969, 12, 31, tzinfo=UTC)},
+                "is not between 1970 and 2112",
+                id="from before all windows",
             ),
         ],
     )
