@@ -83,7 +83,7 @@ def version(lake: Lake, encoder_id: str) -> int | None:
 
 def refused(run: Callable[[], None]) -> str:
     """The sentence that a run ends with."""
-    with pytest.raises(Exception) as failure:  # noqa: PT011: a runner wraps it
+    with pytest.raises(LensError) as failure:
         run()
     sentence = refusal(failure.value)
     assert sentence, failure.value
@@ -764,7 +764,7 @@ class TestARunThatEndsEarly:
         def run() -> str | None:
             try:
                 main(bounds(FIRST))
-            except Exception as err:
+            except LensError as err:
                 return refusal(err)
             return ""
 
