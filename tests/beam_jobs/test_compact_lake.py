@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tiny import FIRST, NOW, bounds, items_of, land, listing, put_items, take_photo
 
-from beam_jobs import compact_lake, embed_listings
+from beam_jobs import embed_listings
 from beam_jobs.compact_lake import main, sweep
 from listing_lens.errors import LensError
 from listing_lens.lake.dead_letters import DeadLetters
@@ -96,7 +96,7 @@ def test_the_ledger_and_the_dead_letters_are_compacted_too(lake: Lake, encoder_i
 
 
 def test_versions_that_are_too_old_are_forgotten(lake: Lake, many: Embeddings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LENS_LAKE_RETENTION_DAYS", "0")
+    monkeypatch.setenv("LENS_LAKE_RETENTION_DAYS", "1e-9")
     at = many.require()
     before = lake.size(many.items.path)
     main([])
