@@ -149,9 +149,6 @@ def _check_and_merge(outcome: Outcome, config: Config) -> Outcome:
     embedding = config.embedding
     Ledger(embedding.embeddings).current(config.windows, embedding.attempt)
     merge(outcome, embedding)
-    if config.slice == 0:
-        read = {part.landed.window for part in config.parts}
-        DeadLetters(embedding.embeddings).forget_refused(read, {letter.key for letter in outcome.letters})
     lake = config.lake
     lake.write_bytes(_summary_path(config), json.dumps(asdict(outcome.summary)).encode())
     return outcome
@@ -193,6 +190,8 @@ def complete(slices: Sequence[Config]) -> None:
         "calibrations": [calibration for summary in summaries for calibration in summary.calibrations],
     }
     completed = {window: Completed(tuple(inputs[window]), counts[window]) for window in config.windows}
+    # Rows that were invalid when a window landed before, and are gone since.
+    DeadLetters(embedding.embeddings).forget_refused({part.landed.window for part in config.parts}, embedding.now)
     done = Ledger(embedding.embeddings).complete(completed, embedding.attempt, parameters, datetime.now(UTC))
     config.lake.remove_folder(f"{embedding.embeddings.staging}/{embedding.attempt}")
     total = sum(counts.values(), Counter())
