@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from listing_lens.errors import LensError
+from listing_lens.lake.files import flush_to_disk
 from listing_lens.lake.locks import CloudObjects, HeldLock, file_lock, lease
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ KEY_BATCH_ROWS = 500_000
 # What is read ahead of who scans: two batches keep the decoder busy; by default Lance would hold 2 GB of a far file.
 _BATCHES_AHEAD = 2
 _BYTES_AHEAD = 32 * 2**20
+# Lance names a version's manifest by this less its number, so that the latest comes first in a listing.
+_LAST_NAME = 2**64 - 1
 _CHANGED = "_row_last_updated_at_version > {version}"
 
 
@@ -199,6 +202,10 @@ class Table:
                     raise LensError(f"table {self.path} holds {self.key} {key!r} twice: restore the version before")
                 seen.add(key)
 
+    @property
+    def _in_cloud(self) -> bool:
+        return self.path.startswith("gs://")
+
     def _find(self, version: int | None) -> LanceDataset | None:
         import lance
 
@@ -222,15 +229,20 @@ class Table:
         )
 
     def _one_committer(self) -> AbstractContextManager[HeldLock]:
-        if self.path.startswith("gs://"):
+        if self._in_cloud:
             return lease(CloudObjects(), f"{self.path}.lock")
         return file_lock(f"{self.path}.lock")
 
     def _commit(self, lock: HeldLock, table: LanceDataset, transaction: Any) -> int:
         import lance
 
+        if not self._in_cloud:
+            flush_to_disk(_files_of(self.path, transaction))
         self._require_latest(lock, table)
-        return int(lance.LanceDataset.commit(table, transaction, max_retries=0).version)
+        version = int(lance.LanceDataset.commit(table, transaction, max_retries=0).version)
+        if not self._in_cloud:
+            flush_to_disk([f"{self.path}/_versions/{_LAST_NAME - version:020d}.manifest", f"{self.path}/_versions"])
+        return version
 
     def _require_latest(self, lock: HeldLock, table: LanceDataset) -> None:
         """Raise LensError when somebody has committed since the table was opened, who did not ask for the lock."""
@@ -279,6 +291,15 @@ def scan(
 def changed_since(version: int) -> str:
     """A filter, in SQL, for the rows that were inserted or replaced after a version; compaction does not count."""
     return _CHANGED.format(version=version)
+
+
+def _files_of(path: str, transaction: Any) -> list[str]:
+    """What a merge has written beside the table, with the folders that name it."""
+    operation = transaction.operation
+    data = [file.path for fragment in operation.new_fragments for file in fragment.files]
+    changed = [fragment for fragment in operation.updated_fragments if fragment.deletion_file]
+    files = [f"data/{name}" for name in data] + [fragment.deletion_file.path(fragment.id) for fragment in changed]
+    return [f"{path}/{name}" for name in [*files, "data", *(["_deletions"] if changed else [])]]
 
 
 def _storage_options(path: str) -> dict[str, str] | None:

@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from listing_lens.errors import LensError
+from listing_lens.lake.files import flush_to_disk
 from listing_lens.lake.parquet import ROWS_PER_GROUP, RowGroupWriter
 from listing_lens.lake.records import LISTING_SCHEMA, SESSION_SCHEMA, Refused, parse_listings, require_columns
 from listing_lens.lake.window import Window, gaps
@@ -215,7 +216,6 @@ class Lake:
             writer = RowGroupWriter(file, table.schema)
             writer.write(table)
             writer.close()
-            _flush_to_disk(file)
         counts = manifest.pop("counts", {"rows": table.num_rows})
         return self.commit(
             Manifest(
@@ -231,6 +231,7 @@ class Lake:
         """
         folder = f"{self.root}/{manifest.dataset}/window={manifest.window}"
         names = self._names(folder)
+        self._flush([f"{folder}/{name}" for name in chain(*manifest.files.values())])
         before = self._committed(manifest)
         self.write_bytes(f"{folder}/{_MANIFEST}", manifest.model_dump_json(indent=2).encode())
         unnamed = names - set(chain(*manifest.files.values()))
@@ -274,8 +275,14 @@ class Lake:
         part = f"{path}.{secrets.token_hex(4)}.part"
         with open(part, "wb") as file:
             file.write(data)
-            _flush_to_disk(file)
+        flush_to_disk([part])
         os.replace(part, path)
+        flush_to_disk([os.path.dirname(path)])
+
+    def _flush(self, paths: Iterable[str]) -> None:
+        """Make sure that files outlast a power cut before a manifest names them; object stores do so by themselves."""
+        if not self._in_cloud:
+            flush_to_disk(paths)
 
     def files(self, folder: str, suffix: str) -> list[str]:
         """The files of a folder whose names end so, sorted; none when there is no such folder."""
@@ -362,13 +369,6 @@ def _require_sound(dataset: str, window: Window, table: pa.Table) -> None:
     if refused:
         examples = "; ".join(f"item {row.item_id[:40]!r}: {row.reason}" for row in refused[:_EXAMPLES])
         raise LensError(f"{len(refused)} of {len(table)} listings of {window} are invalid: {examples}")
-
-
-def _flush_to_disk(file: IO[bytes]) -> None:
-    """Make sure that a file outlasts a power cut before a manifest names it; object stores do so by themselves."""
-    file.flush()
-    with suppress(OSError, AttributeError):
-        os.fsync(file.fileno())
 
 
 def _streamed_together(metadata: pq.FileMetaData) -> Iterator[list[int]]:

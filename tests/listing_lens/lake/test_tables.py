@@ -197,6 +197,31 @@ class TestCommits:
             table.require_unique()
 
 
+class TestPowerCuts:
+    def test_what_is_merged_is_on_the_disk_before_its_commit_and_the_commit_after_it(self, table: Table) -> None:
+        merge(table, {"a": 2, "b": 2})
+        versions = Path(table.path) / "_versions"
+        before, flushed = set(versions.glob("*.manifest")), []
+
+        def noted(paths: list[str]) -> None:
+            flushed.append(({Path(path) for path in paths}, set(versions.glob("*.manifest")) - before))
+
+        with mock.patch("listing_lens.lake.tables.flush_to_disk", noted):
+            merge(table, {"a": 4, "c": 2})
+        (data, none_yet), (commit, committed) = flushed
+        opened = table.open()
+        files = {
+            Path(table.path) / "data" / file.path
+            for fragment in opened.get_fragments()
+            for file in fragment.data_files()
+        }
+        assert max(files, key=lambda path: path.stat().st_mtime) in data
+        assert set((Path(table.path) / "_deletions").iterdir()) <= data
+        assert not none_yet
+        assert committed < commit
+        assert all(path.exists() for path in data | commit)
+
+
 class TestVersions:
     def test_stay_as_they_were(self, table: Table) -> None:
         merge(table, {"a": 2})
