@@ -114,7 +114,7 @@ def run(parts: beam.PCollection, config: Config) -> beam.PCollection:
 
 
 class ReadListings(beam.DoFn):
-    """`Part`s → `Arrival`s of the run's slice; rows that are no listings → `Letter`s, in the first slice."""
+    """`Part`s → of the run's slice, `Arrival`s; and `Letter`s of rows that are no listings."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -123,13 +123,14 @@ class ReadListings(beam.DoFn):
         config = self._config
         counts: Counter[str] = Counter()
         for listing in landed_listings(config.lake, part.landed, part.window):
-            if isinstance(listing, Refused):
-                if config.slice == 0:
-                    counts.update(("read", "refused"))
-                    letter = Letter.of_refused(listing, part.landed.window, config.embedding.now)
-                    yield TaggedOutput("letters", letter)
+            # Rows that are no listings are spread, too: each slice is judged by its share of them.
+            key = listing.row if isinstance(listing, Refused) else listing.item_id
+            if config.slices > 1 and sample_number(_SALT, key) % config.slices != config.slice:
                 continue
-            if config.slices > 1 and sample_number(_SALT, listing.item_id) % config.slices != config.slice:
+            if isinstance(listing, Refused):
+                counts.update(("read", "refused"))
+                letter = Letter.of_refused(listing, part.landed.window, config.embedding.now)
+                yield TaggedOutput("letters", letter)
                 continue
             counts.update(("read", "late") if listing.updated_at < part.landed.window.start else ("read",))
             yield Arrival(listing, part.window)
@@ -148,9 +149,6 @@ def _check_and_merge(outcome: Outcome, config: Config) -> Outcome:
     embedding = config.embedding
     Ledger(embedding.embeddings).current(config.windows, embedding.attempt)
     merge(outcome, embedding)
-    if config.slice == 0:
-        read = {part.landed.window for part in config.parts}
-        DeadLetters(embedding.embeddings).forget_refused(read, {letter.key for letter in outcome.letters})
     lake = config.lake
     lake.write_bytes(_summary_path(config), json.dumps(asdict(outcome.summary)).encode())
     return outcome
@@ -192,6 +190,8 @@ def complete(slices: Sequence[Config]) -> None:
         "calibrations": [calibration for summary in summaries for calibration in summary.calibrations],
     }
     completed = {window: Completed(tuple(inputs[window]), counts[window]) for window in config.windows}
+    # Rows that were invalid when a window landed before, and are gone since.
+    DeadLetters(embedding.embeddings).forget_refused({part.landed.window for part in config.parts}, embedding.now)
     done = Ledger(embedding.embeddings).complete(completed, embedding.attempt, parameters, datetime.now(UTC))
     config.lake.remove_folder(f"{embedding.embeddings.staging}/{embedding.attempt}")
     total = sum(counts.values(), Counter())

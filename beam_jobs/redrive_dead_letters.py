@@ -62,6 +62,7 @@ def _check_and_merge(outcome: Outcome, config: Config) -> Outcome:
     failed = {letter.key for letter in outcome.letters}
     answered = {letter.item_id: letter.version for letter in config.letters if letter.key not in failed}
     DeadLetters(embeddings).settle(answered)
+    embeddings.lake.remove_folder(f"{embeddings.staging}/{config.embedding.attempt}")
     logger.info("%d dead letters of %s were tried again: %s", len(config.letters), embeddings.encoder_id, dict(total))
     return outcome
 

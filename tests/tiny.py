@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
+from listing_lens.lake.embeddings import NEWER, Embedded, Embeddings, Item, item_batch, item_schema
+from listing_lens.lake.ledger import Ledger
 from listing_lens.lake.records import LISTING_SCHEMA, SESSION_SCHEMA, Listing, Session, Status, to_table
 from listing_lens.lake.window import Window
-from listing_lens.lake.windows import LISTINGS, SESSIONS, Lake
+from listing_lens.lake.windows import LISTINGS, ROWS, SESSIONS, Lake, Manifest
 from listing_lens.search.index import Index, SearchIndex
 
 FIRST = Window(datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 11, 2, tzinfo=UTC))
@@ -58,6 +63,27 @@ def land(lake: Lake, window: Window, listings: Sequence[Listing]) -> None:
     lake.write_table(LISTINGS, window, table, NOW, image_root=image_root(lake))
 
 
+def land_unchecked(lake: Lake, window: Window, rows: Sequence[Listing | Mapping[str, Any]]) -> None:
+    """Write a window of whatever rows, as somebody else's program would: past the lake's own door."""
+    table = pa.Table.from_pylist(
+        [asdict(row) if isinstance(row, Listing) else dict(row) for row in rows],
+        schema=pa.schema([field.with_nullable(True) for field in LISTING_SCHEMA]),
+    )
+    name = f"{Lake.new_attempt(NOW)}-00000.parquet"
+    with lake.open_for_writing(LISTINGS, window, name) as file:
+        pq.write_table(table, file)
+    lake.commit(
+        Manifest(
+            dataset=LISTINGS,
+            window=window.name,
+            files={ROWS: [name]},
+            counts={"rows": len(rows)},
+            image_root=image_root(lake),
+            created_at=NOW,
+        )
+    )
+
+
 def land_sessions(lake: Lake, window: Window, sessions: Sequence[Session]) -> None:
     """Write a window of sessions."""
     table = to_table(sessions, SESSION_SCHEMA)
@@ -89,6 +115,44 @@ def land_marketplace(lake: Lake, *, items: int = 40, windows: tuple[Window, Wind
     land(lake, one, first)
     land(lake, two, second)
     return first + second
+
+
+def bounds(window: Window) -> list[str]:
+    """A window as the jobs' command lines take it."""
+    return ["--window_start", window.start.isoformat(), "--window_end", window.end.isoformat()]
+
+
+def put_items(
+    lake: Lake,
+    encoder_id: str,
+    listings: Sequence[Listing],
+    vectors: Sequence[np.ndarray[Any, Any] | None],
+    window: Window = FIRST,
+) -> int:
+    """Put items into an encoder's table, without embedding them; None is of one without. Returns the table's version."""
+    schema = item_schema(next(len(vector) for vector in vectors if vector is not None))
+    items = [
+        Item(listing, window, None if vector is None else Embedded(vector, listing.item_id.encode(), "float32"))
+        for listing, vector in zip(listings, vectors, strict=True)
+    ]
+    return Embeddings(lake, encoder_id).items.merge(schema, [item_batch(items, schema)], newer=NEWER).version
+
+
+def items_of(lake: Lake, encoder_id: str) -> dict[str, dict[str, Any]]:
+    """The rows of an encoder's table by item, with embeddings as arrays of float32."""
+    rows = Embeddings(lake, encoder_id).items.rows()
+    found = {row["item_id"]: row for row in rows}
+    assert len(found) == len(rows), "an item is in the table twice"
+    for row in rows:
+        row["embedding"] = None if row["embedding"] is None else np.array(row["embedding"], np.float32)
+    return found
+
+
+def counts_of(lake: Lake, encoder_id: str, window: Window) -> dict[str, int]:
+    """What the ledger counts of a window that is embedded, zeros left out."""
+    line = Ledger(Embeddings(lake, encoder_id)).lines()[window]
+    assert line.state == "embedded"
+    return {name: count for name, count in line.counts.items() if count}
 
 
 def correlated(

@@ -8,7 +8,7 @@ when a later one fails. Failures that may pass (a server that did not answer) ar
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from hashlib import blake2b
@@ -106,16 +106,11 @@ class DeadLetters:
             batch = pa.RecordBatch.from_pylist([_row_of(letter) for letter in rows.values()], schema=SCHEMA)
             self.table.merge(SCHEMA, [batch], newer="source.version >= target.version")
 
-    def forget_refused(self, windows: Collection[Window], found: Collection[str]) -> None:
-        """Remove the letters of invalid rows of some landed windows that were not found again: they landed anew without.
-
-        Args:
-            windows: that were read again.
-            found: the keys of the letters that this gave.
-        """
-        held = self.table.rows(["key", "window"], filter="version = 0")
+    def forget_refused(self, windows: Iterable[Window], since: datetime) -> None:
+        """Remove the letters of invalid rows of landed windows that were read again since, and did not hold them any more."""
+        held = self.table.rows(["key", "window", "failed_at"], filter="version = 0")
         names = {window.name for window in windows}
-        self.table.delete([row["key"] for row in held if row["window"] in names and row["key"] not in found])
+        self.table.delete([row["key"] for row in held if row["window"] in names and row["failed_at"] < since])
 
     def settle(self, versions: Mapping[str, int]) -> int:
         """Remove the letters of items of which this version, or a later one, is in the table now. Returns how many."""

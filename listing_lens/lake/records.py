@@ -93,6 +93,11 @@ class Listing:
     seller_id: str | None = None
     product_id: str | None = None
 
+    def __post_init__(self) -> None:
+        # However a moment was read, it is written alike: the version depends on it.
+        for moment in ("created_at", "updated_at"):
+            object.__setattr__(self, moment, getattr(self, moment).astimezone(UTC))
+
     @property
     def searchable(self) -> bool:
         return self.status in SEARCHABLE

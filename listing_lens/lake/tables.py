@@ -119,7 +119,9 @@ class Table:
             LensError: the lock cannot be had, or keys were not there once after the commit, which is then undone.
         """
         with self._one_committer() as lock:
-            table = self._find(None) or self._create(schema)
+            found = self._find(None)
+            # A table without rows is false.
+            table = self._create(schema) if found is None else found
             keys: list[pa.Array] = []
 
             def counted() -> Iterator[pa.RecordBatch]:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import threading
+from collections import Counter
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from tiny import FIRST, SECOND, Indexed, land_marketplace
+from tiny import Indexed, land_marketplace
 
 from beam_jobs import embed_listings, fit_projection
 from listing_lens.lake.fits import load_fit
 from listing_lens.lake.windows import Lake
 from listing_lens.search.index import SearchIndex
 from listing_lens.settings import load_settings
+from models.encoders.files import identify
 
 
 @pytest.fixture
@@ -28,12 +33,79 @@ def lake(tmp_path: Path, untrained_siglip: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.fixture
+def encoder_id(untrained_siglip: Path) -> str:
+    """The id of the encoder that the settings name."""
+    return identify(str(untrained_siglip))
+
+
+class PhotoServer(ThreadingHTTPServer):
+    """A web server of photos, which can be away, and can be made to wait with an answer."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Photos)
+        self.photos: dict[str, bytes] = {}
+        self.away = False
+        # How often each photo was asked for.
+        self.asked: Counter[str] = Counter()
+        # Photos that are answered when the test lets them; `waiting` is set when one was asked for.
+        self.held: dict[str, threading.Event] = {}
+        self.waiting = threading.Event()
+
+    @property
+    def root(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/"
+
+    def hold(self, name: str) -> threading.Event:
+        """Do not answer for a photo before the event that this returns is set."""
+        self.held[name] = threading.Event()
+        return self.held[name]
+
+
+class _Photos(BaseHTTPRequestHandler):
+    server: PhotoServer
+
+    def do_GET(self) -> None:
+        name = self.path.removeprefix("/")
+        self.server.asked[name] += 1
+        if name in self.server.held:
+            self.server.waiting.set()
+            self.server.held[name].wait(60)
+        data = self.server.photos.get(name, b"")
+        self.send_response(503 if self.server.away else 200 if data else 404)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def photo_server(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> Iterator[PhotoServer]:
+    """A web server whose photos may be read, and no waiting between tries in this process."""
+    server = PhotoServer()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    monkeypatch.setenv("LENS_IMAGE_SOURCES", json.dumps([server.root]))
+    monkeypatch.setenv("LENS_IMAGE_PRIVATE_NETWORKS", '["127.0.0.0/8"]')
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda _seconds: None)
+    yield server
+    for event in server.held.values():
+        event.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
 def indexed(lake: Lake, elasticsearch_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Indexed]:
     """A tiny marketplace, embedded and fitted, and an empty index for it behind an alias of this test's own."""
     monkeypatch.setenv("LENS_ELASTICSEARCH_URL", elasticsearch_url)
     monkeypatch.setenv("LENS_ALIAS", f"test-{uuid4().hex[:8]}")
     land_marketplace(lake)
-    embed_listings.main(["--window_start", str(FIRST.start), "--window_end", str(SECOND.end), "--each_landed"])
+    embed_listings.main(["--each_landed"])
     fit_projection.main(["--name", "fit"])
     search_index = SearchIndex.connect(load_settings())
     card = load_fit(lake, "fit").card

@@ -84,7 +84,9 @@ class TestForgetting:
             for window in (FIRST, SECOND)
         }
         letters.add([*rows.values(), letter("a")])
-        letters.forget_refused({FIRST}, {rows["still", FIRST].key})
+        later = NOW + timedelta(hours=1)
+        letters.add([replace(rows["still", FIRST], failed_at=later)])
+        letters.forget_refused([FIRST], later)
         assert by_key(letters).keys() == {"a"} | {row.key for row in rows.values()} - {rows["mended", FIRST].key}
 
 
