@@ -13,9 +13,12 @@ from tiny import image_root, land, land_marketplace, land_sessions, listing, tak
 
 from listing_lens.errors import LensError
 from listing_lens.finetuning.records import latest_comparison
+from listing_lens.lake.dead_letters import DeadLetters
+from listing_lens.lake.embeddings import Embeddings
+from listing_lens.lake.ledger import Ledger
 from listing_lens.lake.records import Session
 from listing_lens.lake.window import Window
-from listing_lens.lake.windows import Lake, embeddings, evaluations
+from listing_lens.lake.windows import Lake, evaluations
 from listing_lens.registry import connect_registry
 from listing_lens.search.index import Index, SearchIndex
 from listing_lens.serving.photo_search import search_by_photo
@@ -116,6 +119,35 @@ def test_a_second_rebuild_moves_the_alias_and_keeps_the_index_before(
     assert live.name in [index.name for index in search_index.all()]
 
 
+def test_dead_letters_are_tried_again_when_asked_to_and_reach_the_index(
+    airflow: AirflowApi, lake: Lake, live: Index, settings: Settings
+) -> None:
+    letters = DeadLetters(Embeddings(lake, live.card.encoder_id))
+    assert [letter.item_id for letter in letters.letters()] == ["m002"]
+    airflow.wait_for_dag("redrive_dead_letters")
+    take_photo(lake, "m002.jpg", seed=2)
+    skipped = airflow.trigger("redrive_dead_letters")
+    airflow.unpause("redrive_dead_letters")
+    airflow.wait_for_run("redrive_dead_letters", skipped)
+    states = {task.task_id: task.state for task in airflow.tasks("redrive_dead_letters", skipped)}
+    assert states == {"find_due": "success", "redrive": "skipped", "load_indexes": "skipped"}
+
+    airflow.wait_for_run("redrive_dead_letters", airflow.trigger("redrive_dead_letters", {"all": True}))
+    assert list(letters.letters()) == []
+    assert list(SearchIndex.connect(settings).versions(live.name, ["m002"])) == ["m002"]
+
+
+def test_the_lake_is_compacted(airflow: AirflowApi, lake: Lake, live: Index) -> None:
+    items = Embeddings(lake, live.card.encoder_id).items
+    rows = items.open().count_rows()
+    airflow.wait_for_dag("compact_lake")
+    run = airflow.trigger("compact_lake")
+    airflow.unpause("compact_lake")
+    airflow.wait_for_run("compact_lake", run)
+    assert len(items.open().get_fragments()) == 1
+    assert items.open().count_rows() == rows
+
+
 def test_an_unknown_model_fails_the_rebuild_and_moves_nothing(
     airflow: AirflowApi, settings: Settings, live: Index
 ) -> None:
@@ -158,14 +190,15 @@ def test_a_new_encoder_goes_live_and_new_listings_reach_both(
         "embed_new_listings", WINDOWS[0].start, WINDOWS[0].start, conf={"encoder": source}, reprocess="completed"
     )
     airflow.wait_for_backfill("embed_new_listings", made)
-    assert lake.windows(embeddings(trained.encoder_id)) == [WINDOWS[0]]
+    ledger = Ledger(Embeddings(lake, trained.encoder_id))
+    assert [(line.window, line.state) for line in ledger.lines().values()] == [(WINDOWS[0], "embedded")]
 
     run = airflow.trigger("refit_projection", {"promote": True, "encoder": source})
     airflow.wait_for_run("refit_projection", run)
     airflow.wait_for_run("rebuild_index", f"promoted__{run}")
     after = search_index.require_live()
     assert after.card.encoder_id == trained.encoder_id
-    assert lake.windows(embeddings(trained.encoder_id)) == list(WINDOWS)
+    assert [(line.window, line.state) for line in ledger.lines().values()] == [(w, "embedded") for w in WINDOWS]
     assert search_index.counts(after.name) == search_index.counts(live.name)
 
     # A correction of the last day reaches the live index and those before, each from its own encoder.
