@@ -172,7 +172,6 @@ def _rebuild(model: str, settings: Settings) -> None:
             arguments = ["--each_landed", "--encoder", embedder.card.encoder_source]
             run_with_bars("embed", "embed_listings", arguments, settings)
         run_with_bars("load index", "load_index", ["--index", built.name], settings)
-        run_with_bars("catch up", "load_index", ["--index", built.name, "--catch_up"], settings)
         run_with_bars("verify index", "verify_index", ["--index", built.name], settings)
     except BaseException:
         # The next run builds another. A cluster that is out of reach keeps this one.
