@@ -255,7 +255,9 @@ class EmbedPhotos(beam.DoFn):
         for output in self._outputs(self._photos.flush()):
             yield at_the_end(output)
         if self._window is not None:
-            yield at_the_end(TaggedOutput("counts", ((self._window.name, "encoded"), self._photos.encoded - self._encoded)))
+            yield at_the_end(
+                TaggedOutput("counts", ((self._window.name, "encoded"), self._photos.encoded - self._encoded))
+            )
         if self._encoder.calibration:
             yield at_the_end(TaggedOutput("calibrations", self._encoder.calibration.model_dump_json()))
 
