@@ -278,7 +278,8 @@ def _version(lake: Lake, window: Window, card: EmbedderCard, *, afresh: bool) ->
         if afresh or window not in lake.windows(evaluations(space), window):
             continue
         manifest = lake.manifest(evaluations(space), window)
-        if manifest.parameters["card"]["encoder_id"] != card.encoder_id:
+        # What was evaluated before there were tables names no version.
+        if manifest.parameters["card"]["encoder_id"] != card.encoder_id or "version" not in manifest.parameters:
             continue
         version = int(manifest.parameters["version"])
         try:

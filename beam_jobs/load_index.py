@@ -36,8 +36,8 @@ from listing_lens.lake.embeddings import Embeddings, with_embedding
 from listing_lens.lake.fits import load_projection
 from listing_lens.lake.records import LISTING_SCHEMA, listings_of
 from listing_lens.lake.tables import changed_since
-from listing_lens.lake.window import Window
-from listing_lens.lake.windows import Lake
+from listing_lens.lake.window import Window, gaps
+from listing_lens.lake.windows import LISTINGS, Lake
 from listing_lens.search.index import Index, SearchIndex
 from listing_lens.search.loads import Load, loaded_version, record_load
 from listing_lens.settings import load_settings
@@ -143,9 +143,12 @@ def configure(
         window: that must be embedded for the live index, or the one that was asked for.
         encoder_source: only indexes of this encoder.
 
+    Returns:
+        The live one's first. Others that cannot be loaded are left out, and warned of: they must not keep listings from it.
+
     Raises:
-        LensError: an index, its projection, the encoder, the lake or the cluster cannot be found; or the window is not
-            embedded by the encoder of the index that was asked for, or of the live one.
+        LensError: the index that was asked for, or the live one, or its projection, the encoder, the lake or the cluster
+            cannot be found; or the window is not embedded by that index's encoder.
     """
     settings = load_settings()
     lake = Lake(settings.lake)
@@ -156,11 +159,18 @@ def configure(
     if encoder_source:
         only = identify(resolve_encoder(encoder_source, settings))
         indexes = [index for index in indexes if index.card.encoder_id == only]
-    for index in indexes:
-        load_projection(lake, index.card.projection_id, index.card.encoder_id)
     if window and required in indexes and required:
         _require_embedded(lake, required, window)
-    return [lacking(lake, index, Cluster.of(settings)) for index in indexes]
+    configs = []
+    for index in sorted(indexes, key=lambda index: index != required):
+        try:
+            load_projection(lake, index.card.projection_id, index.card.encoder_id)
+            configs.append(lacking(lake, index, Cluster.of(settings)))
+        except LensError as err:
+            if index == required:
+                raise
+            logger.warning("index %s is not loaded: %s", index.name, err)
+    return configs
 
 
 def lacking(lake: Lake, index: Index, cluster: Cluster) -> Config:
@@ -172,7 +182,8 @@ def lacking(lake: Lake, index: Index, cluster: Cluster) -> Config:
 
 
 def _require_embedded(lake: Lake, index: Index, window: Window) -> None:
-    if windows_not_embedded(lake, index.card.encoder_id, window):
+    not_landed = gaps(window, lake.windows(LISTINGS, window))
+    if not_landed or windows_not_embedded(lake, index.card.encoder_id, window):
         raise LensError(
             f"window {window} is not embedded by {index.card.encoder_id}, so index {index.name} would lack it: "
             f"embed it first, with --encoder {index.card.encoder_source}"

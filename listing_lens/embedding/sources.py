@@ -72,8 +72,11 @@ def landed_identities(lake: Lake, within: Window | None = None) -> dict[Window, 
 
 
 def windows_not_embedded(lake: Lake, encoder: str, within: Window | None = None) -> list[Window]:
-    """The landed windows of listings that the encoder of an id has not embedded as they are now, or not wholly, by time."""
-    return not_embedded(landed_identities(lake, within), Ledger(Embeddings(lake, encoder)).lines().values())
+    """The landed windows of listings that the encoder of an id has not embedded as they are now, or not wholly, by time.
+
+    Of windows that lie partly in the given one, only that part is looked at.
+    """
+    return not_embedded(landed_identities(lake, within), Ledger(Embeddings(lake, encoder)).lines().values(), within)
 
 
 def publish_encoder(lake: Lake, folder: Path, *, name: str | None = None) -> str:

@@ -142,12 +142,13 @@ class Ledger:
             self.table.merge(_SCHEMA, [pa.RecordBatch.from_pylist(rows, schema=_SCHEMA)], newer=newer)
 
 
-def not_embedded(landed: Mapping[Window, str], lines: Iterable[Line]) -> list[Window]:
+def not_embedded(landed: Mapping[Window, str], lines: Iterable[Line], within: Window | None = None) -> list[Window]:
     """The landed windows of which the input that is there now is not embedded, or not wholly, by time.
 
     Args:
         landed: the identity of each landed window.
         lines: of the ledger. Listings may land in other windows than they are embedded in.
+        within: only this part of them is looked at.
     """
     by_input: dict[str, list[Window]] = {}
     for line in lines:
@@ -156,8 +157,12 @@ def not_embedded(landed: Mapping[Window, str], lines: Iterable[Line]) -> list[Wi
     return [
         window
         for window, identity in sorted(landed.items())
-        if gaps(window, by_input.get(input_of(window, identity), []))
+        if gaps(_part(window, within), by_input.get(input_of(window, identity), []))
     ]
+
+
+def _part(window: Window, within: Window | None) -> Window:
+    return window if within is None else Window(max(window.start, within.start), min(window.end, within.end))
 
 
 def input_of(window: Window, identity: str) -> str:

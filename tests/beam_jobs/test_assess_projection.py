@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import FIRST, NOW, SECOND, correlated, land_marketplace, listing
+from tiny import FIRST, SECOND, correlated, items_of, land_marketplace, listing, put_items
 
 from beam_jobs import assess_projection, embed_listings
 from beam_jobs import fit_projection as fit_job
 from beam_jobs.assess_projection import assess
 from listing_lens.errors import LensError
 from listing_lens.lake.fits import Assessment, Fit, fit_path, load_assessment, load_fit, save_projection
-from listing_lens.lake.records import embeddings_table
-from listing_lens.lake.windows import REMOVED, ROWS, Lake, embeddings
+from listing_lens.lake.windows import Lake
 from models.embedder import EmbedderCard
 from models.moments import Moments
 from models.projection import Projection, fit_projection
@@ -39,7 +37,7 @@ def left_by_a_fit(lake: Lake, name: str, rows: np.ndarray, dims: int) -> Project
         projection_id=projection.projection_id,
         dims=dims,
     )
-    fit = Fit(card=card, rows=len(rows), windows=[FIRST.name], explained_variance=0.5)
+    fit = Fit(card=card, rows=len(rows), version=1, explained_variance=0.5)
     lake.write_bytes(fit_path(lake, name), fit.model_dump_json().encode())
     return projection
 
@@ -47,10 +45,10 @@ def left_by_a_fit(lake: Lake, name: str, rows: np.ndarray, dims: int) -> Project
 @pytest.fixture
 def items(lake: Lake) -> np.ndarray:
     """300 items, of which the last hundred have an older version too. Returns their newest embeddings."""
-    dataset, newest, older = embeddings("small-12345678"), unit_rows(300, 1), unit_rows(100, 2)
+    newest, older = unit_rows(300, 1), unit_rows(100, 2)
     for window, vectors, first in ((FIRST, older, 200), (SECOND, newest, 0)):
         made = [listing(f"m{first + n:03d}", window) for n in range(len(vectors))]
-        lake.write_table(dataset, window, embeddings_table(made, vectors), NOW, counts={"embedded": len(vectors)})
+        put_items(lake, "small-12345678", made, list(vectors), window)
     return newest
 
 
@@ -117,20 +115,12 @@ def test_a_sample_repeats(lake: Lake, items: np.ndarray) -> None:
 
 def test_what_is_sold_or_deleted_is_not_searched(lake: Lake) -> None:
     land_marketplace(lake)
-    embed_listings.main(
-        ["--window_start", FIRST.start.isoformat(), "--window_end", SECOND.end.isoformat(), "--each_landed"]
-    )
+    embed_listings.main(["--each_landed"])
     fit_job.main(["--name", "weekly"])
-    dataset = embeddings(load_fit(lake, "weekly").card.encoder_id)
-    versions: dict[str, tuple[datetime, bool]] = {}
-    for kind in (ROWS, REMOVED):
-        for batch in lake.read(dataset, [FIRST, SECOND], ["item_id", "updated_at"], kind=kind):
-            for row in batch.to_pylist():
-                version = row["updated_at"], kind == REMOVED
-                versions[row["item_id"]] = max(version, versions.get(row["item_id"], version))
-    gone = sum(removed for _, removed in versions.values())
-    assert gone > 0
-    assert assessed(lake).items == len(versions) - gone
+    found = items_of(lake, load_fit(lake, "weekly").card.encoder_id)
+    gone = [item for item, row in found.items() if row["embedding"] is None]
+    assert gone == ["m001", "m003"]
+    assert assessed(lake).items == len(found) - len(gone)
 
 
 def test_a_worse_projection_is_not_advised() -> None:

@@ -7,17 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import FIRST, SECOND, Indexed, image_root, land_sessions, take_photo
+from tiny import FIRST, SECOND, Indexed, bounds, image_root, land, land_sessions, listing, take_photo
 
-from beam_jobs import fit_projection
+from beam_jobs import compact_lake, embed_listings, fit_projection
 from beam_jobs.evaluate_sessions import VARIANTS, main
 from beam_jobs.launcher import refusal
 from listing_lens.embedding.embedder import Embedder
 from listing_lens.errors import LensError
+from listing_lens.lake.embeddings import Embeddings
 from listing_lens.lake.fits import load_fit
-from listing_lens.lake.records import Session
+from listing_lens.lake.records import Session, Status
 from listing_lens.lake.window import Window
-from listing_lens.lake.windows import Lake, evaluations
+from listing_lens.lake.windows import Lake, Manifest, evaluations
 from models.embedder import EmbedderCard
 from models.images import ImageLimits, decode_image
 from models.metrics import METRICS, relevance_by_rank, session_metrics
@@ -30,9 +31,9 @@ def _session(name: str, query: str, tapped: set[str], shown: tuple[str, ...] = _
     return Session(name, FIRST.start + timedelta(hours=2), query, shown, taps)
 
 
-def _evaluate(indexed: Indexed, window: Window = FIRST) -> None:
-    bounds = ["--window_start", window.start.isoformat(), "--window_end", window.end.isoformat()]
-    main([*bounds, "--card", indexed.index.card.model_dump_json()])
+def _evaluate(indexed: Indexed, window: Window = FIRST, *, afresh: bool = False) -> None:
+    card = indexed.index.card.model_dump_json()
+    main([*bounds(window), "--card", card, *(["--afresh"] if afresh else [])])
 
 
 def test_metrics_are_those_of_the_ranking_by_similarity(indexed: Indexed) -> None:
@@ -92,8 +93,7 @@ def test_means_are_also_of_the_first_dimensions(indexed: Indexed) -> None:
 
 
 def _means(lake: Lake, card: EmbedderCard) -> dict[str, float]:
-    bounds = ["--window_start", FIRST.start.isoformat(), "--window_end", FIRST.end.isoformat()]
-    main([*bounds, "--card", card.model_dump_json()])
+    main([*bounds(FIRST), "--card", card.model_dump_json()])
     return lake.manifest(evaluations(card.space), FIRST).parameters["metrics"]
 
 
@@ -124,11 +124,90 @@ def test_sessions_are_left_out_by_reason_and_counted(indexed: Indexed) -> None:
     }
 
 
-def test_an_item_counts_as_it_looked_last(indexed: Indexed) -> None:
-    # m001 is sold in the second window: it was embedded in the first, and sessions that showed it can be judged.
-    land_sessions(indexed.lake, FIRST, [_session("s", "m001.jpg", {"m001"}, ("m000", "m001"))])
+def test_an_item_that_is_sold_by_now_was_shown_as_it_was(indexed: Indexed) -> None:
+    """m001 is sold in the second window: what has no embedding any more leaves its sessions out, by reason."""
+    sessions = [_session("sold", "m001.jpg", {"m001"}, ("m000", "m001")), _session("good", "m007.jpg", {"m007"})]
+    land_sessions(indexed.lake, FIRST, sessions)
     _evaluate(indexed)
-    assert indexed.lake.manifest(evaluations(indexed.index.card.space), FIRST).counts["evaluated"] == 1
+    counts = indexed.lake.manifest(evaluations(indexed.index.card.space), FIRST).counts
+    assert (counts["evaluated"], counts["item_not_embedded"]) == (1, 1)
+
+
+class TestAReplay:
+    """An evaluation that is repeated gives what it gave: by the table as it was, also after everything was sold."""
+
+    @pytest.fixture
+    def evaluated(self, indexed: Indexed) -> Indexed:
+        """One session was evaluated; since then, an item that it shows is sold."""
+        land_sessions(indexed.lake, FIRST, [_session("s", "m007.jpg", {"m007"}), _session("t", "m009.jpg", {"m004"})])
+        _evaluate(indexed)
+        third = Window(SECOND.end, SECOND.end + timedelta(days=1))
+        land(indexed.lake, third, [listing("m005", third, status=Status.SOLD)])
+        embed_listings.main(bounds(third))
+        return indexed
+
+    def _manifest(self, indexed: Indexed) -> Manifest:
+        return indexed.lake.manifest(evaluations(indexed.index.card.space), FIRST)
+
+    def test_is_by_the_version_of_the_first(self, evaluated: Indexed) -> None:
+        before = self._manifest(evaluated)
+        assert before.counts["evaluated"] == 2
+        for _ in range(2):
+            _evaluate(evaluated)
+            after = self._manifest(evaluated)
+            assert after.files != before.files
+            assert after.counts == before.counts
+            assert after.parameters == before.parameters
+
+    def test_afresh_is_by_the_newest_and_stays_so(self, evaluated: Indexed) -> None:
+        embeddings = Embeddings(evaluated.lake, evaluated.index.card.encoder_id)
+        take_photo(evaluated.lake, "q.jpg", 3)
+        land_sessions(
+            evaluated.lake,
+            FIRST,
+            [_session("s", "m007.jpg", {"m007"}), _session("u", "q.jpg", {"m006"}, ("m006", "m007"))],
+        )
+        _evaluate(evaluated, afresh=True)
+        after = self._manifest(evaluated)
+        assert after.parameters["version"] == embeddings.require()
+        # The one shows what is sold by now.
+        assert (after.counts["evaluated"], after.counts["item_not_embedded"]) == (1, 1)
+        _evaluate(evaluated)
+        assert self._manifest(evaluated).parameters == after.parameters
+
+    def test_by_another_projection_is_by_the_same_embeddings(self, evaluated: Indexed) -> None:
+        fit_projection.main(["--name", "other", "--dims", "4"])
+        card = load_fit(evaluated.lake, "other").card
+        main([*bounds(FIRST), "--card", card.model_dump_json()])
+        other = evaluated.lake.manifest(evaluations(card.space), FIRST)
+        assert other.parameters["version"] == self._manifest(evaluated).parameters["version"]
+        assert other.counts == self._manifest(evaluated).counts
+
+    def test_by_a_version_that_is_no_longer_kept_says_so(
+        self, evaluated: Indexed, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = self._manifest(evaluated)
+        monkeypatch.setenv("LENS_LAKE_RETENTION_DAYS", "1e-9")
+        compact_lake.main([])
+        at = before.parameters["version"]
+        with pytest.raises(LensError, match=rf"by version {at} of .*no longer kept \(LENS_LAKE_R.*give --afresh"):
+            _evaluate(evaluated)
+        assert self._manifest(evaluated) == before
+        take_photo(evaluated.lake, "q.jpg", 3)
+        land_sessions(evaluated.lake, FIRST, [_session("u", "q.jpg", {"m006"}, ("m006", "m007"))])
+        _evaluate(evaluated, afresh=True)
+        assert self._manifest(evaluated).counts["evaluated"] == 1
+
+    def test_of_an_evaluation_that_names_no_version_is_by_the_newest(self, evaluated: Indexed) -> None:
+        """It was written before evaluations named one."""
+        old = self._manifest(evaluated)
+        del old.parameters["version"]
+        evaluated.lake.commit(old)
+        take_photo(evaluated.lake, "q.jpg", 3)
+        land_sessions(evaluated.lake, FIRST, [_session("u", "q.jpg", {"m006"}, ("m006", "m007"))])
+        _evaluate(evaluated)
+        embeddings = Embeddings(evaluated.lake, evaluated.index.card.encoder_id)
+        assert self._manifest(evaluated).parameters["version"] == embeddings.require()
 
 
 def test_a_window_that_nothing_can_be_judged_by_fails_and_leaves_nothing(indexed: Indexed) -> None:

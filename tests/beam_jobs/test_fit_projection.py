@@ -1,4 +1,4 @@
-"""Fitting: the lake's embeddings, whatever files they lie in, give the projection that scikit-learn gives."""
+"""Fitting: the newest embedding of each item, whatever files it lies in, gives the projection that scikit-learn gives."""
 
 from __future__ import annotations
 
@@ -10,57 +10,62 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
-from tiny import FIRST, NOW, SECOND, correlated, land, land_marketplace, listing
+from tiny import FIRST, SECOND, bounds, correlated, items_of, land, land_marketplace, listing, put_items
 
 from beam_jobs import embed_listings, fit_projection
 from beam_jobs.launcher import refusal
 from beam_jobs.sampling import is_sampled
 from listing_lens.errors import LensError
+from listing_lens.lake.embeddings import Embeddings
 from listing_lens.lake.fits import Fit, load_fit, load_projection
-from listing_lens.lake.records import embedding_matrix, embeddings_table
 from listing_lens.lake.window import Window
-from listing_lens.lake.windows import Lake, embeddings
+from listing_lens.lake.windows import Lake
 from models.encoders.files import identify
 from models.projection import Projection
-
-_BOTH = ["--window_start", FIRST.start.isoformat(), "--window_end", SECOND.end.isoformat()]
 
 
 def test_it_is_the_pca_of_all_embeddings_in_the_lake(lake: Lake) -> None:
     land_marketplace(lake)
-    embed_listings.main([*_BOTH, "--each_landed"])
+    embed_listings.main(["--each_landed"])
     fit_projection.main(["--name", "first"])
     fit = load_fit(lake, "first")
     projection = load_projection(lake, fit.card.projection_id, fit.card.encoder_id)
-    rows = np.vstack([embedding_matrix(b) for b in lake.read(embeddings(fit.card.encoder_id), [FIRST, SECOND])])
+    embedded = [row["embedding"] for row in items_of(lake, fit.card.encoder_id).values()]
+    rows = np.stack([row for row in embedded if row is not None])
     reference = PCA(8, svd_solver="full").fit(rows.astype(np.float64))
-    assert fit.rows == len(rows) == 38
-    assert fit.windows == [FIRST.name, SECOND.name]
+    # Of forty items two are sold, and one has no photo that can be used.
+    assert fit.rows == len(rows) == 37
+    assert (fit.version, fit.within) == (Embeddings(lake, fit.card.encoder_id).require(), None)
     assert fit.explained_variance == pytest.approx(reference.explained_variance_ratio_.sum(), rel=1e-5)
     overlap = np.abs(np.sum(projection.components * reference.components_.T, axis=0))
     np.testing.assert_allclose(overlap, 1, atol=1e-4)
 
 
-def test_a_window_narrows_it(lake: Lake) -> None:
+def test_a_window_narrows_it_to_items_that_were_last_updated_in_it(lake: Lake) -> None:
     land_marketplace(lake)
-    embed_listings.main([*_BOTH, "--each_landed"])
-    fit_projection.main(["--name", "narrow", "--window_start", str(SECOND.start), "--window_end", str(SECOND.end)])
-    assert load_fit(lake, "narrow").windows == [SECOND.name]
+    embed_listings.main(["--each_landed"])
+    fit_projection.main(["--name", "narrow", *bounds(SECOND)])
+    fit = load_fit(lake, "narrow")
+    # m001, too, was updated then: it was sold.
+    assert (fit.within, fit.rows) == (SECOND.name, 20)
+    rows = items_of(lake, fit.card.encoder_id).values()
+    inside = [row["embedding"] for row in rows if row["updated_at"] in SECOND and row["embedding"] is not None]
+    projection = load_projection(lake, fit.card.projection_id, fit.card.encoder_id)
+    np.testing.assert_allclose(projection.mean, np.mean(inside, axis=0), atol=1e-5)
 
 
 @pytest.fixture
 def embedded(lake: Lake, untrained_siglip: Path) -> dict[str, np.ndarray]:
-    """Embeddings of 400 items in two windows, half of them in both, as two versions. Returns each item's versions."""
-    dataset = embeddings(identify(str(untrained_siglip)))
-    versions: dict[str, np.ndarray] = {}
+    """Embeddings of 400 items, half of which were embedded twice, and some sold ones. Returns each item's newest."""
+    encoder, newest = identify(str(untrained_siglip)), {}
     for window, first, seed in ((FIRST, 0, 1), (SECOND, 100, 2)):
         rows = correlated(300, 16, mean=0.5, scale=0.1, seed=seed)
         items = [f"m{n:03d}" for n in range(first, first + 300)]
-        table = embeddings_table([listing(item, window) for item in items], rows)
-        lake.write_table(dataset, window, table, NOW, counts={"embedded": 300})
-        for item, row in zip(items, rows, strict=True):
-            versions[item] = np.vstack([*([versions[item]] if item in versions else []), row[None]])
-    return versions
+        sold = [f"sold{n}" for n in range(20)]
+        made = [listing(item, window) for item in [*items, *sold]]
+        put_items(lake, encoder, made, [*rows, *(None for _ in sold)], window)
+        newest |= dict(zip(items, rows, strict=True))
+    return newest
 
 
 def _fit(lake: Lake, name: str, *options: str) -> tuple[Fit, Projection]:
@@ -75,13 +80,13 @@ def test_a_sample_is_of_whole_items_and_repeats(lake: Lake, embedded: dict[str, 
     drawn = [
         item for item, is_in in zip(sorted(embedded), is_sampled(item_ids, 0.3, "fit projection"), strict=True) if is_in
     ]
-    rows = np.vstack([embedded[item] for item in drawn])
+    rows = np.stack([embedded[item] for item in drawn])
     assert 0.2 < len(drawn) / len(embedded) < 0.4
     assert (fit.rows, fit.share) == (len(rows), 0.3)
     np.testing.assert_allclose(projection.mean, rows.mean(axis=0), rtol=1e-5)
     assert _fit(lake, "again", "--fraction", "0.3")[0].card == fit.card
-    # Of 600 rows, 180 are the same share.
-    assert _fit(lake, "by rows", "--rows", "180")[0] == fit
+    # Of 400 rows, 120 are the same share.
+    assert _fit(lake, "by rows", "--rows", "120")[0] == fit
     assert _fit(lake, "all of them", "--rows", "10000")[0].share == 1
 
 
@@ -140,7 +145,7 @@ def test_options_that_contradict_each_other_are_refused(
 
 
 def test_a_sample_that_draws_nothing_says_so(lake: Lake, embedded: dict[str, np.ndarray]) -> None:
-    with pytest.raises(Exception, match="hold no embedding among the drawn 0.00% of the items"):
+    with pytest.raises(Exception, match="holds no embedding among the drawn 0.00% of the items"):
         fit_projection.main(["--name", "none", "--fraction", "0.000001"])
 
 
@@ -170,7 +175,7 @@ def test_a_lake_without_embeddings_says_what_to_do(lake: Lake) -> None:
 def test_too_few_embeddings_are_refused_and_leave_nothing(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LENS_MAX_DEAD_LETTER_RATIO", "1")
     land_marketplace(lake, items=8)
-    embed_listings.main([*_BOTH, "--each_landed"])
+    embed_listings.main(["--each_landed"])
     with pytest.raises(Exception, match="cannot fit a projection to 8 dimensions") as failure:
         fit_projection.main(["--name", "few"])
     assert "embed more windows first" in (refusal(failure.value) or "")
@@ -179,14 +184,14 @@ def test_too_few_embeddings_are_refused_and_leave_nothing(lake: Lake, monkeypatc
 
 def test_windows_without_embeddings_are_refused(lake: Lake) -> None:
     land(lake, FIRST, [])
-    embed_listings.main(["--window_start", FIRST.start.isoformat(), "--window_end", FIRST.end.isoformat()])
-    with pytest.raises(Exception, match="hold no embedding"):
+    embed_listings.main(bounds(FIRST))
+    with pytest.raises(LensError, match="holds no embeddings .*run `lens embed` first"):
         fit_projection.main(["--name", "empty"])
 
 
 def test_another_window_than_any_is_refused(lake: Lake) -> None:
-    land(lake, FIRST, [])
-    embed_listings.main(["--window_start", FIRST.start.isoformat(), "--window_end", FIRST.end.isoformat()])
+    land_marketplace(lake)
+    embed_listings.main(bounds(FIRST))
     late = Window.parse("2027-01-01T00:00:00Z", "2027-01-02T00:00:00Z")
-    with pytest.raises(LensError, match="within .2027-01-01"):
-        fit_projection.main(["--name", "late", "--window_start", str(late.start), "--window_end", str(late.end)])
+    with pytest.raises(LensError, match="of items that were last updated in .2027-01-01"):
+        fit_projection.main(["--name", "late", *bounds(late)])
