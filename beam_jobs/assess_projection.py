@@ -21,7 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from beam_jobs.launcher import launch, parser, pipeline_options
-from beam_jobs.sampling import is_sampled
+from beam_jobs.transforms.sampling import is_sampled
 from beam_jobs.transforms.tables import ReadTable
 from listing_lens import progress
 from listing_lens.errors import LensError

@@ -1,8 +1,10 @@
 """Compact the lake: small files of the embeddings' tables become large ones, and what nobody reads any more is removed.
 
 Each merge adds a file and marks the rows that it replaced. This rewrites such files, each large one in a commit of its own, so
-that a window that is embedded meanwhile waits for one of them at most; rows that move do not count as changed. Versions of a
-table older than LENS_LAKE_RETENTION_DAYS are forgotten, and what runs that died had staged is removed two days after.
+that a window that is embedded meanwhile waits for one of them at most; rows that move do not count as changed. Before that,
+items that were sold or deleted more than LENS_LAKE_REMOVED_DAYS ago are deleted from the tables: a lake grows with the
+catalog, not with its history. Versions of a table older than LENS_LAKE_RETENTION_DAYS are forgotten, and what runs that died
+had staged is removed two days after.
 
     python -m beam_jobs.compact_lake
     python -m beam_jobs.compact_lake --encoder models:/listing-encoder@champion
@@ -20,7 +22,7 @@ import apache_beam as beam
 from beam_jobs.launcher import launch, parser, pipeline_options
 from listing_lens import progress
 from listing_lens.embedding.sources import resolve_encoder
-from listing_lens.lake.embeddings import Embeddings, every_encoder
+from listing_lens.lake.embeddings import Embeddings, every_encoder, removed_before
 from listing_lens.lake.tables import Compacted, Table
 from listing_lens.lake.windows import Lake, is_abandoned
 from listing_lens.settings import load_settings
@@ -31,10 +33,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Config:
-    """One compaction: of which tables, and how long versions are kept."""
+    """One compaction: of which encoders' tables, how long versions are kept, and before when sold items are deleted."""
 
-    tables: tuple[Table, ...]
+    embeddings: tuple[Embeddings, ...]
     keep: timedelta
+    removed_before: datetime
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        return tuple(table for embeddings in self.embeddings for table in embeddings.tables if table.exists())
 
 
 def run(tables: beam.PCollection, config: Config) -> beam.PCollection:
@@ -55,6 +62,11 @@ def _compact(table: Table, config: Config) -> Compacted:
     return compacted
 
 
+def forget_removed(embeddings: Embeddings, before: datetime) -> int:
+    """Delete the rows of items that were sold or deleted before a time. Returns how many there were."""
+    return embeddings.items.delete_where(removed_before(before))
+
+
 def sweep(embeddings: Embeddings, now: datetime) -> int:
     """Remove what runs staged that cannot be running any more. Returns how many there were."""
     lake = embeddings.lake
@@ -64,7 +76,7 @@ def sweep(embeddings: Embeddings, now: datetime) -> int:
     return len(abandoned)
 
 
-def configure(encoder_source: str | None = None) -> tuple[Config, list[Embeddings]]:
+def configure(encoder_source: str | None = None) -> Config:
     """Find the tables of one encoder, or of every encoder.
 
     Raises:
@@ -76,8 +88,11 @@ def configure(encoder_source: str | None = None) -> tuple[Config, list[Embedding
     every = every_encoder(lake)
     if encoder_source:
         every = [Embeddings(lake, identify(resolve_encoder(encoder_source, settings)))]
-    tables = tuple(table for embeddings in every for table in embeddings.tables if table.exists())
-    return Config(tables, timedelta(days=settings.lake_retention_days)), every
+    return Config(
+        tuple(every),
+        keep=timedelta(days=settings.lake_retention_days),
+        removed_before=datetime.now(UTC) - timedelta(days=settings.lake_removed_days),
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -85,11 +100,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--encoder", metavar="SOURCE", help="only embeddings of this encoder (default: of all)")
     known, beam_arguments = arguments.parse_known_args(argv)
-    config, every = configure(known.encoder)
+    config = configure(known.encoder)
+    for embeddings in config.embeddings:
+        forgotten = forget_removed(embeddings, config.removed_before)
+        logger.info("%s: %d items that were sold or deleted long ago are forgotten", embeddings.encoder_id, forgotten)
     if config.tables:
         with beam.Pipeline(options=pipeline_options(load_settings(), beam_arguments)) as pipeline:
             run(pipeline | "Tables" >> beam.Create(config.tables), config)
-    for embeddings in every:
+    for embeddings in config.embeddings:
         swept = sweep(embeddings, datetime.now(UTC))
         logger.info("%s: what %d runs that died had staged is removed", embeddings.encoder_id, swept)
 

@@ -5,9 +5,9 @@ the listing's version as an external version, so rows load in any order and a lo
 not loaded again: only the rows that changed since, up to the table's version when the job begins.
 
 With --index, one index is loaded: how a rebuild fills it. What was embedded meanwhile is loaded after it, until nothing is
-left. Without, every index there is, each from the
-table of its own encoder: the live one, one being built, and those kept for rollback, so that whichever the alias points to
-next lacks nothing. With a window, the live index must get it: its encoder must have embedded it.
+left. Without, every index that was filled, each from the table of its own encoder: the live one, those kept for rollback, and
+one that awaits its swap, so that whichever the alias points to next lacks nothing. With a window, the live index must get it:
+its encoder must have embedded it.
 
     python -m beam_jobs.load_index --index listings-…
     python -m beam_jobs.load_index --window_start 2026-01-31T00:00:00Z --window_end 2026-02-01T00:00:00Z
@@ -139,7 +139,7 @@ def configure(
     """Find the indexes to load, and what each of them lacks.
 
     Args:
-        index_name: the index to load; None is every index there is.
+        index_name: the index to load; None is the live one and every other that was filled.
         window: that must be embedded for the live index, or the one that was asked for.
         encoder_source: only indexes of this encoder.
 
@@ -163,6 +163,10 @@ def configure(
         _require_embedded(lake, required, window)
     configs = []
     for index in sorted(indexes, key=lambda index: index != required):
+        if index != required and not loaded_version(lake, index.name):
+            # All of the table would be loaded, beside the rebuild that is at it.
+            logger.info("index %s is left to the rebuild that made it, which has not filled it yet", index.name)
+            continue
         try:
             load_projection(lake, index.card.projection_id, index.card.encoder_id)
             configs.append(lacking(lake, index, Cluster.of(settings)))
@@ -193,7 +197,7 @@ def _require_embedded(lake: Lake, index: Index, window: Window) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the arguments and run the pipeline to its end, once per index."""
     arguments = parser(__doc__)
-    arguments.add_argument("--index", help="the index to load, by its full name (default: every index there is)")
+    arguments.add_argument("--index", help="the index to load, by its full name (default: every one that was filled)")
     arguments.add_argument("--encoder", metavar="SOURCE", help="only indexes of this encoder (default: of any)")
     add_window(arguments, required=False)
     known, beam_arguments = arguments.parse_known_args(argv)

@@ -84,11 +84,7 @@ def configure(encoder_source: str | None = None, *, all_letters: bool = False) -
     # The GPUs are the workers'.
     encoder = shared_encoder(resolve_encoder(encoder_source, settings), replace(runtime, device="cpu"))
     embeddings, now = Embeddings(lake, encoder.encoder_id), datetime.now(UTC)
-    letters = tuple(
-        letter
-        for letter in DeadLetters(embeddings).letters()
-        if letter.listing is not None and (all_letters or letter.is_due(now))
-    )
+    letters = tuple(DeadLetters(embeddings).to_try(now, every=all_letters))
     windows = set(lake.windows(LISTINGS))
     attempt = Lake.new_attempt(now)
     landed = [window for window in windows if any(window.overlaps(letter.window) for letter in letters)]

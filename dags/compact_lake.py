@@ -8,7 +8,8 @@ run at full speed, and removes what nobody reads any more.
 
 **What.** `compact` takes the tables of every encoder, or of the one that was asked for: items, ledger and dead letters. Small
 files, and those with many replaced rows, become files of a million rows, each in its own commit. Rows that move do not count
-as changed: no index loads them again. Then versions of a table older than `LENS_LAKE_RETENTION_DAYS` are forgotten, with the
+as changed: no index loads them again. Before that, items that were sold or deleted more than `LENS_LAKE_REMOVED_DAYS` ago are
+deleted from the tables; afterwards versions of a table older than `LENS_LAKE_RETENTION_DAYS` are forgotten, with the
 files that only they had, and so is whatever embedding runs had staged before they died, two days after they began. Finally
 the job checks that no key is in a table twice.
 

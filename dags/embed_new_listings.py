@@ -2,7 +2,7 @@
 ### Embed new listings
 
 Embeds the listings that were created or updated in each window, by every encoder in use, and brings them into every
-index: the live one, one being built, and those kept for rollback.
+index that was filled: the live one, those kept for rollback, and one that awaits its swap.
 
 **When.** Hourly, in UTC (`LENS_EMBED_SCHEDULE`), from `LENS_EMBED_START` on; a run covers the hour before it. Missed
 windows are caught up, two at a time. To replay windows, e.g. after listings were corrected and landed again, run a backfill:

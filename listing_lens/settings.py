@@ -58,6 +58,7 @@ class Settings(BaseSettings):
     encoder_trusted_code: tuple[str, ...]
     embedding_dtype: Literal["float32", "float16"]
     lake_retention_days: float = Field(gt=0)
+    lake_removed_days: float = Field(gt=0)
     projection_dims: int = Field(gt=0, le=4096)
     max_dead_letter_ratio: float = Field(ge=0, le=1)
     alias: str = Field(pattern=r"^[a-z][a-z0-9-]*$")

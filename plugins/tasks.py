@@ -94,8 +94,7 @@ def find_due(encoder: str | None, every: bool) -> list[dict[str, Any]]:
     sources = [encoders.resolve_encoder(encoder, settings)] if encoder else encoders.encoders_in_use(settings)
     found = []
     for source in sources:
-        letters = DeadLetters(Embeddings(lake, identify(source))).letters()
-        if any(letter.listing and (every or letter.is_due(now)) for letter in letters):
+        if DeadLetters(Embeddings(lake, identify(source))).to_try(now, every=every):
             found.append({"encoder": source, "all": every})
     return found
 

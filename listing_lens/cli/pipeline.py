@@ -121,13 +121,13 @@ def run(
     dims: Annotated[int | None, typer.Option(help="Dimensions to keep; default: LENS_PROJECTION_DIMS.")] = None,
 ) -> None:
     """Take the lake's listings to a searchable index: embed, fit, rebuild, swap."""
-    from listing_lens import registration as workflow
     from listing_lens.embedding.sources import resolve_encoder
+    from listing_lens.registry import connect_registry
 
     settings = load_settings()
     # Embedding may take hours: what the steps after it need is asked for first.
     SearchIndex.connect(settings)
-    workflow.connect_registry(settings)
+    connect_registry(settings)
     # An alias may move meanwhile: all steps take the encoder that it names now.
     encoder = resolve_encoder(encoder, settings)
     _embed(_span(LISTINGS, None, None, settings), settings, encoder)
@@ -142,30 +142,31 @@ def _embed(window: Window, settings: Settings, encoder: str | None) -> None:
 
 def _fit(settings: Settings, options: Sequence[str], assessed_on: Sequence[str] = (), *, promote: bool) -> int:
     """Fit and assess with these options of the jobs, register, and promote when asked or when there is no champion."""
-    from listing_lens import registration as workflow
+    from listing_lens import registration
+    from listing_lens.registry import connect_registry
 
-    workflow.connect_registry(settings)
+    connect_registry(settings)
     name = _build_name()
     run_with_bars("fit projection", "fit_projection", ["--name", name, *options], settings)
-    previous = workflow.previous_projection(name, settings)
+    previous = registration.previous_projection(name, settings)
     arguments = ["--name", name, *_option("--previous", previous), *assessed_on]
     run_with_bars("assess projection", "assess_projection", arguments, settings)
     assessment = load_assessment(Lake(settings.lake), name)
     if assessment is not None:
         console.print(assessment_table(assessment))
         console.print(assessment.advice)
-    version = workflow.register_fit(name, settings)
-    promoted = workflow.promote(version, asked=promote, settings=settings)
+    version = registration.register_fit(name, settings)
+    promoted = registration.promote(version, asked=promote, settings=settings)
     console.print(f"listing-embedder version {version} is the {CHAMPION if promoted else CANDIDATE}")
     return version
 
 
 def _rebuild(model: str, settings: Settings) -> None:
-    from listing_lens import registration as workflow
     from listing_lens.embedding.sources import windows_not_embedded
+    from listing_lens.registry import connect_registry
 
     search_index = SearchIndex.connect(settings)
-    embedder = workflow.connect_registry(settings).get(model)
+    embedder = connect_registry(settings).get(model)
     built = search_index.create(embedder.card, _build_name())
     try:
         if windows_not_embedded(Lake(settings.lake), embedder.card.encoder_id):
@@ -183,12 +184,13 @@ def _rebuild(model: str, settings: Settings) -> None:
 
 
 def _evaluate(window: Window, model: str, settings: Settings) -> None:
-    from listing_lens import registration as workflow
+    from listing_lens import registration
+    from listing_lens.registry import connect_registry
 
-    embedder = workflow.connect_registry(settings).get(model)
+    embedder = connect_registry(settings).get(model)
     arguments = [*_bounds(window), "--card", embedder.card.model_dump_json()]
     run_with_bars("evaluate", "evaluate_sessions", arguments, settings)
-    page = workflow.log_evaluation(window, embedder, settings)
+    page = registration.log_evaluation(window, embedder, settings)
     print_metrics(window, embedder.card.space, settings)
     console.print(f"page: {page}")
 

@@ -99,6 +99,10 @@ class DeadLetters:
         """Every letter."""
         yield from map(_letter_of, self.table.rows())
 
+    def to_try(self, now: datetime, *, every: bool = False) -> list[Letter]:
+        """The letters of listings that are due; or every one, whatever its reason and whenever it was tried last."""
+        return [letter for letter in self.letters() if letter.listing and (every or letter.is_due(now))]
+
     def add(self, letters: Iterable[Letter]) -> None:
         """Keep letters; of one item the one of the newest version stays, and of that the last."""
         rows = {letter.key: letter for letter in sorted(letters, key=lambda letter: letter.version)}

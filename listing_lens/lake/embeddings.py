@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Literal
 
 import numpy as np
@@ -206,8 +207,16 @@ def embedded_within(window: Window | None) -> str:
     present = "embedding IS NOT NULL"
     if window is None:
         return present
-    first, end = (f"timestamp '{bound:%Y-%m-%d %H:%M:%S}'" for bound in (window.start, window.end))
-    return f"{present} AND updated_at >= {first} AND updated_at < {end}"
+    return f"{present} AND updated_at >= {_literal(window.start)} AND updated_at < {_literal(window.end)}"
+
+
+def removed_before(moment: datetime) -> str:
+    """A filter, in SQL, for the rows of items that were sold or deleted before a time."""
+    return f"embedding IS NULL AND updated_at < {_literal(moment)}"
+
+
+def _literal(moment: datetime) -> str:
+    return f"timestamp '{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}'"
 
 
 def rows_of(table: Table, version: int, fragment: int, item_ids: pa.Array, columns: list[str]) -> pa.Table:

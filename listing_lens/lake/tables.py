@@ -145,13 +145,18 @@ class Table:
     def delete(self, keys: Iterable[str]) -> None:
         """Delete the rows of some keys; those that are not there are left out."""
         listed = ", ".join("'{}'".format(key.replace("'", "''")) for key in keys)
-        if not listed:
-            return
+        if listed:
+            self.delete_where(f"{self.key} IN ({listed})")
+
+    def delete_where(self, filter: str) -> int:
+        """Delete the rows that a filter in SQL lets through. Returns how many there were."""
         with self._one_committer() as lock:
             table = self._find(None)
-            if table is not None:
-                lock.confirm()
-                table.delete(f"{self.key} IN ({listed})")
+            count = 0 if table is None else int(table.count_rows(filter))
+            if table is not None and count:
+                self._require_latest(lock, table)
+                table.delete(filter)
+            return count
 
     def compact(self, keep: timedelta) -> Compacted:
         """Rewrite small files, and those with many replaced rows, as large ones; then forget versions older than `keep`.

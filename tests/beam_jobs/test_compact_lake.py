@@ -19,6 +19,7 @@ from listing_lens.errors import LensError
 from listing_lens.lake.dead_letters import DeadLetters
 from listing_lens.lake.embeddings import Embeddings
 from listing_lens.lake.ledger import Ledger
+from listing_lens.lake.records import Status
 from listing_lens.lake.tables import changed_since
 from listing_lens.lake.windows import Lake
 
@@ -55,6 +56,24 @@ def test_fewer_files_hold_the_same(lake: Lake, many: Embeddings) -> None:
         assert row == before[item]
     # A reader of the version before is not disturbed.
     assert many.count(at) == 12
+
+
+def test_items_that_were_removed_long_ago_are_forgotten(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, some = datetime.now(UTC), next(vectors())
+    long_ago, lately = now - timedelta(days=31), now - timedelta(days=29)
+    put_items(
+        lake,
+        "small-12345678",
+        [
+            listing("sold long ago", status=Status.SOLD, updated_at=long_ago),
+            listing("sold lately", status=Status.SOLD, updated_at=lately),
+            listing("on sale for long", updated_at=long_ago),
+        ],
+        [None, None, some],
+    )
+    monkeypatch.setenv("LENS_LAKE_REMOVED_DAYS", "30")
+    main([])
+    assert items_of(lake, "small-12345678").keys() == {"sold lately", "on sale for long"}
 
 
 def test_what_moved_has_not_changed(lake: Lake, many: Embeddings) -> None:

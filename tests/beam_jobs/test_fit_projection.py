@@ -14,7 +14,7 @@ from tiny import FIRST, SECOND, bounds, correlated, items_of, land, land_marketp
 
 from beam_jobs import embed_listings, fit_projection
 from beam_jobs.launcher import refusal
-from beam_jobs.sampling import is_sampled
+from beam_jobs.transforms.sampling import is_sampled
 from listing_lens.errors import LensError
 from listing_lens.lake.embeddings import Embeddings
 from listing_lens.lake.fits import Fit, load_fit, load_projection

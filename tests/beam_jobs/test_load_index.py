@@ -21,7 +21,7 @@ from listing_lens.lake.records import LISTING_SCHEMA, Listing, Status, to_table
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import LISTINGS
 from listing_lens.search.index import Index, SearchIndex
-from listing_lens.search.loads import Load, loaded_version, loads_of
+from listing_lens.search.loads import Load, loaded_version, loads_of, record_load
 from listing_lens.settings import load_settings
 from models.embedder import EmbedderCard
 from models.encoders.untrained_siglip import save_untrained_siglip
@@ -181,18 +181,37 @@ def _nearest(indexed: Indexed, index: Index, item_id: str) -> str:
     return hit.item_id
 
 
+def _fill(*indexes: Index) -> None:
+    """Load indexes for the first time, as a rebuild does."""
+    for index in indexes:
+        load_index.main(["--index", index.name])
+
+
 class TestWithoutAnIndex:
-    def test_every_one_of_an_encoder_is_fed(self, indexed: Indexed) -> None:
+    def test_every_one_of_an_encoder_that_was_filled_is_fed(self, indexed: Indexed) -> None:
         other = indexed.search_index.create(indexed.index.card, "two")
+        _fill(indexed.index, other)
         _land_third(indexed)
         embed_listings.main(bounds(_THIRD))
         load_index.main(bounds(_THIRD))
         for index in (indexed.index, other):
             assert _held(indexed, index, "late", "m000") == ["late", "m000"]
-            assert _last(indexed, index).counts["read"] == 40
+            assert _last(indexed, index).since > 0
+
+    def test_one_that_is_being_filled_is_left_to_its_rebuild(self, indexed: Indexed) -> None:
+        filling = indexed.search_index.create(indexed.index.card, "two")
+        _fill(indexed.index)
+        load_index.main(bounds(SECOND))
+        assert loads_of(indexed.lake, filling.name) == []
+        assert _held(indexed, filling, "m000") == []
+        # But for the live one, which must lack nothing.
+        indexed.search_index.swap(filling.name)
+        load_index.main(bounds(SECOND))
+        assert _held(indexed, filling, "m000") == ["m000"]
 
     def test_each_is_fed_from_its_own_encoder(self, indexed: Indexed, other_index: Index, other_encoder: str) -> None:
         assert other_index.card.encoder_id != indexed.index.card.encoder_id
+        _fill(indexed.index, other_index)
         indexed.search_index.swap(indexed.index.name)
         _land_third(indexed)
         for encoder in (indexed.index.card.encoder_source, other_encoder):
@@ -203,6 +222,7 @@ class TestWithoutAnIndex:
             assert _nearest(indexed, index, "late") == "late"
 
     def test_one_whose_encoder_lacks_the_window_gets_what_there_is(self, indexed: Indexed, other_index: Index) -> None:
+        _fill(indexed.index, other_index)
         indexed.search_index.swap(indexed.index.name)
         _land_third(indexed)
         embed_listings.main(bounds(_THIRD))
@@ -229,6 +249,9 @@ class TestWithoutAnIndex:
             save_projection(indexed.lake, projection)
             card = card.model_copy(update={"projection_id": projection.projection_id})
         bad = indexed.search_index.create(card, "bad")
+        moment = datetime.now(UTC)
+        filled = Load(index=bad.name, since=0, version=1, counts={}, started_at=moment, finished_at=moment)
+        record_load(indexed.lake, filled)
         indexed.search_index.swap(indexed.index.name)
         load_index.main(bounds(SECOND))
         assert _held(indexed, indexed.index, "m000") == ["m000"]
@@ -243,6 +266,7 @@ class TestWithoutAnIndex:
 
     def test_the_live_one_is_loaded_first(self, indexed: Indexed) -> None:
         second = indexed.search_index.create(indexed.index.card, "two")
+        _fill(indexed.index, second)
         indexed.search_index.swap(second.name)
         assert [config.index.name for config in load_index.configure(None)] == [second.name, indexed.index.name]
 
@@ -256,6 +280,7 @@ class TestWithoutAnIndex:
 
     def test_an_encoder_narrows_it(self, indexed: Indexed, other_index: Index, other_encoder: str) -> None:
         # The live index is of the first encoder, which has not embedded the window.
+        _fill(indexed.index, other_index)
         indexed.search_index.swap(indexed.index.name)
         _land_third(indexed)
         embed_listings.main([*bounds(_THIRD), "--encoder", other_encoder])
@@ -287,6 +312,7 @@ def test_another_alias_whose_name_begins_alike_is_left_alone(indexed: Indexed, m
     other = staging.create(indexed.index.card, "one")
     try:
         monkeypatch.setenv("LENS_ALIAS", indexed.search_index.alias)
+        indexed.search_index.swap(indexed.index.name)
         load_index.main(bounds(FIRST))
         assert indexed.search_index.versions(indexed.index.name, ["m000"])
         assert not staging.versions(other.name, ["m000"])

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 
-from beam_jobs.sampling import is_sampled
+from beam_jobs.transforms.sampling import is_sampled
 
 ITEMS = pa.array([f"m{n:05d}" for n in range(20_000)])
 
