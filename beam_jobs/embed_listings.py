@@ -26,29 +26,17 @@ import apache_beam as beam
 from apache_beam.pvalue import TaggedOutput
 
 from beam_jobs.launcher import add_window, launch, optional_window, parser, pipeline_options
-from beam_jobs.transforms.embedding import (
-    OUTCOMES,
-    Arrival,
-    Embedding,
-    Outcome,
-    Staged,
-    Summary,
-    embed_newest,
-    merge,
-    outcome_of,
-)
+from beam_jobs.transforms.embedding import OUTCOMES, Arrival, Embedding, embed_newest
+from beam_jobs.transforms.merging import Outcome, Stage, Staged, Summary, merge, outcome_of
 from beam_jobs.transforms.windows import Landed, image_roots, landed_listings, require_few_dead_letters
-from listing_lens.embedding.sources import encoder_runtime, resolve_encoder, windows_not_embedded
+from listing_lens.embedding.sources import resolve_encoder, windows_not_embedded
 from listing_lens.errors import LensError
-from listing_lens.images.source import ImageSource
 from listing_lens.lake.dead_letters import DeadLetters, Letter
-from listing_lens.lake.embeddings import Embeddings
 from listing_lens.lake.ledger import Completed, Ledger, input_of
 from listing_lens.lake.records import Refused
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import LISTINGS, Lake
 from listing_lens.settings import load_settings
-from models.encoders.encoder import shared_encoder
 from models.encoders.files import identify
 from models.sampling import sample_number
 
@@ -78,8 +66,11 @@ class Config:
     parts: tuple[Part, ...]
     embedding: Embedding
     max_dead_letter_ratio: float
-    slice: int = 0
     slices: int = 1
+
+    @property
+    def stage(self) -> Stage:
+        return self.embedding.stage
 
     @property
     def lake(self) -> Lake:
@@ -96,7 +87,7 @@ class Config:
         return str(first) if not others else f"{first} and {len(others)} more"
 
 
-def run(parts: beam.PCollection, config: Config) -> beam.PCollection:
+def run(parts: beam.PCollection[Part], config: Config) -> beam.PCollection[Outcome]:
     """`Part`s → the `Outcome`, once the listings are in the table."""
     read = (
         parts
@@ -125,7 +116,7 @@ class ReadListings(beam.DoFn):
         for listing in landed_listings(config.lake, part.landed, part.window):
             # Rows that are no listings are spread, too: each slice is judged by its share of them.
             key = listing.row if isinstance(listing, Refused) else listing.item_id
-            if config.slices > 1 and sample_number(_SALT, key) % config.slices != config.slice:
+            if config.slices > 1 and sample_number(_SALT, key) % config.slices != config.stage.slice:
                 continue
             if isinstance(listing, Refused):
                 counts.update(("read", "refused"))
@@ -140,17 +131,16 @@ class ReadListings(beam.DoFn):
 
 def _check_and_merge(outcome: Outcome, config: Config) -> Outcome:
     """Merge what was staged, unless listings went missing, too many were set aside, or a later attempt took over."""
-    for window, counts in outcome.counts.items():
+    for window, counts in outcome.summary.counts.items():
         _require_accounted(window, Counter(counts))
     total = outcome.summary.total()
     tried = total["embedded"] + total["reused"] + total["dead_lettered"] + total["refused"]
     dead = total["dead_lettered"] + total["refused"]
     require_few_dead_letters(config.name, dead, tried, outcome.reasons, config.max_dead_letter_ratio)
-    embedding = config.embedding
-    Ledger(embedding.embeddings).current(config.windows, embedding.attempt)
-    merge(outcome, embedding)
-    lake = config.lake
-    lake.write_bytes(_summary_path(config), json.dumps(asdict(outcome.summary)).encode())
+    stage = config.stage
+    Ledger(stage.embeddings).current(config.windows, stage.attempt)
+    merge(outcome, stage)
+    config.lake.write_bytes(stage.summary_path, json.dumps(asdict(outcome.summary)).encode())
     return outcome
 
 
@@ -163,10 +153,6 @@ def _require_accounted(window: str, counts: Counter[str]) -> None:
             )
 
 
-def _summary_path(config: Config) -> str:
-    return f"{config.embedding.folder}.json"
-
-
 def complete(slices: Sequence[Config]) -> None:
     """Say in the ledger that the windows of a run are embedded, once all its slices are.
 
@@ -174,8 +160,8 @@ def complete(slices: Sequence[Config]) -> None:
         LensError: later attempts took over all of them.
     """
     config = slices[0]
-    embedding = config.embedding
-    summaries = [Summary(**json.loads(config.lake.read_bytes(_summary_path(part)))) for part in slices]
+    embedding, stage = config.embedding, config.stage
+    summaries = [Summary(**json.loads(config.lake.read_bytes(part.stage.summary_path))) for part in slices]
     inputs: dict[Window, list[str]] = {}
     for part in config.parts:
         inputs.setdefault(part.window, []).append(input_of(part.landed.window, part.landed.manifest.identity))
@@ -185,17 +171,17 @@ def complete(slices: Sequence[Config]) -> None:
             counted.update(summary.counts.get(window.name, {}))
     parameters = {
         "encoder_source": embedding.encoder_source,
-        "encoder_id": embedding.embeddings.encoder_id,
+        "encoder_id": stage.embeddings.encoder_id,
         # How the hosts that took part computed; none, or too few images to choose by, is float32.
         "calibrations": [calibration for summary in summaries for calibration in summary.calibrations],
     }
     completed = {window: Completed(tuple(inputs[window]), counts[window]) for window in config.windows}
     # Rows that were invalid when a window landed before, and are gone since.
-    DeadLetters(embedding.embeddings).forget_refused({part.landed.window for part in config.parts}, embedding.now)
-    done = Ledger(embedding.embeddings).complete(completed, embedding.attempt, parameters, datetime.now(UTC))
-    config.lake.remove_folder(f"{embedding.embeddings.staging}/{embedding.attempt}")
+    DeadLetters(stage.embeddings).forget_refused({part.landed.window for part in config.parts}, embedding.now)
+    done = Ledger(stage.embeddings).complete(completed, stage.attempt, parameters, datetime.now(UTC))
+    config.lake.remove_folder(stage.folder)
     total = sum(counts.values(), Counter())
-    logger.info("%d windows of %s are embedded: %s", len(done), embedding.embeddings.encoder_id, dict(total))
+    logger.info("%d windows of %s are embedded: %s", len(done), stage.embeddings.encoder_id, dict(total))
 
 
 def configure(windows: Mapping[Window, Sequence[Window]], encoder_source: str | None = None) -> Config:
@@ -213,42 +199,27 @@ def configure(windows: Mapping[Window, Sequence[Window]], encoder_source: str | 
     lake.check()
     read = sorted({landed for several in windows.values() for landed in several})
     landed = {found.window: found for found in Landed.find(lake, LISTINGS, read)}
-    runtime = encoder_runtime(settings)
-    # The GPUs are the workers'.
-    encoder = shared_encoder(resolve_encoder(encoder_source, settings), replace(runtime, device="cpu"))
-    embeddings = Embeddings(lake, encoder.encoder_id)
     parts = tuple(Part(landed[part], window) for window, several in windows.items() for part in several)
-    now = datetime.now(UTC)
-    attempt = Lake.new_attempt(now)
     rows = sum(part.landed.manifest.counts["rows"] for part in parts)
-    embedding = Embedding(
-        embeddings=embeddings,
-        attempt=attempt,
-        folder=f"{embeddings.staging}/{attempt}/0",
-        version=embeddings.items.version(),
-        schema=embeddings.schema(encoder.dims, settings.embedding_dtype),
-        encoder_source=encoder.source,
-        batch_size=settings.encoder_batch_size,
-        runtime=runtime,
-        calibrations=settings.cache / "calibrations",
-        images=ImageSource.of(settings).allowing(image_roots(part.landed for part in parts)),
-        now=now,
-        expected=rows,
+    embedding = Embedding.configure(
+        lake,
+        resolve_encoder(encoder_source, settings),
+        image_roots(part.landed for part in parts),
+        rows,
+        settings,
+        datetime.now(UTC),
     )
     return Config(parts, embedding, settings.max_dead_letter_ratio, slices=max(1, -(-rows // _SLICE_ROWS)))
 
 
 def slice_of(config: Config, number: int) -> Config:
     """One of the run's slices, compared with the table as it is now."""
-    embeddings, attempt = config.embedding.embeddings, config.embedding.attempt
-    folder = f"{embeddings.staging}/{attempt}/{number}"
-    return replace(
-        config, embedding=replace(config.embedding, version=embeddings.items.version(), folder=folder), slice=number
-    )
+    embedding, stage = config.embedding, replace(config.embedding.stage, slice=number)
+    return replace(config, embedding=replace(embedding, stage=stage, version=embedding.embeddings.items.version()))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the arguments and run the pipeline to its end, once a slice."""
+    """Parse the arguments and run the pipeline to its end, once per slice."""
     arguments = parser(__doc__)
     add_window(arguments, required=False)
     arguments.add_argument("--encoder", metavar="SOURCE", help="the encoder (default: LENS_ENCODER)")
@@ -275,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not windows:
         return
     config = configure(windows, source)
-    Ledger(config.embedding.embeddings).begin(config.windows, config.embedding.attempt, config.embedding.now)
+    Ledger(config.stage.embeddings).begin(config.windows, config.stage.attempt, config.embedding.now)
     slices = []
     for number in range(config.slices):
         slices.append(slice_of(config, number))

@@ -13,21 +13,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import apache_beam as beam
 
 from beam_jobs.launcher import launch, parser, pipeline_options
-from beam_jobs.transforms.embedding import OUTCOMES, Arrival, Embedding, Outcome, embed_newest, merge, outcome_of
-from listing_lens.embedding.sources import encoder_runtime, resolve_encoder
+from beam_jobs.transforms.embedding import OUTCOMES, Arrival, Embedding, embed_newest
+from beam_jobs.transforms.merging import Outcome, merge, outcome_of
+from listing_lens.embedding.sources import resolve_encoder
 from listing_lens.errors import LensError
-from listing_lens.images.source import ImageSource
 from listing_lens.lake.dead_letters import DeadLetters, Letter
 from listing_lens.lake.embeddings import Embeddings
 from listing_lens.lake.windows import LISTINGS, Lake
 from listing_lens.settings import load_settings
-from models.encoders.encoder import shared_encoder
+from models.encoders.files import identify
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Config:
     embedding: Embedding
 
 
-def run(letters: beam.PCollection, config: Config) -> beam.PCollection:
+def run(letters: beam.PCollection[Letter], config: Config) -> beam.PCollection[Outcome]:
     """`Letter`s → the `Outcome`, once what succeeded is in the table and the letters say what failed again."""
     arrivals = letters | "Listings" >> beam.FlatMap(_arrivals)
     staged = embed_newest(arrivals, config.embedding)
@@ -56,14 +56,16 @@ def _check_and_merge(outcome: Outcome, config: Config) -> Outcome:
     came_out = sum(total[name] for name in OUTCOMES)
     if len(config.letters) != came_out:
         raise LensError(f"{len(config.letters)} dead letters went in, {came_out} came out: {dict(total)}")
-    merge(outcome, config.embedding)
+    stage = config.embedding.stage
+    merge(outcome, stage)
     # Listings that the table holds as new, or newer, by now are answered too.
-    embeddings = config.embedding.embeddings
     failed = {letter.key for letter in outcome.letters}
     answered = {letter.item_id: letter.version for letter in config.letters if letter.key not in failed}
-    DeadLetters(embeddings).settle(answered)
-    embeddings.lake.remove_folder(f"{embeddings.staging}/{config.embedding.attempt}")
-    logger.info("%d dead letters of %s were tried again: %s", len(config.letters), embeddings.encoder_id, dict(total))
+    DeadLetters(stage.embeddings).settle(answered)
+    stage.embeddings.lake.remove_folder(stage.folder)
+    logger.info(
+        "%d dead letters of %s were tried again: %s", len(config.letters), stage.embeddings.encoder_id, dict(total)
+    )
     return outcome
 
 
@@ -80,29 +82,12 @@ def configure(encoder_source: str | None = None, *, all_letters: bool = False) -
     settings = load_settings()
     lake = Lake(settings.lake)
     lake.check()
-    runtime = encoder_runtime(settings)
-    # The GPUs are the workers'.
-    encoder = shared_encoder(resolve_encoder(encoder_source, settings), replace(runtime, device="cpu"))
-    embeddings, now = Embeddings(lake, encoder.encoder_id), datetime.now(UTC)
-    letters = tuple(DeadLetters(embeddings).to_try(now, every=all_letters))
-    windows = set(lake.windows(LISTINGS))
-    attempt = Lake.new_attempt(now)
-    landed = [window for window in windows if any(window.overlaps(letter.window) for letter in letters)]
-    embedding = Embedding(
-        embeddings=embeddings,
-        attempt=attempt,
-        folder=f"{embeddings.staging}/{attempt}/0",
-        version=embeddings.items.version(),
-        schema=embeddings.schema(encoder.dims, settings.embedding_dtype),
-        encoder_source=encoder.source,
-        batch_size=settings.encoder_batch_size,
-        runtime=runtime,
-        calibrations=settings.cache / "calibrations",
-        images=ImageSource.of(settings).allowing(lake.image_roots(LISTINGS, landed)),
-        now=now,
-        expected=len(letters),
-    )
-    return Config(letters, embedding)
+    source, now = resolve_encoder(encoder_source, settings), datetime.now(UTC)
+    letters = tuple(DeadLetters(Embeddings(lake, identify(source))).to_try(now, every=all_letters))
+    windows = {letter.window for letter in letters}
+    landed = [part for part in lake.windows(LISTINGS) if any(part.overlaps(window) for window in windows)]
+    roots = lake.image_roots(LISTINGS, landed)
+    return Config(letters, Embedding.configure(lake, source, roots, len(letters), settings, now))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

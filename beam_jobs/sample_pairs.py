@@ -36,6 +36,7 @@ from beam_jobs.pairs.rules import Rules
 from beam_jobs.pairs.sessions import SampleSessions
 from beam_jobs.pairs.shards import by_shard, write_shard
 from beam_jobs.pairs.twins import FindTwins, hashed_pair
+from beam_jobs.transforms.newest import KeepNewest
 from beam_jobs.transforms.windows import (
     CommitWindow,
     Landed,
@@ -50,7 +51,7 @@ from beam_jobs.transforms.windows import (
 from listing_lens.errors import LensError
 from listing_lens.images.source import ImageSource
 from listing_lens.lake.pairs import TRAIN, VALIDATION, fingerprint, pairs
-from listing_lens.lake.records import DEAD_LETTER_SCHEMA, DeadLetter, newest
+from listing_lens.lake.records import DEAD_LETTER_SCHEMA, DeadLetter, by_version
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import DEAD_LETTERS, LISTINGS, SESSIONS, Lake
 from listing_lens.settings import load_settings
@@ -87,13 +88,14 @@ def run(landed: beam.PCollection, config: Config) -> beam.PCollection:
         | "Read listings" >> beam.FlatMap(lambda part: landed_listings(config.lake, part, config.window))
     )
     trainable = versions | "Keep trainable" >> beam.ParDo(KeepTrainable()).with_outputs("left_out", main="eligible")
-    candidates = (
+    kept = (
         trainable.eligible
         | "Key by item" >> beam.WithKeys(lambda listing: listing.item_id)
-        | "Keep the newest" >> beam.CombinePerKey(newest)
+        | "Keep the newest" >> beam.CombinePerKey(KeepNewest(by_version, lambda _: "superseded"))
         | "Drop keys" >> beam.Values()
     )
-    sampled = candidates | "Sample" >> SampleListings(rules)
+    candidates = kept | "Newest" >> beam.MapTuple(lambda newest, _: newest)
+    sampled, not_sampled = candidates | "Sample" >> SampleListings(rules)
     photos = sampled | "Photos" >> LoadPhotos("listing.image_uri", config.images, rules.image_side)
     dead = photos.unusable | "Dead letters" >> beam.MapTuple(
         lambda one, why: DeadLetter(one.listing.item_id, why.stage, why.reason)
@@ -119,8 +121,10 @@ def run(landed: beam.PCollection, config: Config) -> beam.PCollection:
         count_as(versions, "read"),
         trainable.left_out | "Why left out" >> beam.Map(lambda reason: (reason, 1)),
         count_as(trainable.eligible, "eligible"),
+        kept | "Older ones" >> beam.FlatMapTuple(lambda _, older: older.items()),
         count_as(candidates, "candidates"),
         count_as(sampled, "drawn"),
+        count_as(not_sampled, "not_drawn"),
         count_as(dead, "dead_lettered"),
         twins | "Why dropped" >> beam.MapTuple(lambda _, reason: (reason, 1)),
         shards | "Pairs" >> beam.Map(lambda shard: (shard.kind, shard.rows)),

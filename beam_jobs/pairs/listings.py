@@ -29,7 +29,7 @@ class KeepTrainable(beam.DoFn):
 
 
 class SampleListings(beam.PTransform):
-    """Candidates, each item once → those that are sampled: of each stratum its lowest numbers, up to the quota.
+    """Candidates, each item once → (those that are sampled, the others): of each stratum its lowest numbers, up to the quota.
 
     The quota is the same for all strata and as large as the number of pairs allows; a stratum with fewer items contributes
     all of them. Numbers are counted by bin, so that no worker holds a stratum's ids. A stratum falls short of its quota by
@@ -40,7 +40,9 @@ class SampleListings(beam.PTransform):
         super().__init__()
         self._rules = rules
 
-    def expand(self, candidates: beam.PCollection) -> beam.PCollection:
+    def expand(
+        self, candidates: beam.PCollection[Listing]
+    ) -> tuple[beam.PCollection[SampledListing], beam.PCollection]:
         rules = self._rules
         strata = (
             candidates
@@ -59,15 +61,22 @@ class SampleListings(beam.PTransform):
         sampled = strata | "Sampled bins" >> beam.Map(
             lambda stratum, quota: (stratum[0], lowest_bins(stratum[1], quota)), AsSingleton(quota)
         )
-        return candidates | "Sampled" >> beam.FlatMap(_sampled, AsDict(sampled), rules=rules)
+        split = candidates | "Sampled" >> beam.FlatMap(_sampled, AsDict(sampled), rules=rules).with_outputs(
+            "not_sampled", main="sampled"
+        )
+        return split.sampled, split.not_sampled
 
 
 def _bin(listing: Listing, rules: Rules) -> tuple[str, int]:
     return rules.stratum(listing), bin_of(sample_number(rules.salt, listing.item_id))
 
 
-def _sampled(listing: Listing, sampled: Mapping[str, SampledBins], rules: Rules) -> Iterator[SampledListing]:
+def _sampled(
+    listing: Listing, sampled: Mapping[str, SampledBins], rules: Rules
+) -> Iterator[SampledListing | TaggedOutput]:
     number = sample_number(rules.salt, listing.item_id)
     turn = sampled[rules.stratum(listing)].turn(number)
     if turn is not None:
         yield SampledListing(listing, (turn, number, listing.item_id))
+    else:
+        yield TaggedOutput("not_sampled", listing.item_id)

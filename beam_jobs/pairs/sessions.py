@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 
 import apache_beam as beam
-from apache_beam.pvalue import AsDict, TaggedOutput
+from apache_beam.pvalue import AsDict, AsSingleton, TaggedOutput
 
 from beam_jobs.pairs.elements import HashedPair, StoredPhoto
 from beam_jobs.pairs.photos import LoadPhotos
@@ -27,7 +27,7 @@ from listing_lens.lake.pairs import (
     SESSION_ITEM_SCHEMA,
     SESSION_ITEMS,
 )
-from listing_lens.lake.records import Listing, Session, newest
+from listing_lens.lake.records import Listing, Session, by_version
 from listing_lens.lake.window import Window
 from models.sampling import sample_number
 
@@ -72,11 +72,15 @@ class SampleSessions(beam.PTransform):
             | "Read" >> beam.FlatMap(lambda part: landed_sessions(target.lake, part, target.window))
         )
         usable = sessions | "Keep usable" >> beam.ParDo(KeepUsableSessions()).with_outputs("left_out", main="sound")
-        sampled = (
-            usable.sound
-            | "Sample" >> beam.combiners.Top.Smallest(rules.sessions, key=lambda session: _session_rank(session, rules))
-            | "Each" >> beam.FlatMap(lambda lowest: lowest)
+        ranked = usable.sound | "Ranks" >> beam.Map(lambda session: (_session_rank(session, rules), session))
+        lowest = (
+            ranked
+            | "Ranks alone" >> beam.Keys()
+            | "Sample" >> beam.combiners.Top.Smallest(rules.sessions)
+            | "Last of them" >> beam.Map(lambda ranks: max(ranks, default=()))
         )
+        split = ranked | "Up to it" >> beam.FlatMap(_up_to, AsSingleton(lowest)).with_outputs("others", main="sampled")
+        sampled = split.sampled
         queries = sampled | "Queries" >> LoadPhotos("query_image_uri", self._images, rules.image_side)
         shown = (
             pipeline
@@ -115,6 +119,7 @@ class SampleSessions(beam.PTransform):
             left_out | "Why" >> beam.Map(lambda reason: (f"sessions_{reason}", 1)),
             count_as(usable.sound, "sessions_sound"),
             count_as(sampled, "sessions_drawn"),
+            count_as(split.others, "sessions_not_drawn"),
             count_as(rows, "sessions"),
             count_as(rows | "Unseen" >> beam.Filter(lambda row: row["unseen"]), "sessions_unseen"),
             count_as(items, "session_items"),
@@ -136,6 +141,11 @@ class KeepUsableSessions(beam.DoFn):
 
 def _session_rank(session: Session, rules: Rules) -> tuple[int, str]:
     return sample_number(rules.salt, session.session_id), session.session_id
+
+
+def _up_to(ranked: tuple[tuple[int, str], Session], last: tuple[int, str]) -> Iterator[Session | TaggedOutput]:
+    rank, session = ranked
+    yield session if rank <= last else TaggedOutput("others", session.session_id)
 
 
 class KeepSessionsWithPhotos(beam.DoFn):
@@ -173,7 +183,7 @@ def _versions_of(landed: Landed, wanted: Mapping[str, None], target: WindowTarge
 def _last_searchable(versions: Iterable[Listing]) -> Listing:
     """The newest version that a search could find; the newest of all if there is none."""
     known = list(versions)
-    return newest([version for version in known if version.searchable] or known)
+    return max([version for version in known if version.searchable] or known, key=by_version)
 
 
 def _tapped_groups(session: Session, groups: Mapping[str, str]) -> list[str]:

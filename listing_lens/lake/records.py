@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -154,9 +154,9 @@ def to_table(rows: Sequence[Any], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_pylist([row if isinstance(row, dict) else asdict(row) for row in rows], schema=schema)
 
 
-def newest(versions: Iterable[Listing]) -> Listing:
-    """The newest version of an item. The whole record breaks what ties are left, so that a rerun keeps the same one."""
-    return max(versions, key=lambda listing: (listing.version, repr(listing)))
+def by_version(listing: Listing) -> tuple[int, str]:
+    """What versions of an item are sorted by. The whole record breaks what ties are left, so that a rerun keeps the same one."""
+    return listing.version, repr(listing)
 
 
 def listing_columns(listings: Sequence[Listing]) -> dict[str, list[Any]]:

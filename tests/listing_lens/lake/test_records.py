@@ -22,8 +22,8 @@ from listing_lens.lake.records import (
     Refused,
     Session,
     Status,
+    by_version,
     listings_of,
-    newest,
     parse_listings,
     sessions_of,
     to_table,
@@ -83,10 +83,10 @@ def test_listings_of_a_window_written_without_codes_have_none() -> None:
 
 def test_the_newest_version_is_the_one_that_was_updated_last() -> None:
     old, new = listing(1), replace(listing(1), updated_at=listing(1).updated_at + timedelta(microseconds=1))
-    assert newest([new, old]) == newest([old, new]) == new
+    assert max([new, old], key=by_version) == max([old, new], key=by_version) == new
     # A tie is broken the same way in either order.
     other = replace(new, price=1)
-    assert newest([new, other]) == newest([other, new])
+    assert max([new, other], key=by_version) == max([other, new], key=by_version)
 
 
 @pytest.mark.parametrize(

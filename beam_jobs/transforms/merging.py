@@ -1,0 +1,190 @@
+"""From embedded items to a version of the table: staged as files by the workers, merged in one commit at the end."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.pvalue import AsDict, AsList, AsSingleton
+from apache_beam.utils.windowed_value import WindowedValue
+
+from beam_jobs.transforms.windows import MostCommon, at_the_end
+from listing_lens.lake.dead_letters import DeadLetters, Letter
+from listing_lens.lake.embeddings import NEWER, Embeddings, Item, item_batch
+from listing_lens.lake.staging import StagedFile, read_staged
+from listing_lens.lake.tables import Merged
+
+logger = logging.getLogger(__name__)
+
+# Rows that are staged together: a batch of the files that are merged.
+_BATCH_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where a run stages its rows, and what they look like.
+
+    Attributes:
+        attempt: the name of the run.
+        schema: of the table.
+        slice: of the run; what a slice stages is merged together.
+    """
+
+    embeddings: Embeddings
+    attempt: str
+    schema: pa.Schema
+    slice: int = 0
+
+    @property
+    def folder(self) -> str:
+        """Of the whole run."""
+        return f"{self.embeddings.staging}/{self.attempt}"
+
+    @property
+    def slice_folder(self) -> str:
+        return f"{self.folder}/{self.slice}"
+
+    @property
+    def summary_path(self) -> str:
+        """Where a slice leaves its summary for the end of the run."""
+        return f"{self.slice_folder}.json"
+
+
+@dataclass(frozen=True)
+class Staged:
+    """What became of arrivals, as PCollections: paths of staged files, `Letter`s, counts, and calibrations as JSON.
+
+    Counts are ((the name of a window, what is counted), how many).
+    """
+
+    paths: beam.PCollection[str]
+    letters: beam.PCollection[Letter]
+    counts: beam.PCollection[tuple[tuple[str, str], int]]
+    calibrations: beam.PCollection[str]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is kept of a run: counts by the names of windows, and how its hosts computed."""
+
+    counts: Mapping[str, Mapping[str, int]]
+    calibrations: tuple[Mapping[str, Any], ...]
+
+    def total(self) -> Counter[str]:
+        """The counts of all windows together."""
+        total: Counter[str] = Counter()
+        for counts in self.counts.values():
+            total.update(counts)
+        return total
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run amounts to, once all of it is staged.
+
+    Attributes:
+        reasons: the commonest of the letters', and how often each is given.
+    """
+
+    paths: tuple[str, ...]
+    letters: tuple[Letter, ...]
+    summary: Summary
+    reasons: tuple[tuple[str, int], ...]
+
+
+class StageItems(beam.DoFn):
+    """`Item`s → paths of the staged files that hold them, one file per bundle.
+
+    A file of a bundle that is tried again stays behind unnamed, and goes with its folder.
+    """
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+
+    def start_bundle(self) -> None:
+        self._file: StagedFile | None = None
+        self._items: list[Item] = []
+
+    def process(self, item: Item) -> None:
+        self._items.append(item)
+        if len(self._items) >= _BATCH_ROWS:
+            self._write()
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        if self._items:
+            self._write()
+        if self._file is not None:
+            self._file.close()
+            yield at_the_end(self._file.path)
+
+    def _write(self) -> None:
+        if self._file is None:
+            self._file = StagedFile(self._stage.embeddings.lake, self._stage.slice_folder, self._stage.schema)
+        self._file.write(item_batch(self._items, self._stage.schema))
+        self._items = []
+
+
+def outcome_of(pipeline: beam.Pipeline, staged: Staged) -> beam.PCollection[Outcome]:
+    """What became of arrivals → one `Outcome`, at the end."""
+    reasons = staged.letters | "Reasons" >> beam.Map(lambda letter: letter.reason) | "Commonest" >> MostCommon()
+    return (
+        pipeline
+        | "End" >> beam.Create([None])
+        | "Outcome"
+        >> beam.Map(
+            _outcome,
+            AsList(staged.paths),
+            AsList(staged.letters),
+            AsDict(staged.counts | "Sum" >> beam.CombinePerKey(sum)),
+            AsSingleton(reasons),
+            AsList(staged.calibrations),
+        )
+    )
+
+
+def _outcome(
+    _: None,
+    paths: list[str],
+    letters: list[Letter],
+    counted: dict[tuple[str, str], int],
+    reasons: list[tuple[str, int]],
+    calibrations: list[str],
+) -> Outcome:
+    counts: dict[str, dict[str, int]] = {}
+    for (window, name), count in counted.items():
+        counts.setdefault(window, {})[name] = count
+    hosts = tuple(json.loads(calibration) for calibration in sorted(calibrations))
+    return Outcome(tuple(sorted(paths)), tuple(letters), Summary(counts, hosts), tuple(reasons))
+
+
+def merge(outcome: Outcome, stage: Stage) -> Merged:
+    """Bring a run into the table, in one commit; keep its dead letters, and settle those that its rows answer.
+
+    It may be repeated: rows that are in the table already change nothing.
+    """
+    embeddings, lake = stage.embeddings, stage.embeddings.lake
+    merged = embeddings.items.merge(stage.schema, read_staged(lake, outcome.paths), newer=NEWER)
+    letters = DeadLetters(embeddings)
+    letters.add(outcome.letters)
+    versions: dict[str, int] = {}
+    if letters.table.exists():
+        for batch in read_staged(lake, outcome.paths, ["item_id", "version"]):
+            versions |= dict(zip(*(column.to_pylist() for column in batch.columns), strict=True))
+    settled = letters.settle(versions)
+    lake.remove_folder(stage.slice_folder)
+    logger.info(
+        "%s: %d items are new, %d replaced, in version %d; %d dead letters are new, %d settled",
+        embeddings.items.path,
+        merged.inserted,
+        merged.updated,
+        merged.version,
+        len(outcome.letters),
+        settled,
+    )
+    return merged
