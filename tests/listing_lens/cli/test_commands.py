@@ -354,8 +354,8 @@ class TestLake:
         every = lens("lake", "dead-letters")
         assert every.exit_code == 0, every.output
         mine = cells(lens("lake", "dead-letters", self.ENCODER).stdout)
-        assert [row[0] for row in cells(every.stdout) if row[1]] == ["c", "a", "b[/]"] or len(cells(every.stdout)) == 3
-        assert {row[0] for row in mine if row[0]} == {"a", "b[/]"}
+        assert [row[0] for row in cells(every.stdout) if row[0]] == ["c", "a", "b[/]"]
+        assert [row[0] for row in mine if row[0]] == ["a", "b[/]"]
         assert "[bold]no[/bold] :smile:" in every.stdout
         [transient] = [row for row in mine if row[0] == "a"]
         assert (transient[1], transient[3], transient[4]) == ("fetch", "2", "yes")
