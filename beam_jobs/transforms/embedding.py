@@ -129,7 +129,7 @@ def embed_newest(arrivals: beam.PCollection[Arrival], embedding: Embedding) -> S
     kept = (
         arrivals
         | "Key by item" >> beam.WithKeys(lambda arrival: arrival.listing.item_id)
-        | "Keep the newest" >> beam.CombinePerKey(KeepNewest(_rank, lambda arrival: arrival.window.name))
+        | "Keep the newest" >> beam.CombinePerKey(keep_newest())
     )
     newest = kept | "Newest" >> beam.MapTuple(lambda item_id, best: (item_id, best[0]))
     older = kept | "Older ones" >> beam.FlatMapTuple(lambda _, best: best[1].items())
@@ -162,6 +162,11 @@ def embed_newest(arrivals: beam.PCollection[Arrival], embedding: Embedding) -> S
     ) | "All counts" >> beam.Flatten()
     calibrations = embedded.calibrations | "Each host" >> beam.Distinct()
     return Staged(paths, embedded.letters, counts, calibrations)
+
+
+def keep_newest() -> KeepNewest:
+    """`Arrival`s of an item → the newest, and how many older ones there were by the name of the window."""
+    return KeepNewest(_rank, lambda arrival: arrival.window.name)
 
 
 def _rank(arrival: Arrival) -> tuple[int, str, Window]:

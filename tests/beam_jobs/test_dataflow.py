@@ -21,7 +21,14 @@ from apache_beam.portability.api import beam_runner_api_pb2
 from google.auth.credentials import AnonymousCredentials
 from tiny import FIRST, SECOND, Indexed, land_sessions
 
-from beam_jobs import embed_listings, evaluate_sessions, fit_projection, load_index, sample_pairs, verify_index
+from beam_jobs import (
+    embed_listings,
+    evaluate_sessions,
+    fit_projection,
+    load_index,
+    sample_pairs,
+    verify_index,
+)
 from listing_lens.lake.records import Session
 
 if TYPE_CHECKING:

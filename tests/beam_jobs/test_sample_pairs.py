@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from tiny import FIRST, SECOND, image_root, land, land_marketplace, land_sessions, listing, scene
+from tiny import FIRST, SECOND, image_root, land, land_marketplace, land_sessions, land_unchecked, listing, scene
 
 from beam_jobs import sample_pairs
 from beam_jobs.launcher import refusal
@@ -128,24 +129,30 @@ def test_a_manifest_says_how_a_sample_came_to_be(lake: Lake) -> None:
 
 class TestWhichListings:
     def test_each_rule_that_leaves_one_out_is_counted(self, lake: Lake) -> None:
-        put(
-            lake,
-            [
-                *some(12),
-                listing("sold", status=Status.SOLD),
-                listing("reserved", status=Status.RESERVED),
-                listing("deleted", status=Status.DELETED),
-                listing("message", title="さくら様専用"),
-                listing("no words", title="！！"),
-                listing("twice", minute=1),
-                listing("twice", minute=2, title="the newer one"),
-            ],
-        )
+        made = [
+            *some(12),
+            listing("sold", status=Status.SOLD),
+            listing("reserved", status=Status.RESERVED),
+            listing("deleted", status=Status.DELETED),
+            listing("message", title="さくら様専用"),
+            listing("no words", title="！！"),
+            listing("twice", minute=1),
+            listing("twice", minute=2, title="the newer one"),
+        ]
+        put(lake, made)
+        # Over again, with rows that are no listings, as somebody else's program might land them.
+        bad = [asdict(listing("m000")) | {"status": "on_hold"}, asdict(listing("")), asdict(listing("later", SECOND))]
+        land_unchecked(lake, FIRST, [*made, *bad])
         counts = sample(lake).counts
         assert items(lake) == sorted([*(f"m{n:03d}" for n in range(12)), "sold", "twice"])
         assert "the newer one" in {row["title"] for kind in (TRAIN, VALIDATION) for row in rows(lake, kind)}
-        assert (counts["read"], counts["superseded"], counts["drawn"]) == (19, 1, 14)
-        assert [counts[reason] for reason in LEFT_OUT] == [0, 1, 1, 2]
+        assert (counts["read"], counts["superseded"], counts["drawn"]) == (22, 1, 14)
+        assert {reason: counts[reason] for reason in LEFT_OUT} == {
+            "left_out_invalid": 3,
+            "left_out_reserved": 1,
+            "left_out_deleted": 1,
+            "left_out_message": 2,
+        }
         assert_adds_up(counts)
 
     def test_one_that_was_reserved_later_is_learnt_from_as_it_was_before(self, lake: Lake) -> None:
@@ -155,6 +162,16 @@ class TestWhichListings:
         titles = {row["item_id"]: row["title"] for kind in (TRAIN, VALIDATION) for row in rows(lake, kind, BOTH)}
         assert titles["a"] == "A coat"
         assert (counts["left_out_reserved"], counts["superseded"]) == (1, 0)
+
+    def test_one_that_landed_late_is_learnt_from_with_its_window(self, lake: Lake) -> None:
+        put(lake, some(12))
+        put(lake, [listing("late", FIRST), listing("m000", FIRST, title="an old one")], SECOND)
+        counts = sample(lake, window=BOTH).counts
+        titles = {row["item_id"]: row["title"] for kind in (TRAIN, VALIDATION) for row in rows(lake, kind, BOTH)}
+        assert len(titles) == 13
+        assert "late" in titles
+        assert (counts["read"], counts["superseded"]) == (14, 1)
+        assert_adds_up(counts)
 
     def test_only_versions_of_the_window_count(self, lake: Lake) -> None:
         put(lake, [*some(12), listing("late", minute=70)])

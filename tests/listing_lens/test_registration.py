@@ -84,7 +84,7 @@ def fitted(settings: Settings, name: str, seed: int, encoder_id: str = "small-12
         projection_id=projection.projection_id,
         dims=3,
     )
-    fit = Fit(card=card, rows=60, windows=[FIRST.name], explained_variance=0.5)
+    fit = Fit(card=card, rows=60, version=7, within=FIRST.name, explained_variance=0.5)
     lake.write_bytes(fit_path(lake, name), fit.model_dump_json().encode())
     return card
 
@@ -112,6 +112,8 @@ class TestRegister:
         version = register_fit("weekly", settings)
         assert registry.get(str(version)).card == card
         assert registry.get(CANDIDATE).version == version
+        run = registry.client.get_run(registry.client.get_model_version(MODEL, str(version)).run_id)
+        assert (run.data.params["table_version"], run.data.params["within"]) == ("7", FIRST.name)
 
     def test_logs_the_assessment_with_the_fit(self, settings: Settings, registry: Registry) -> None:
         before, card = fitted(settings, "old", 80), fitted(settings, "weekly", 81)

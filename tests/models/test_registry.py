@@ -6,7 +6,6 @@ aliases of their own accord before they look at them.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from datetime import UTC, datetime
@@ -24,7 +23,7 @@ from models.moments import Moments
 from models.projection import Projection, fit_projection
 from models.registry import RegisteredEmbedder, RegisteredEncoder, Registry
 
-WINDOWS = ["20260101T000000Z_20260101T010000Z", "20260101T010000Z_20260101T020000Z"]
+WINDOW = "20260101T000000Z_20260101T010000Z"
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +49,14 @@ def embedder(seed: int) -> tuple[EmbedderCard, Projection]:
     return card, projection
 
 
-def register(registry: Registry, seed: int) -> int:
+def register(registry: Registry, seed: int, within: str | None = WINDOW) -> int:
     card, projection = embedder(seed)
     return registry.register(
         card,
         projection,
-        WINDOWS,
         name=f"fit {seed}",
+        version=41,
+        within=within,
         share=0.5,
         metrics={"recall@10": 0.75, "before/recall@10": 0.5},
         tags={"projection_before": "none"},
@@ -90,7 +90,7 @@ class TestRegister:
             pass
 
         class Dying(MlflowClient):
-            def log_dict(self, *_given: object, **_named: object) -> None:
+            def log_artifacts(self, *_given: object, **_named: object) -> None:
                 raise Killed
 
         dying = Registry(Dying(tracking_uri=client.tracking_uri, registry_uri=client.tracking_uri))
@@ -113,22 +113,23 @@ class TestRegister:
             "embedder/projection.safetensors",
             "explained_variance.png",
             "recall_by_dims.png",
-            "windows.json",
         }
         # The two ways in which a pickle begins: as such, and in the archive that torch and NumPy write.
         assert not [name for name, data in files.items() if data[:1] == b"\x80" or data[:2] == b"PK"]
         loaded = Projection.load(files["embedder/projection.safetensors"], files["embedder/projection.json"])
         assert loaded.projection_id == projection.projection_id
         assert EmbedderCard.model_validate_json(files["embedder/card.json"]) == card
-        assert json.loads(files["windows.json"]) == WINDOWS
+
+    def test_the_run_of_a_fit_on_all_items_says_so(self, registry: Registry, client: MlflowClient) -> None:
+        version = register(registry, 41, within=None)
+        assert client.get_run(client.get_model_version(MODEL, str(version)).run_id).data.params["within"] == "all"
 
     def test_the_run_says_what_it_was_fitted_on(self, registry: Registry, client: MlflowClient) -> None:
         card, projection = embedder(5)
         run = client.get_run(client.get_model_version(MODEL, str(register(registry, 5))).run_id)
         assert run.info.status == "FINISHED"
         assert run.data.params["space"] == card.space
-        assert run.data.params["first_window"] == WINDOWS[0]
-        assert run.data.params["last_window"] == WINDOWS[-1]
+        assert (run.data.params["table_version"], run.data.params["within"]) == ("41", WINDOW)
         assert (run.data.params["share"], run.data.params["whitened"]) == ("0.5", "False")
         assert (run.data.metrics["recall_at_10"], run.data.metrics["before/recall_at_10"]) == (0.75, 0.5)
         assert run.data.metrics["rows"] == 60
@@ -310,7 +311,7 @@ def test_an_evaluation_can_be_read_back(registry: Registry, client: MlflowClient
     version = register(registry, 10)
     run_id = registry.log_evaluation(
         RegisteredEmbedder(version, embedder(10)[0]),
-        window=WINDOWS[0],
+        window=WINDOW,
         counts={"read": 12, "evaluated": 10},
         means={"projected/ndcg@5": 0.75, "embedding/recall@1": 0.5},
         figures={"metrics_by_k": Figure(), "ndcg_by_dims": Figure()},
@@ -320,7 +321,7 @@ def test_an_evaluation_can_be_read_back(registry: Registry, client: MlflowClient
     assert run.info.status == "FINISHED"
     assert run.data.metrics == {"projected/ndcg_at_5": 0.75, "embedding/recall_at_1": 0.5}
     assert run.data.params["model_version"] == str(version)
-    assert (run.data.params["window"], run.data.params["evaluated"]) == (WINDOWS[0], "10")
+    assert (run.data.params["window"], run.data.params["evaluated"]) == (WINDOW, "10")
     assert run.data.params["space"] == embedder(10)[0].space
     files = artefacts(client, run_id, tmp_path)
     assert set(files) == {"metrics_by_k.png", "ndcg_by_dims.png", "report.html"}

@@ -13,20 +13,22 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import typer
 from click import Command, Group
-from tiny import FIRST, SECOND, listing
+from tiny import FIRST, SECOND, counts_of, items_of, land, listing, put_items
 
 from listing_lens.cli import app
+from listing_lens.lake.dead_letters import DeadLetters, Letter
+from listing_lens.lake.embeddings import Embeddings
 from listing_lens.lake.fits import load_projection
-from listing_lens.lake.windows import Lake, embeddings
+from listing_lens.lake.ledger import Ledger
+from listing_lens.lake.windows import Lake
 from listing_lens.registration import promote
 from listing_lens.registry import connect_registry
 from listing_lens.search.index import SearchIndex
@@ -166,14 +168,19 @@ class TestIndex:
         assert counts(live.name) == counts(before.name) == {"searchable": 37, "removed": 2}
 
     def test_rebuilt_embeds_what_its_encoder_lacks(self, lens: Lens, marketplace: Marketplace) -> None:
-        lake, dataset = marketplace.lake, embeddings(marketplace.card.encoder_id)
-        before = lake.manifest(dataset, SECOND)
-        Path(lake.folder(dataset, SECOND), "manifest.json").unlink()
+        embeddings = Embeddings(marketplace.lake, marketplace.card.encoder_id)
+        gone = [
+            item
+            for item, row in items_of(marketplace.lake, embeddings.encoder_id).items()
+            if row["window"] == SECOND.name
+        ]
+        embeddings.items.delete(gone)
+        embeddings.windows.delete([SECOND.name])
         result = lens("index", "rebuild", "--model", marketplace.version)
         assert result.exit_code == 0, result.output
         live = marketplace.search_index.require_live()
         assert marketplace.search_index.counts(live.name) == {"searchable": 37, "removed": 2}
-        assert lake.manifest(dataset, SECOND).counts == before.counts
+        assert counts_of(marketplace.lake, embeddings.encoder_id, SECOND)["embedded"] == 20
 
     def test_is_deleted_unless_it_is_live(self, lens: Lens, marketplace: Marketplace) -> None:
         search_index = marketplace.search_index
@@ -194,15 +201,18 @@ class TestIndex:
 def test_embedding_again_does_only_what_is_missing(
     lens: Lens, marketplace: Marketplace, untrained_siglip: Path
 ) -> None:
-    lake, dataset = marketplace.lake, embeddings(marketplace.card.encoder_id)
-    before = {window: lake.manifest(dataset, window) for window in (FIRST, SECOND)}
-    Path(lake.folder(dataset, SECOND), "manifest.json").unlink()
+    lake, encoder_id = marketplace.lake, marketplace.card.encoder_id
+    ledger = Ledger(Embeddings(lake, encoder_id))
+    before, items = ledger.lines(), items_of(lake, encoder_id)
+    ledger.table.delete([SECOND.name])
     result = lens("embed", "--encoder", untrained_siglip)
     assert result.exit_code == 0, result.output
-    assert lake.manifest(dataset, FIRST) == before[FIRST]
-    again = lake.manifest(dataset, SECOND)
-    assert again.files != before[SECOND].files
-    assert again.counts == before[SECOND].counts
+    after = ledger.lines()
+    assert after[FIRST] == before[FIRST]
+    assert after[SECOND].attempt != before[SECOND].attempt
+    # Its items were there, and are the same.
+    assert counts_of(lake, encoder_id, SECOND) == {"read": 21, "newest": 21, "unchanged": 21}
+    assert items_of(lake, encoder_id).keys() == items.keys()
 
 
 def test_a_later_fit_is_a_candidate_and_leaves_the_champion(
@@ -264,17 +274,101 @@ def test_an_evaluation_is_printed_written_and_logged(lens: Lens, marketplace: Ma
     assert runs[0].data.metrics["projected/precision_at_1"] == 1
 
 
+def cells(stdout: str) -> list[list[str]]:
+    """The rows of the tables that were printed; a long cell goes on in rows whose others are empty."""
+    lines = [line.strip("│┃").split("│") for line in stdout.splitlines() if line.startswith("│")]
+    rows: list[list[str]] = []
+    for line in ([cell.strip() for cell in cells] for cells in lines):
+        if rows and not any(line[1:]) and len(line) == len(rows[-1]):
+            rows[-1][0] += line[0]
+        else:
+            rows.append(line)
+    return rows
+
+
 class TestLake:
-    def test_compacted_has_fewer_files_and_the_same_windows(self, lens: Lens, tmp_path: Path) -> None:
-        lake, dataset = Lake(str(tmp_path / "lens-lake")), embeddings("small-12345678")
-        windows = list(FIRST.split(timedelta(hours=1)))
-        for number, window in enumerate(windows):
-            lake.write_table(dataset, window, pa.table({"number": [number]}), window.end)
+    ENCODER = "small-12345678"
+
+    @pytest.fixture
+    def lake(self, tmp_path: Path) -> Lake:
+        return Lake(str(tmp_path / "lens-lake"))
+
+    def fill(self, lake: Lake, merges: int) -> Embeddings:
+        for number in range(merges):
+            put_items(lake, self.ENCODER, [listing(f"m{number}")], [np.eye(1, 8, dtype=np.float32)[0]])
+        return Embeddings(lake, self.ENCODER)
+
+    def test_compacted_has_fewer_files_and_the_same_rows(self, lens: Lens, lake: Lake) -> None:
+        embeddings = self.fill(lake, 24)
+        before = items_of(lake, self.ENCODER)
         result = lens("lake", "compact")
         assert result.exit_code == 0, result.output
-        cells = [cell.strip() for cell in result.stdout.splitlines()[-2].split("│")]
-        assert cells[1:5] == ["small-12345678", "24", "1", "24"]
-        assert [batch["number"].to_pylist() for batch in lake.read(dataset, windows)] == [[*range(24)]]
+        [row] = cells(result.stdout)
+        assert row[:3] == [self.ENCODER, "1", "24"]
+        assert items_of(lake, self.ENCODER).keys() == before.keys()
+        assert len(embeddings.items.open().get_fragments()) == 1
 
-    def test_without_embeddings_is_no_error(self, lens: Lens) -> None:
-        assert lens("lake", "compact").exit_code == 0
+    def test_compacted_by_encoder_leaves_others(self, lens: Lens, lake: Lake) -> None:
+        self.fill(lake, 3)
+        for number in range(3):
+            put_items(lake, "pixels-4", [listing(f"m{number}")], [np.eye(1, 48, dtype=np.float32)[0]])
+        result = lens("lake", "compact", "--encoder", "pixels:4")
+        assert result.exit_code == 0, result.output
+        assert {row[0]: row[1:3] for row in cells(result.stdout)} == {"pixels-4": ["1", "3"], self.ENCODER: ["3", "3"]}
+
+    @pytest.mark.parametrize("command", [["compact"], ["show"], ["dead-letters"]], ids=" ".join)
+    def test_without_embeddings_is_no_error(self, lens: Lens, command: list[str]) -> None:
+        assert lens("lake", *command).exit_code == 0
+
+    def test_is_shown_with_what_is_embedded_of_it(self, lens: Lens, marketplace: Marketplace) -> None:
+        result = lens("lake", "show")
+        assert result.exit_code == 0, result.output
+        landed = result.stdout.splitlines()[:2]
+        assert landed[0] == "listings: 2 windows, from 2026-11-01 00:00 to 2026-11-03 00:00"
+        assert landed[1] == "sessions: 1 windows, from 2026-11-01 00:00 to 2026-11-02 00:00"
+        encoder_id = marketplace.card.encoder_id
+        items, windows = (row[1:] for row in cells(result.stdout) if row[0] == encoder_id)
+        version = Embeddings(marketplace.lake, encoder_id).require()
+        # 39 items, 37 of them on sale; two windows that are embedded, and one photo that is none.
+        assert items[:3] == ["39", "37", str(version)]
+        assert windows == ["2", "0", "0", "1", "0"]
+
+    def test_shows_what_runs_left_undone(self, lens: Lens, lake: Lake) -> None:
+        embeddings = self.fill(lake, 1)
+        land(lake, FIRST, [listing("a")])
+        Ledger(embeddings).begin([FIRST], "an attempt", datetime.now(UTC))
+        DeadLetters(embeddings).add([self.letter("a", transient=True), self.letter("b", transient=False)])
+        windows = cells(lens("lake", "show").stdout)[-1]
+        assert windows == [self.ENCODER, "1", "1", "1", "2", "1"]
+
+    def letter(self, item_id: str, *, transient: bool, reason: str = "the server answered 503, 3 times") -> Letter:
+        failed = datetime.now(UTC) - timedelta(days=1)
+        return Letter.of_listing(listing(item_id), FIRST, "fetch", reason, transient=transient, attempts=2, now=failed)
+
+    def test_s_dead_letters_are_listed_with_their_reasons(self, lens: Lens, lake: Lake) -> None:
+        """What strangers wrote is text, whatever it looks like."""
+        DeadLetters(Embeddings(lake, self.ENCODER)).add(
+            [self.letter("b[/]", transient=False, reason="[bold]no[/bold] :smile:"), self.letter("a", transient=True)]
+        )
+        DeadLetters(Embeddings(lake, "other-12345678")).add([self.letter("c", transient=True, reason="gone")])
+        every = lens("lake", "dead-letters")
+        assert every.exit_code == 0, every.output
+        mine = cells(lens("lake", "dead-letters", self.ENCODER).stdout)
+        assert [row[0] for row in cells(every.stdout) if row[0]] == ["c", "a", "b[/]"]
+        assert [row[0] for row in mine if row[0]] == ["a", "b[/]"]
+        assert "[bold]no[/bold] :smile:" in every.stdout
+        [transient] = [row for row in mine if row[0] == "a"]
+        assert (transient[1], transient[3], transient[4]) == ("fetch", "2", "yes")
+
+    def test_s_dead_letters_are_tried_again(self, lens: Lens, marketplace: Marketplace, untrained_siglip: Path) -> None:
+        embeddings = Embeddings(marketplace.lake, marketplace.card.encoder_id)
+        letters = DeadLetters(embeddings)
+        [broken] = letters.letters()
+        assert (broken.item_id, broken.attempts) == ("m002", 1)
+        # It will not pass by itself, and is not tried unless all are.
+        assert lens("lake", "redrive", "--encoder", untrained_siglip).exit_code == 0
+        assert list(letters.letters()) == [broken]
+        result = lens("lake", "redrive", "--encoder", untrained_siglip, "--all")
+        assert result.exit_code == 0, result.output
+        [again] = letters.letters()
+        assert (again.item_id, again.attempts) == ("m002", 2)

@@ -12,11 +12,18 @@ import pytest
 from google.cloud.storage import Bucket
 from tiny import FIRST, NOW, SECOND, land, listing
 
-from listing_lens.embedding.sources import encoders_in_use, publish_encoder, resolve_encoder, windows_not_embedded
+from listing_lens.embedding.sources import (
+    encoders_in_use,
+    landed_identities,
+    publish_encoder,
+    resolve_encoder,
+    windows_not_embedded,
+)
 from listing_lens.errors import LensError
-from listing_lens.lake.records import LISTING_SCHEMA, to_table
+from listing_lens.lake.embeddings import Embeddings
+from listing_lens.lake.ledger import Completed, Ledger, input_of
 from listing_lens.lake.window import Window
-from listing_lens.lake.windows import Lake, embeddings
+from listing_lens.lake.windows import Lake
 from listing_lens.search.index import SearchIndex
 from listing_lens.settings import Settings, load_settings
 from models.embedder import CHAMPION, ENCODER_MODEL, EmbedderCard
@@ -24,6 +31,8 @@ from models.encoders.encoder import Encoder
 from models.encoders.files import encoder_id, identify
 from models.encoders.untrained_siglip import save_untrained_siglip
 from models.registry import Registry
+
+THIRD = Window(SECOND.end, SECOND.end + timedelta(days=1))
 
 
 @pytest.fixture(scope="module")
@@ -201,14 +210,57 @@ class TestPublish:
 
 
 class TestWindowsNotEmbedded:
-    def test_are_those_that_no_window_covers_wholly(self, tmp_path: Path) -> None:
+    ENCODER = "small-12345678"
+
+    def embed(self, lake: Lake, part: Window, encoder: str = ENCODER) -> None:
+        """Say in the ledger what a run says that has read all that landed of a window."""
+        read = {window: name for window, name in landed_identities(lake).items() if window.overlaps(part)}
+        ledger = Ledger(Embeddings(lake, encoder))
+        ledger.begin([part], "attempt", NOW)
+        inputs = tuple(input_of(window, name) for window, name in read.items())
+        ledger.complete({part: Completed(inputs, {})}, "attempt", {}, NOW)
+
+    @pytest.fixture
+    def lake(self, tmp_path: Path) -> Lake:
+        """Three days of listings."""
         lake = Lake(str(tmp_path / "lake"))
-        third = Window(SECOND.end, SECOND.end + timedelta(days=1))
-        for window in (FIRST, SECOND, third):
+        for window in (FIRST, SECOND, THIRD):
             land(lake, window, [listing("a", window)])
-        nothing = to_table([], LISTING_SCHEMA)
+        return lake
+
+    def test_are_those_that_no_window_covers_wholly(self, lake: Lake) -> None:
         for part in (*FIRST.split(timedelta(hours=6)), next(SECOND.split(timedelta(hours=6)))):
-            lake.write_table(embeddings("small-12345678"), part, nothing, NOW)
-        lake.write_table(embeddings("another-12345678"), third, nothing, NOW)
-        assert windows_not_embedded(lake, "small-12345678") == [SECOND, third]
-        assert windows_not_embedded(lake, "small-12345678", SECOND) == [SECOND]
+            self.embed(lake, part)
+        self.embed(lake, THIRD, "another-12345678")
+        assert windows_not_embedded(lake, self.ENCODER) == [SECOND, THIRD]
+        assert windows_not_embedded(lake, self.ENCODER, SECOND) == [SECOND]
+
+    def test_of_a_part_look_at_that_part(self, lake: Lake) -> None:
+        quarters = list(SECOND.split(timedelta(hours=6)))
+        self.embed(lake, quarters[1])
+        assert [windows_not_embedded(lake, self.ENCODER, part) for part in quarters] == [
+            [SECOND],
+            [],
+            [SECOND],
+            [SECOND],
+        ]
+
+    def test_are_those_that_landed_again(self, lake: Lake) -> None:
+        for window in (FIRST, SECOND, THIRD):
+            self.embed(lake, window)
+        assert windows_not_embedded(lake, self.ENCODER) == []
+        land(lake, SECOND, [listing("a", SECOND)])
+        assert windows_not_embedded(lake, self.ENCODER) == [SECOND]
+        self.embed(lake, SECOND)
+        assert windows_not_embedded(lake, self.ENCODER) == []
+
+    def test_are_those_of_runs_that_did_not_come_to_their_end(self, lake: Lake) -> None:
+        Ledger(Embeddings(lake, self.ENCODER)).begin([FIRST], "attempt", NOW)
+        assert windows_not_embedded(lake, self.ENCODER, FIRST) == [FIRST]
+        # One that began over what is embedded takes nothing away.
+        self.embed(lake, SECOND)
+        Ledger(Embeddings(lake, self.ENCODER)).begin([SECOND], "a later attempt", NOW)
+        assert windows_not_embedded(lake, self.ENCODER, SECOND) == []
+
+    def test_of_no_listings_are_none(self, tmp_path: Path) -> None:
+        assert windows_not_embedded(Lake(str(tmp_path / "lake")), self.ENCODER) == []

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import permutations
 from uuid import uuid4
 
 import numpy as np
 import pytest
-from tiny import FIRST, listing
+from tiny import listing
 
 from listing_lens.errors import LensError
-from listing_lens.lake.records import Listing, Status
-from listing_lens.search.index import Index, SearchIndex, version_of
+from listing_lens.lake.records import Status
+from listing_lens.search.index import Index, SearchIndex
 from listing_lens.settings import load_settings
 from models.embedder import EmbedderCard
 
@@ -72,7 +73,7 @@ def test_whatever_the_order_the_newest_version_remains(
     for step in order:
         made, vector = _HISTORY[step]
         search_index.write(index.name, [made], [vector])
-    assert search_index.versions(index.name, ["a"]) == {"a": (version_of(_HISTORY[2][0].updated_at), "sold")}
+    assert search_index.versions(index.name, ["a"]) == {"a": (_HISTORY[2][0].version, "sold")}
     assert _held(search_index, index) == []
 
 
@@ -174,8 +175,17 @@ def test_no_address_says_what_to_set() -> None:
         SearchIndex.connect(load_settings(elasticsearch_url=""))
 
 
-def test_versions_grow_with_the_microsecond() -> None:
-    made: Listing = listing("a")
-    later = replace(made, updated_at=made.updated_at.replace(microsecond=1))
-    assert version_of(later.updated_at) == version_of(made.updated_at) + 1
-    assert version_of(FIRST.start) == 1_793_491_200_000_000
+def test_of_two_versions_of_one_time_the_same_one_remains_in_any_order(search_index: SearchIndex) -> None:
+    on_sale, dearer = listing("a", minute=1), listing("a", minute=1, price=9999)
+    sold = listing("a", minute=1, status=Status.SOLD)
+    for n, order in enumerate(permutations([on_sale, dearer, sold])):
+        index = search_index.create(_CARD, f"order-{n}")
+        for made in order:
+            search_index.write(index.name, [made], [_unit(1, 0, 0, 0) if made.searchable else None])
+        assert search_index.versions(index.name, ["a"]) == {"a": (sold.version, "sold")}
+
+
+def test_a_version_fits_elasticsearch_for_a_lifetime(search_index: SearchIndex, index: Index) -> None:
+    last = listing("a", updated_at=datetime(2111, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
+    search_index.write(index.name, [last], [_unit(1, 0, 0, 0)])
+    assert search_index.versions(index.name, ["a"])["a"][0] == last.version
