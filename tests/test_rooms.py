@@ -36,8 +36,6 @@ STOREYS = (
     "images",
     "registry",
     "search",
-    "loads",
-    "encoders",
     "embedding",
     "serving",
     "finetuning",

@@ -42,7 +42,7 @@ def resolve_encoder(source: str | None, settings: Settings) -> str:
         raise LensError(
             f"encoder {source!r}: an encoder of MLflow is models:/{ENCODER_MODEL}@champion or models:/{ENCODER_MODEL}/3"
         )
-    from listing_lens.registration import connect_registry
+    from listing_lens.registry import connect_registry
 
     try:
         return connect_registry(settings).get_encoder(found["alias"] or found["version"]).source
