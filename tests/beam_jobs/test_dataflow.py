@@ -14,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import apache_beam as beam
 import google.auth
 import pytest
 from apache_beam.internal.gcp import auth
@@ -22,10 +23,13 @@ from google.auth.credentials import AnonymousCredentials
 from tiny import FIRST, SECOND, Indexed, land_sessions
 
 from beam_jobs import (
+    assess_projection,
+    compact_lake,
     embed_listings,
     evaluate_sessions,
     fit_projection,
     load_index,
+    redrive_dead_letters,
     sample_pairs,
     verify_index,
 )
@@ -37,6 +41,10 @@ if TYPE_CHECKING:
 _GUIDE = Path(__file__).parents[2] / "docker" / "dataflow" / "README.md"
 _CPU, _GPU = (json.loads(block) for block in re.findall(r"```json\n(.*?)```", _GUIDE.read_text(), re.DOTALL))
 _KEY = "a-key-that-nobody-may-see"
+
+
+class _Requested(BaseException):
+    """The request is made."""
 
 
 @pytest.fixture
@@ -55,9 +63,19 @@ def dataflow(indexed: Indexed, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("LENS_BEAM_RUNNER", "DataflowRunner")
     monkeypatch.setenv("LENS_ELASTICSEARCH_API_KEY", _KEY)
 
+    end = beam.Pipeline.__exit__
+
+    def end_of_a_request(self: beam.Pipeline, *failure: Any) -> None:
+        end(self, *failure)
+        raise _Requested
+
     def request(main: Callable[[list[str]], None], arguments: list[str], options: dict[str, Any]) -> dict[str, Any]:
         monkeypatch.setenv("LENS_BEAM_OPTIONS", json.dumps(options | {"temp_location": f"gs://{bucket.name}/temp"}))
-        main([*arguments, f"--template_location=gs://{bucket.name}/request.json"])
+        # What was only written down did not run: what a job does after its pipeline has nothing to go by.
+        with monkeypatch.context() as written_down:
+            written_down.setattr(beam.Pipeline, "__exit__", end_of_a_request)
+            with pytest.raises(_Requested):
+                main([*arguments, f"--template_location=gs://{bucket.name}/request.json"])
         made: dict[str, Any] = json.loads(bucket.blob("request.json").download_as_bytes())
         return made
 
@@ -72,11 +90,17 @@ def _jobs(indexed: Indexed) -> dict[str, tuple[Callable[[list[str]], None], list
         indexed.lake, FIRST, [Session("s", FIRST.start + timedelta(hours=1), "m005.jpg", shown, (True, False))]
     )
     index = ["--index", indexed.index.name]
+    # One that nothing was loaded into.
+    new = indexed.search_index.create(indexed.index.card, "new")
     return {
+        "assess_projection": (assess_projection.main, ["--name", "fit"]),
+        "compact_lake": (compact_lake.main, []),
         "embed_listings": (embed_listings.main, both),
         "evaluate_sessions": (evaluate_sessions.main, [*first, "--card", indexed.index.card.model_dump_json()]),
         "fit_projection": (fit_projection.main, ["--name", "again"]),
-        "load_index": (load_index.main, index),
+        "load_index": (load_index.main, ["--index", new.name]),
+        # The marketplace's broken photo is a letter.
+        "redrive_dead_letters": (redrive_dead_letters.main, ["--all"]),
         "sample_pairs": (sample_pairs.main, ["--name", "p", *first]),
         "verify_index": (verify_index.main, index),
     }

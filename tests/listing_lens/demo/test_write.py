@@ -7,13 +7,14 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from PIL import Image, ImageOps
+from tiny import listing
 from typer.testing import CliRunner
 
 from listing_lens.cli.catalog import app
 from listing_lens.demo.plan import DemoSpec
 from listing_lens.demo.write import TRUE_LISTINGS, TRUE_SESSIONS, make_catalog
 from listing_lens.errors import LensError
-from listing_lens.lake.records import LISTING_SCHEMA, SESSION_SCHEMA
+from listing_lens.lake.records import LISTING_SCHEMA, SESSION_SCHEMA, to_table
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import LISTINGS, SESSIONS, Lake
 
@@ -124,16 +125,7 @@ class TestALakeInUse:
     def test_an_import_counts_as_in_use(self, tmp_path):
         lake = Lake(str(tmp_path))
         window = Window(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC))
-        rows = [
-            {
-                **dict.fromkeys(LISTING_SCHEMA.names, "x"),
-                "category": ["a"],
-                "price": 1,
-                "created_at": NOW,
-                "updated_at": NOW,
-            }
-        ]
-        lake.write_table(LISTINGS, window, pa.Table.from_pylist(rows, schema=LISTING_SCHEMA), NOW)
+        lake.write_table(LISTINGS, window, to_table([listing("x", window)], LISTING_SCHEMA), NOW)
         with pytest.raises(LensError, match="2026-01-01"):
             make(tmp_path)
 
