@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -26,6 +27,9 @@ _FOREIGN = ("LENS_", "AIRFLOW_", "MLFLOW_", "LISTING_LENS_")
 _AIRFLOW_HOME = tempfile.TemporaryDirectory(prefix="lens-tests-airflow-")
 for _name in [name for name in os.environ if name.startswith(_FOREIGN)]:
     del os.environ[_name]
+# Tests start many processes. Each would compile all that it imports, which takes it longer than anything else it does.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 os.environ |= {
     "AIRFLOW_HOME": _AIRFLOW_HOME.name,
     # Reading a DAG's file may take that many seconds; Airflow's half minute is not much beside busy processes.
