@@ -23,15 +23,16 @@ from listing_lens.stack.airflow_home import (
 from listing_lens.stack.processes import family
 from listing_lens.stack.state import StackState
 
-DAG = "stack_probe"
+DAG, SECOND_DAG = "stack_probe", "second_probe"
 # Until a DAG is there; a run may take longer.
 PATIENCE_S = 1200.0
 
 
 @pytest.fixture(scope="module")
 def probe(airflow: AirflowApi) -> AirflowApi:
-    airflow.wait_for_dag(DAG, timeout_s=PATIENCE_S)
-    airflow.unpause(DAG)
+    for dag_id in (DAG, SECOND_DAG):
+        airflow.wait_for_dag(dag_id, timeout_s=PATIENCE_S)
+        airflow.unpause(dag_id)
     return airflow
 
 
@@ -73,9 +74,9 @@ def test_a_backfill_waits_for_a_database_that_is_busy_for_longer_than_sqlite_wai
         other.execute("BEGIN IMMEDIATE")
         release = threading.Timer(6.0, other.rollback)
         release.start()
-        backfill = probe.create_backfill(DAG, day(25), day(25))
+        backfill = probe.create_backfill(SECOND_DAG, day(25), day(25))
         release.join()
-    over = probe.wait_for_backfill(DAG, backfill)
+    over = probe.wait_for_backfill(SECOND_DAG, backfill)
     assert [run.state for run in over.runs] == ["success"]
 
 
@@ -90,6 +91,7 @@ def test_a_backfill_runs_each_window(probe: AirflowApi) -> None:
     over = probe.wait_for_backfill(DAG, backfill, seen.append)
     assert [run.state for run in over.runs] == ["success", "success"]
     assert seen[-1] == over
+    # Airflow has yet to close the one before.
     failing = probe.create_backfill(DAG, day(20), day(20), conf={"fail": True})
     with pytest.raises(LensError, match="task look of stack_probe failed in run backfill__"):
         probe.wait_for_backfill(DAG, failing)
