@@ -37,6 +37,8 @@ os.environ |= {
     "AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "600",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
+    # The models of tests are small. Several threads would mostly wait for each other, and keep processors busy with that.
+    "OMP_NUM_THREADS": "1",
 }
 if _CACHE:
     # The jars are verified whenever they are used, so the developer's will do.
