@@ -125,6 +125,8 @@ def airflow(stack_settings: Settings) -> Iterator[AirflowApi]:
         environment.setenv("AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST", json.dumps(bundles))
         up(stack_settings)
     with AirflowApi.of_stack(load_settings(home=stack_settings.home)) as api:
+        for file in sorted(folders["listing-lens"].glob("*.py")):
+            api.wait_for_dag(file.stem, timeout_s=600)
         yield api
 
 
