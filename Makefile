@@ -3,6 +3,8 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 PINS := requirements.txt
+# Wherever this is set, every process would compile all that it imports, which doubles the time of a test or a task.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo down test test-with-servers test-without-servers lint format dag-pages pins

@@ -1,10 +1,14 @@
-"""What all tests share: an environment that is not the developer's, and the real servers, started when first asked for."""
+"""What all tests share: an environment that is not the developer's, and the real servers, started when first asked for.
+
+A test says nothing about how busy the machine is. Its clock is passed in, or it waits without a deadline of its own:
+pytest's timeout, which is long, ends what hangs.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -12,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from google.cloud.storage import Bucket
@@ -22,7 +27,19 @@ _FOREIGN = ("LENS_", "AIRFLOW_", "MLFLOW_", "LISTING_LENS_")
 _AIRFLOW_HOME = tempfile.TemporaryDirectory(prefix="lens-tests-airflow-")
 for _name in [name for name in os.environ if name.startswith(_FOREIGN)]:
     del os.environ[_name]
-os.environ |= {"AIRFLOW_HOME": _AIRFLOW_HOME.name, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+# Tests start many processes. Each would compile all that it imports, which takes it longer than anything else it does.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+os.environ |= {
+    "AIRFLOW_HOME": _AIRFLOW_HOME.name,
+    # Reading a DAG's file may take that many seconds; Airflow's half minute is not much beside busy processes.
+    "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "600",
+    "AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "600",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    # The models of tests are small. Several threads would mostly wait for each other, and keep processors busy with that.
+    "OMP_NUM_THREADS": "1",
+}
 if _CACHE:
     # The jars are verified whenever they are used, so the developer's will do.
     os.environ["LENS_CACHE"] = _CACHE
@@ -32,7 +49,12 @@ from listing_lens.stack import down, up  # noqa: E402
 from listing_lens.stack.airflow_api import AirflowApi  # noqa: E402
 from listing_lens.stack.airflow_home import CHECKOUT  # noqa: E402
 from listing_lens.stack.processes import family  # noqa: E402
-from listing_lens.stack.servers import NAMES  # noqa: E402
+from listing_lens.stack.servers import NAMES, SERVERS  # noqa: E402
+
+settings.register_profile("no deadline", deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None)
+settings.load_profile("no deadline")
+for _server in SERVERS:
+    _server.patience_s = 1200.0
 
 _PROBE_DAGS = Path(__file__).parent / "listing_lens" / "stack" / "dags"
 
@@ -103,6 +125,8 @@ def airflow(stack_settings: Settings) -> Iterator[AirflowApi]:
         environment.setenv("AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST", json.dumps(bundles))
         up(stack_settings)
     with AirflowApi.of_stack(load_settings(home=stack_settings.home)) as api:
+        for file in sorted(folders["listing-lens"].glob("*.py")):
+            api.wait_for_dag(file.stem, timeout_s=600)
         yield api
 
 
@@ -119,12 +143,9 @@ def storage_address() -> Iterator[str]:
     """A server that speaks the Cloud Storage API, in memory."""
     from gcp_storage_emulator.server import create_server
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = create_server("127.0.0.1", port, in_memory=True)
+    server = create_server("127.0.0.1", 0, in_memory=True)
     server.start()
-    yield f"http://127.0.0.1:{port}"
+    yield f"http://127.0.0.1:{server._api._httpd.server_port}"
     server.stop()
 
 

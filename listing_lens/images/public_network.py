@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from ssl import SSLContext
 from typing import Any
@@ -31,14 +32,20 @@ class PublicNetwork(httpcore.NetworkBackend):
     A host name is looked up here, once, and the connection goes to an address that was checked: a name that resolves to
     another address next time ("DNS rebinding") gains nothing. TLS still checks the certificate against the name.
 
-    A request's timeouts are read as a deadline, by `time.monotonic()`, for the whole request: httpcore passes them on as
-    they are, and a limit on each wait alone would let a server drip forever. Each wait is limited to `wait_s` as well.
+    A request's timeouts are read as a deadline, by `clock`, for the whole request: httpcore passes them on as they are,
+    and a limit on each wait alone would let a server drip forever. Each wait is limited to `wait_s` as well.
     """
 
-    def __init__(self, private_networks: Sequence[IPv4Network | IPv6Network], wait_s: float, resolve: Resolver) -> None:
+    def __init__(
+        self,
+        private_networks: Sequence[IPv4Network | IPv6Network],
+        wait_s: float,
+        resolve: Resolver,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._private_networks = private_networks
-        self._wait_s = wait_s
         self._resolve = resolve
+        self._waits = _Waits(wait_s, clock)
         self._backend = httpcore.SyncBackend()
 
     def connect_tcp(
@@ -58,13 +65,13 @@ class PublicNetwork(httpcore.NetworkBackend):
         """
         failure: httpcore.NetworkError | httpcore.TimeoutException = httpcore.ConnectError(f"{host} has no address")
         for address in self._judged_addresses(host, port, timeout):
-            wait_s = _wait(self._wait_s, timeout)
+            wait_s = self._waits.until(timeout)
             try:
                 stream = self._backend.connect_tcp(str(address), port, wait_s, local_address, socket_options)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as err:
                 failure = err
             else:
-                return _TimedStream(stream, self._wait_s)
+                return _TimedStream(stream, self._waits)
         raise failure
 
     def _judged_addresses(self, host: str, port: int, deadline: float | None) -> list[IPv4Address | IPv6Address]:
@@ -83,7 +90,7 @@ class PublicNetwork(httpcore.NetworkBackend):
         looked_up = thread.submit(self._resolve, host, port)
         thread.shutdown(wait=False)
         try:
-            return looked_up.result(_wait(self._wait_s, deadline))
+            return looked_up.result(self._waits.until(deadline))
         except TimeoutError as err:
             raise httpcore.ConnectTimeout(f"{host} was not looked up in time") from err
         except OSError as err:
@@ -118,27 +125,34 @@ def _meant(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
     return address.ipv4_mapped or address.sixtofour or address
 
 
-def _wait(wait_s: float, deadline: float | None) -> float:
-    if deadline is None:
-        return wait_s
-    left_s = deadline - time.monotonic()
-    if left_s <= 0:
-        raise httpcore.TimeoutException("out of time")
-    return min(wait_s, left_s)
+@dataclass(frozen=True)
+class _Waits:
+    """How long one wait may take: `longest_s`, and no longer than to the request's deadline."""
+
+    longest_s: float
+    clock: Callable[[], float]
+
+    def until(self, deadline: float | None) -> float:
+        if deadline is None:
+            return self.longest_s
+        left_s = deadline - self.clock()
+        if left_s <= 0:
+            raise httpcore.TimeoutException("out of time")
+        return min(self.longest_s, left_s)
 
 
 class _TimedStream(httpcore.NetworkStream):
-    """A stream whose every wait ends after `wait_s`, and at the request's deadline."""
+    """A stream whose waits are limited."""
 
-    def __init__(self, stream: httpcore.NetworkStream, wait_s: float) -> None:
+    def __init__(self, stream: httpcore.NetworkStream, waits: _Waits) -> None:
         self._stream = stream
-        self._wait_s = wait_s
+        self._waits = waits
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, _wait(self._wait_s, timeout))
+        return self._stream.read(max_bytes, self._waits.until(timeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, _wait(self._wait_s, timeout))
+        self._stream.write(buffer, self._waits.until(timeout))
 
     def close(self) -> None:
         self._stream.close()
@@ -146,8 +160,8 @@ class _TimedStream(httpcore.NetworkStream):
     def start_tls(
         self, ssl_context: SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
-        stream = self._stream.start_tls(ssl_context, server_hostname, _wait(self._wait_s, timeout))
-        return _TimedStream(stream, self._wait_s)
+        stream = self._stream.start_tls(ssl_context, server_hostname, self._waits.until(timeout))
+        return _TimedStream(stream, self._waits)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)

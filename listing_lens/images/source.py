@@ -59,6 +59,8 @@ class ImageSource:
         timeout_s: the longest wait for a server's next bytes; an image from the web may take six times as long.
         private_networks: networks (CIDR) that a web server may be in, besides the public internet.
         resolve: looks up host names.
+        clock: tells how late it is, in seconds.
+        sleep: waits before another attempt.
     """
 
     allowed: tuple[str, ...]
@@ -66,6 +68,8 @@ class ImageSource:
     timeout_s: float
     private_networks: tuple[str, ...] = ()
     resolve: Resolver = system_resolver
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
 
     @classmethod
     def of(cls, settings: Settings) -> ImageSource:
@@ -92,7 +96,7 @@ class ImageSource:
             LensError: there are no credentials for Cloud Storage, or they are refused.
         """
         scheme = uri.partition("://")[0].lower() if "://" in uri else "file"
-        deadline = time.monotonic() + self._image_timeout_s
+        deadline = self.clock() + self._image_timeout_s
         readers: dict[str, Callable[[str], bytes]] = {
             "file": self._read_file,
             "gs": self._read_bucket,
@@ -106,6 +110,7 @@ class ImageSource:
                 retry=retry_if_exception_type(_TransientError),
                 stop=stop_after_attempt(_ATTEMPTS),
                 wait=wait_exponential_jitter(initial=0.2, max=5),
+                sleep=self.sleep,
                 reraise=True,
             ):
                 with attempt:
@@ -192,7 +197,7 @@ class ImageSource:
             except AddressRefusedError as err:
                 raise ImageError(str(err)) from err
             except httpcore.TimeoutException as err:
-                if time.monotonic() >= deadline:
+                if self.clock() >= deadline:
                     raise ImageError(f"not complete after {self._image_timeout_s:g} s", transient=True) from err
                 raise _TransientError(f"cannot be fetched: {type(err).__name__}") from err
             except httpcore.ConnectError as err:
@@ -226,7 +231,7 @@ class ImageSource:
             # As many as there are reading threads.
             max_connections=None,
             keepalive_expiry=_IDLE_S,
-            network_backend=PublicNetwork(networks, self.timeout_s, self.resolve),
+            network_backend=PublicNetwork(networks, self.timeout_s, self.resolve, self.clock),
         )
 
     @cached_property

@@ -21,6 +21,8 @@ _TIMEOUT_S = 30.0
 _PAGE = 100
 _POLL_S = 1.0
 _OVER = ("success", "failed")
+# Airflow closes a backfill within half a minute after its last run; a busy machine takes longer.
+_CLOSING_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,14 @@ class RunState:
 
 @dataclass(frozen=True)
 class BackfillState:
-    """A backfill and its runs, by window; ``over`` once the scheduler has closed it."""
+    """A backfill and its runs, by window. All its runs exist from the beginning."""
 
     backfill_id: int
-    over: bool
     runs: tuple[RunState, ...]
+
+    @property
+    def over(self) -> bool:
+        return all(run.state in _OVER for run in self.runs)
 
 
 class AirflowApi:
@@ -158,7 +163,11 @@ class AirflowApi:
     ) -> int:
         """Run a DAG for every window that begins from ``start`` to ``end``, both included. Returns the backfill's id.
 
-        Airflow keeps one open backfill per DAG; `reprocess` says which runs that exist already are run again.
+        Airflow keeps one open backfill per DAG; one that it has yet to close, since all its runs are over, is waited for.
+        `reprocess` says which runs that exist already are run again.
+
+        Raises:
+            LensError: Airflow refuses it, as while another backfill of the DAG runs.
         """
         body = {
             "dag_id": dag_id,
@@ -168,15 +177,25 @@ class AirflowApi:
             "reprocess_behavior": reprocess,
             "max_active_runs": max_active_runs,
         }
-        return int(self._request("POST", "backfills", body=body).json()["id"])
+        for _ in _polls(_CLOSING_S):
+            answer = self._request("POST", "backfills", body=body, allowed={httpx.codes.CONFLICT})
+            if answer.status_code != httpx.codes.CONFLICT:
+                return int(answer.json()["id"])
+            if not self._newest_backfill(dag_id).over:
+                break
+        raise LensError(_refusal(answer))
 
     def backfill(self, backfill_id: int) -> BackfillState:
         found = self._request("GET", f"backfills/{backfill_id}").json()
         # The API does not list a backfill's runs: they are the backfill runs within its range.
         span = {"logical_date_gte": found["from_date"], "logical_date_lte": found["to_date"], "run_type": "backfill"}
         runs = self._pages(f"dags/{found['dag_id']}/dagRuns", "dag_runs", order_by="logical_date", **span)
-        states = tuple(RunState(run["dag_run_id"], run["state"]) for run in runs)
-        return BackfillState(backfill_id, found["completed_at"] is not None, states)
+        return BackfillState(backfill_id, tuple(RunState(run["dag_run_id"], run["state"]) for run in runs))
+
+    def _newest_backfill(self, dag_id: str) -> BackfillState:
+        parameters = {"dag_id": dag_id, "order_by": "-id", "limit": "1"}
+        (newest,) = self._request("GET", "backfills", parameters=parameters).json()["backfills"]
+        return self.backfill(newest["id"])
 
     def wait_for_backfill(
         self,
@@ -198,7 +217,7 @@ class AirflowApi:
             seen = state
             if failed := [run.run_id for run in state.runs if run.state == "failed"]:
                 raise LensError(self._failure(dag_id, failed[0]))
-            if state.over and all(run.state in _OVER for run in state.runs):
+            if state.over:
                 return state
         raise LensError(
             f"backfill {backfill_id} of {dag_id} is not over after {timeout_s:.0f} s: see {self._page(dag_id)}"
@@ -259,8 +278,7 @@ class AirflowApi:
         try:
             return attempts(once)
         except httpx.HTTPStatusError as err:
-            code, text = err.response.status_code, err.response.text[:500]
-            raise LensError(f"Airflow answered {code} to {method} {path}: {text}") from err
+            raise LensError(_refusal(err.response)) from err
         except httpx.HTTPError as err:
             raise LensError(
                 f"Airflow at {self.url} does not answer ({type(err).__name__}): `lens status` says more"
@@ -293,6 +311,11 @@ class _TokenAuth(httpx.Auth):
         self._token = answer.json()["access_token"]
         request.headers["Authorization"] = f"Bearer {self._token}"
         yield request
+
+
+def _refusal(response: httpx.Response) -> str:
+    path = response.request.url.path.removeprefix("/api/v2/")
+    return f"Airflow answered {response.status_code} to {response.request.method} {path}: {response.text[:500]}"
 
 
 def _is_transient(err: BaseException) -> bool:

@@ -51,9 +51,9 @@ def log_of(settings: Settings) -> str:
 
 
 def ended(pid: int) -> bool:
-    """Whether a process has ended, or does within seconds: it was killed, and what is left is up to the system."""
+    """Whether a process has ended, or does soon: it was killed, and what is left is up to the system."""
     try:
-        psutil.Process(pid).wait(5)
+        psutil.Process(pid).wait(300)
     except psutil.NoSuchProcess:
         return True
     except psutil.TimeoutExpired:

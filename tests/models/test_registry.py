@@ -7,7 +7,6 @@ aliases of their own accord before they look at them.
 from __future__ import annotations
 
 import math
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
@@ -332,8 +331,8 @@ def test_an_evaluation_can_be_read_back(registry: Registry, client: MlflowClient
 @pytest.mark.parametrize(
     "url", ["http://127.0.0.1:9", "http://no-such-host.invalid:5000", "127.0.0.1:5000"], ids=["port", "host", "scheme"]
 )
-def test_a_server_that_is_not_there_is_reported_at_once(url: str) -> None:
-    began = time.monotonic()
+def test_a_server_that_is_not_there_is_reported_at_once(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # MLflow's client is not even asked: it would keep trying for minutes.
+    monkeypatch.setattr("models.registry.MlflowClient", lambda **_: pytest.fail("MLflow's client was asked"))
     with pytest.raises(LensError, match=f"MLflow at {url} cannot be reached: start it with `lens up`"):
         Registry.connect(url)
-    assert time.monotonic() - began < 15

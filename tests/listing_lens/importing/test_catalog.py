@@ -349,7 +349,7 @@ moments = st.datetimes(datetime(2026, 1, 1), datetime(2026, 1, 20), timezones=st
 words = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=12)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     rows=st.dictionaries(st.tuples(words, moments), st.tuples(words, st.integers(0, 10**9)), min_size=1, max_size=12),
     step=st.sampled_from([timedelta(hours=5), timedelta(hours=12), DAY, 7 * DAY]),

@@ -23,13 +23,16 @@ from listing_lens.stack.airflow_home import (
 from listing_lens.stack.processes import family
 from listing_lens.stack.state import StackState
 
-DAG = "stack_probe"
+DAG, SECOND_DAG = "stack_probe", "second_probe"
+# Until a DAG is there; a run may take longer.
+PATIENCE_S = 1200.0
 
 
 @pytest.fixture(scope="module")
 def probe(airflow: AirflowApi) -> AirflowApi:
-    airflow.wait_for_dag(DAG)
-    airflow.unpause(DAG)
+    for dag_id in (DAG, SECOND_DAG):
+        airflow.wait_for_dag(dag_id, timeout_s=PATIENCE_S)
+        airflow.unpause(dag_id)
     return airflow
 
 
@@ -40,7 +43,7 @@ def day(number: int) -> datetime:
 def test_a_task_sees_the_stack_and_its_window(probe: AirflowApi, stack_settings: Settings) -> None:
     seen: list[RunState] = []
     run_id = probe.trigger(DAG, {"note": 1}, logical_date=day(1), interval=(day(1), day(2)))
-    over = probe.wait_for_run(DAG, run_id, seen.append, timeout_s=120)
+    over = probe.wait_for_run(DAG, run_id, seen.append)
     assert [(task.task_id, task.state) for task in over.tasks] == [("look", "success")]
     assert seen[-1] == over
     path = f"dags/{DAG}/dagRuns/{run_id}/taskInstances/look/xcomEntries/return_value"
@@ -55,7 +58,7 @@ def test_a_task_sees_the_stack_and_its_window(probe: AirflowApi, stack_settings:
 def test_a_failed_run_names_the_task_and_its_log(probe: AirflowApi, stack_settings: Settings) -> None:
     run_id = probe.trigger(DAG, {"fail": True})
     with pytest.raises(LensError, match="task look of stack_probe failed in run") as caught:
-        probe.wait_for_run(DAG, run_id, timeout_s=120)
+        probe.wait_for_run(DAG, run_id)
     logs = stack_settings.home / "airflow" / "logs"
     (log,) = logs.glob(f"dag_id={DAG}/run_id={run_id}/task_id=look/attempt=1.log")
     assert str(log) in str(caught.value)
@@ -71,23 +74,27 @@ def test_a_backfill_waits_for_a_database_that_is_busy_for_longer_than_sqlite_wai
         other.execute("BEGIN IMMEDIATE")
         release = threading.Timer(6.0, other.rollback)
         release.start()
-        backfill = probe.create_backfill(DAG, day(25), day(25))
+        backfill = probe.create_backfill(SECOND_DAG, day(25), day(25))
         release.join()
-    over = probe.wait_for_backfill(DAG, backfill, timeout_s=120)
+    over = probe.wait_for_backfill(SECOND_DAG, backfill)
     assert [run.state for run in over.runs] == ["success"]
 
 
 def test_a_backfill_runs_each_window(probe: AirflowApi) -> None:
     seen: list[BackfillState] = []
+    # Nothing ends while the DAG is paused.
+    probe.pause(DAG)
     backfill = probe.create_backfill(DAG, day(10), day(11))
     with pytest.raises(LensError, match="already a running backfill"):
         probe.create_backfill(DAG, day(12), day(12))
-    over = probe.wait_for_backfill(DAG, backfill, seen.append, timeout_s=120)
+    probe.unpause(DAG)
+    over = probe.wait_for_backfill(DAG, backfill, seen.append)
     assert [run.state for run in over.runs] == ["success", "success"]
     assert seen[-1] == over
+    # Airflow has yet to close the one before.
     failing = probe.create_backfill(DAG, day(20), day(20), conf={"fail": True})
     with pytest.raises(LensError, match="task look of stack_probe failed in run backfill__"):
-        probe.wait_for_backfill(DAG, failing, timeout_s=120)
+        probe.wait_for_backfill(DAG, failing)
 
 
 def test_what_does_not_exist_is_a_sentence(airflow: AirflowApi) -> None:
@@ -99,7 +106,7 @@ def test_what_does_not_exist_is_a_sentence(airflow: AirflowApi) -> None:
 
 def test_a_stale_token_is_replaced(airflow: AirflowApi, stack_settings: Settings) -> None:
     with AirflowApi(airflow.url, USER, read_password(stack_settings.home)) as api:
-        api.wait_for_dag(DAG)
+        api.wait_for_dag(DAG, timeout_s=PATIENCE_S)
         auth = api._http.auth
         assert auth is not None
         vars(auth)["_token"] = "stale"
@@ -109,7 +116,7 @@ def test_a_stale_token_is_replaced(airflow: AirflowApi, stack_settings: Settings
 def test_another_password_is_refused(airflow: AirflowApi) -> None:
     with AirflowApi(airflow.url, USER, "guess") as api, pytest.raises(LensError, match="does not accept the password"):
         api.unpause(DAG)
-    assert httpx.get(f"{airflow.url}/api/v2/dags").status_code == 401
+    assert httpx.get(f"{airflow.url}/api/v2/dags", timeout=None).status_code == 401
 
 
 def test_it_listens_on_this_machine_only_and_tells_no_secret(airflow: AirflowApi, stack_settings: Settings) -> None:

@@ -1,5 +1,6 @@
 """What a person at a terminal reads."""
 
+import random
 import sys
 from collections.abc import Iterator
 
@@ -19,8 +20,9 @@ SERVE = "import http.server, sys; http.server.test(http.server.SimpleHTTPRequest
 
 class Small(Server):
     name = "mlflow"
-    usual_port = choose_port([])
-    patience_s = 20.0
+    # Among those that the system gives to nobody by itself.
+    usual_port = choose_port(random.sample(range(20_000, 32_000), 9))
+    patience_s = 600.0
 
     def command(self, port: int) -> list[str]:
         return [sys.executable, "-c", SERVE, str(port)]

@@ -1,5 +1,6 @@
 """A port that another program listens on must not be given to a server, however that program bound it."""
 
+import random
 import socket
 
 import pytest
@@ -17,17 +18,21 @@ def test_a_port_in_use_is_passed_over(host: str) -> None:
         assert choose_port([taken]) != taken
 
 
+def quiet_port() -> int:
+    """A free port among those that the system gives to nobody by itself."""
+    return choose_port(random.sample(range(20_000, 32_000), 9))
+
+
 def test_the_first_free_preference_wins() -> None:
     with socket.create_server(("127.0.0.1", 0)) as busy:
-        free = choose_port([])
+        free = quiet_port()
         assert choose_port([busy.getsockname()[1], free]) == free
 
 
 def test_a_port_is_free_again_once_its_server_ended() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        with socket.create_connection(("127.0.0.1", port)):
-            served, _ = server.accept()
-            # The server's side closes first, so its port is the one that lingers.
-            served.close()
+    port = quiet_port()
+    with socket.create_server(("127.0.0.1", port)) as server, socket.create_connection(("127.0.0.1", port)):
+        served, _ = server.accept()
+        # The server's side closes first, so its port is the one that lingers.
+        served.close()
     assert choose_port([port]) == port

@@ -16,6 +16,7 @@ from listing_lens.stack.processes import family
 from listing_lens.stack.state import StackState
 
 INDEX = "stack-probe"
+PATIENCE_S = 600.0
 
 
 def write_vector(client: Elasticsearch) -> None:
@@ -30,7 +31,7 @@ def nearest(client: Elasticsearch) -> list[str]:
 
 
 def test_elasticsearch_is_the_version_and_searches_vectors(elasticsearch_url: str) -> None:
-    with Elasticsearch(elasticsearch_url) as client:
+    with Elasticsearch(elasticsearch_url, request_timeout=PATIENCE_S) as client:
         (node,) = client.nodes.info()["nodes"].values()
         assert node["version"] == "9.2.2"
         write_vector(client)
@@ -54,7 +55,10 @@ def test_mlflow_keeps_runs_and_artefacts_over_http_alone(
 def test_mlflow_refuses_a_page_that_pretends_to_be_it(mlflow_url: str) -> None:
     """A name that an attacker points at 127.0.0.1 must not let a web page use the server."""
     answer = httpx.post(
-        f"{mlflow_url}/api/2.0/mlflow/experiments/search", json={"max_results": 1}, headers={"Host": "evil.example"}
+        f"{mlflow_url}/api/2.0/mlflow/experiments/search",
+        json={"max_results": 1},
+        headers={"Host": "evil.example"},
+        timeout=None,
     )
     assert answer.status_code == 403
 
@@ -72,10 +76,10 @@ def test_a_killed_node_keeps_what_it_acknowledged(tmp_path: Path) -> None:
     settings = load_settings(home=tmp_path / "home")
     only = ("elasticsearch",)
     try:
-        with Elasticsearch(up(settings, only).elasticsearch_url) as client:
+        with Elasticsearch(up(settings, only).elasticsearch_url, request_timeout=PATIENCE_S) as client:
             write_vector(client)
         os.kill(StackState.load(settings.home).processes["elasticsearch"].pid, signal.SIGKILL)
-        with Elasticsearch(up(settings, only).elasticsearch_url) as client:
+        with Elasticsearch(up(settings, only).elasticsearch_url, request_timeout=PATIENCE_S) as client:
             assert nearest(client) == ["a"]
     finally:
         assert down(settings) == 1

@@ -55,7 +55,7 @@ def test_the_second_waits_for_the_first_and_says_so(tmp_path: Path) -> None:
     with stack_lock(tmp_path, on_wait=lambda: pytest.fail("nobody else is there")):
         thread = threading.Thread(target=second)
         thread.start()
-        assert waits.wait(10)
+        assert waits.wait()
         order.append("first")
-    thread.join(10)
+    thread.join()
     assert order == ["first", "second"]

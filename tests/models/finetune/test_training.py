@@ -214,7 +214,7 @@ class TestResumption:
         children = json.loads((tmp_path / "killed" / "children.json").read_text())
         assert len(children) >= 2
         left = [psutil.Process(pid) for pid in children if psutil.pid_exists(pid)]
-        assert not psutil.wait_procs(left, timeout=60)[1]
+        assert not psutil.wait_procs(left, timeout=300)[1]
         resumed = Heard()
         train(dropping_siglip, behind, shards, validation, tmp_path / "killed", resumed)
         train(dropping_siglip, behind, shards, validation, tmp_path / "through", Heard())
