@@ -205,8 +205,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not configs:
         logger.info("there is no index to load into")
     for config in configs:
-        # A load that takes hours is followed by one of what was embedded meanwhile.
-        while config.version > config.since:
+        reached = -1
+        # A load that takes hours is followed by one of what was embedded meanwhile. One that was only submitted, as a template
+        # is, gets no further.
+        while reached < config.since < config.version:
+            reached = config.since
             with beam.Pipeline(options=pipeline_options(load_settings(), beam_arguments)) as pipeline:
                 run(pipeline, config)
             config = lacking(config.embeddings.lake, config.index, config.cluster)

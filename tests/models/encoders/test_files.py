@@ -8,7 +8,8 @@ import pytest
 from google.cloud.storage import Bucket
 
 from models.cloud_storage import cloud_storage
-from models.encoders.encoder import Encoder, files
+from models.encoders import files
+from models.encoders.encoder import Encoder
 from models.encoders.files import encoder_folder, encoder_id, identify, lasting_source, model_files
 from models.errors import LensError
 
