@@ -252,6 +252,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         slices.append(slice_of(config, number))
         with beam.Pipeline(options=pipeline_options(settings, beam_arguments)) as pipeline:
             run(pipeline | "Landed windows" >> beam.Create(config.parts), slices[-1])
+        config.lake.remove_folder(slices[-1].stage.slice_folder)
     complete(slices)
 
 

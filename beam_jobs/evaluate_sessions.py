@@ -6,6 +6,9 @@ that were tapped are the relevant ones. Every session is judged by `embedding` (
 shows. Sessions that cannot be judged are left out and counted by reason. The means are written to the lake, and the
 per-session metrics of the first two.
 
+An item is judged by the newest embedding that it had since the window began, also when it has been sold since. A window that
+is evaluated again is judged by the embeddings of the first time (--afresh: by those of today).
+
     python -m beam_jobs.evaluate_sessions --window_start … --window_end … --card '{"encoder_source": …}'
 """
 
@@ -36,6 +39,7 @@ from listing_lens.images.source import ImageSource
 from listing_lens.lake.embeddings import Embeddings, with_embedding
 from listing_lens.lake.fits import load_projection
 from listing_lens.lake.records import Session
+from listing_lens.lake.tables import places_between, version_at
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import ROWS, SESSIONS, Lake, evaluations
 from listing_lens.settings import load_settings
@@ -62,8 +66,8 @@ class Config:
     lake: Lake
     window: Window
     card: EmbedderCard
-    # Of the encoder's table.
-    version: int
+    # Of the encoder's table, the first and the last: an item is judged by its newest embedding in between.
+    versions: tuple[int, int]
     images: ImageSource
     runtime: Runtime
     batch_size: int
@@ -105,8 +109,10 @@ def run(landed: beam.PCollection, config: Config) -> beam.PCollection:
     table = Embeddings(config.lake, config.card.encoder_id).items
     found = (
         wanted
-        | "Look up" >> ReadItems(table, config.version, ["item_id", "embedding"])
+        | "Look up" >> ReadItems(table, places_between(table, *config.versions), ["item_id", "version", "embedding"])
         | "By item" >> beam.FlatMap(_by_item)
+        | "Newest" >> beam.CombinePerKey(lambda dated: max(dated, key=lambda one: one[0]))
+        | "Without its version" >> beam.MapTuple(lambda item_id, dated: (item_id, dated[1]))
     )
     showings = queries.queries | "Showings" >> beam.FlatMap(
         lambda query: [(item_id, query.session.session_id) for item_id in query.session.shown]
@@ -209,9 +215,10 @@ class RankShown(beam.DoFn):
                 yield row if variant in VARIANTS else TaggedOutput("fewer_dims", row)
 
 
-def _by_item(batch: pa.RecordBatch) -> Iterator[tuple[str, NDArray[np.float32]]]:
+def _by_item(batch: pa.RecordBatch) -> Iterator[tuple[str, tuple[int, NDArray[np.float32]]]]:
     present, embeddings = with_embedding(batch)
-    yield from zip(batch.column("item_id").filter(pa.array(present)).to_pylist(), embeddings, strict=True)
+    item_ids, versions = (batch.column(name).filter(pa.array(present)).to_pylist() for name in ("item_id", "version"))
+    yield from zip(item_ids, zip(versions, embeddings, strict=True), strict=True)
 
 
 def _by_session(grouped: tuple[str, dict[str, Any]]) -> Iterable[tuple[str, tuple[str, NDArray[np.float32]]]]:
@@ -235,7 +242,7 @@ def _seal(
             "or choose a window with taps"
         )
     logger.info("evaluated %s on %s: %s; %s", config.card.space, config.window, counts, dict(means))
-    return counts, {"card": config.card.model_dump(), "version": config.version, "metrics": dict(means)}
+    return counts, {"card": config.card.model_dump(), "versions": list(config.versions), "metrics": dict(means)}
 
 
 def configure(window: Window, card: EmbedderCard, *, afresh: bool = False) -> Config:
@@ -259,7 +266,7 @@ def configure(window: Window, card: EmbedderCard, *, afresh: bool = False) -> Co
         lake=lake,
         window=window,
         card=card,
-        version=_version(lake, window, card, afresh=afresh),
+        versions=_versions(lake, window, card, afresh=afresh),
         images=ImageSource.of(settings).allowing(image_roots(landed)),
         runtime=runtime,
         batch_size=settings.encoder_batch_size,
@@ -268,29 +275,29 @@ def configure(window: Window, card: EmbedderCard, *, afresh: bool = False) -> Co
     )
 
 
-def _version(lake: Lake, window: Window, card: EmbedderCard, *, afresh: bool) -> int:
-    """The version of the encoder's table that the window is evaluated by: that of the first evaluation, so that a night that
-    is replayed gives the night's result."""
-    embeddings = Embeddings(lake, card.encoder_id)
+def _versions(lake: Lake, window: Window, card: EmbedderCard, *, afresh: bool) -> tuple[int, int]:
+    """The versions of the encoder's table that the window is evaluated by, the first and the last: from when the window began
+    to the time of its first evaluation, so that a night that is replayed gives the night's result."""
+    items = Embeddings(lake, card.encoder_id).items
     spaces = [space for space in lake.folders(f"{lake.root}/evaluations") if space.startswith(f"{card.encoder_id}-")]
     # Its own first.
     for space in sorted(spaces, key=lambda space: space != card.space):
         if afresh or window not in lake.windows(evaluations(space), window):
             continue
-        manifest = lake.manifest(evaluations(space), window)
-        # What was evaluated before there were tables names no version.
-        if manifest.parameters["card"]["encoder_id"] != card.encoder_id or "version" not in manifest.parameters:
+        parameters = lake.manifest(evaluations(space), window).parameters
+        if parameters["card"]["encoder_id"] != card.encoder_id:
             continue
-        version = int(manifest.parameters["version"])
+        first, last = parameters["versions"]
         try:
-            embeddings.items.open(version)
+            items.open(first)
+            items.open(last)
         except LensError as err:
             raise LensError(
-                f"{window} was evaluated by version {version} of {embeddings.items.path}, which is no longer kept "
+                f"{window} was evaluated by versions {first} to {last} of {items.path}, which are no longer kept "
                 "(LENS_LAKE_RETENTION_DAYS): give --afresh to evaluate it by the embeddings as they are now"
             ) from err
-        return version
-    return embeddings.require()
+        return first, last
+    return version_at(items, window.start), Embeddings(lake, card.encoder_id).require()
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -62,7 +62,6 @@ def _check_and_merge(outcome: Outcome, config: Config) -> Outcome:
     failed = {letter.key for letter in outcome.letters}
     answered = {letter.item_id: letter.version for letter in config.letters if letter.key not in failed}
     DeadLetters(stage.embeddings).settle(answered)
-    stage.embeddings.lake.remove_folder(stage.folder)
     logger.info(
         "%d dead letters of %s were tried again: %s", len(config.letters), stage.embeddings.encoder_id, dict(total)
     )
@@ -106,6 +105,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     with beam.Pipeline(options=pipeline_options(load_settings(), beam_arguments)) as pipeline:
         run(pipeline | "Letters" >> beam.Create(config.letters), config)
+    stage = config.embedding.stage
+    stage.embeddings.lake.remove_folder(stage.folder)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from listing_lens.images.source import ImageSource
 from listing_lens.lake.dead_letters import Letter
 from listing_lens.lake.embeddings import Embedded, Embeddings, Item
 from listing_lens.lake.records import Listing
+from listing_lens.lake.tables import Place, places_of
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import Lake
 from listing_lens.settings import Settings
@@ -82,6 +83,11 @@ class Embedding:
     @property
     def embeddings(self) -> Embeddings:
         return self.stage.embeddings
+
+    @property
+    def places(self) -> list[Place]:
+        """The fragments of the table that listings are compared with."""
+        return places_of(self.embeddings.items, self.version)
 
     @classmethod
     def configure(
@@ -136,7 +142,7 @@ def embed_newest(arrivals: beam.PCollection[Arrival], embedding: Embedding) -> S
     versions = newest | "Versions" >> beam.MapTuple(lambda item_id, arrival: (item_id, arrival.listing.version))
     known = (
         versions
-        | "Look up" >> ReadItems(embedding.embeddings.items, embedding.version, _KNOWN)
+        | "Look up" >> ReadItems(embedding.embeddings.items, embedding.places, _KNOWN)
         | "Known" >> beam.FlatMap(_known, AsDict(versions))
     )
     compared = (

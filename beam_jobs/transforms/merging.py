@@ -166,7 +166,7 @@ def _outcome(
 def merge(outcome: Outcome, stage: Stage) -> Merged:
     """Bring a run into the table, in one commit; keep its dead letters, and settle those that its rows answer.
 
-    It may be repeated: rows that are in the table already change nothing.
+    It may be repeated, so what was staged stays: rows that are in the table already change nothing.
     """
     embeddings, lake = stage.embeddings, stage.embeddings.lake
     merged = embeddings.items.merge(stage.schema, read_staged(lake, outcome.paths), newer=NEWER)
@@ -177,7 +177,6 @@ def merge(outcome: Outcome, stage: Stage) -> Merged:
         for batch in read_staged(lake, outcome.paths, ["item_id", "version"]):
             versions |= dict(zip(*(column.to_pylist() for column in batch.columns), strict=True))
     settled = letters.settle(versions)
-    lake.remove_folder(stage.slice_folder)
     logger.info(
         "%s: %d items are new, %d replaced, in version %d; %d dead letters are new, %d settled",
         embeddings.items.path,

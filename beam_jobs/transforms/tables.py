@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.pvalue import AsDict
 
 from listing_lens.lake.embeddings import rows_of
-from listing_lens.lake.tables import BATCH_ROWS, Table, scan
+from listing_lens.lake.tables import BATCH_ROWS, Place, Table, places_of, scan
 
 
 class ReadTable(beam.PTransform):
@@ -28,7 +28,7 @@ class ReadTable(beam.PTransform):
     def expand(self, pipeline: beam.Pipeline) -> beam.PCollection:
         return (
             pipeline
-            | "Fragments" >> beam.Create(_fragments(self._table, self._version))
+            | "Fragments" >> beam.Create([fragment for _, fragment in places_of(self._table, self._version)])
             | "Spread fragments" >> beam.Reshuffle()
             | "Read batches" >> beam.FlatMap(self._batches)
         )
@@ -40,32 +40,26 @@ class ReadTable(beam.PTransform):
 
 
 class ReadItems(beam.PTransform):
-    """(item id, anything), each once → `pa.RecordBatch`es with the rows that a table holds of these items.
+    """(item id, anything), each once → `pa.RecordBatch`es with the rows of these items, in some fragments of a table.
 
     The ids go to every worker: they must fit in memory, the table need not. Of what was not asked for, only the ids are read.
     """
 
-    def __init__(self, table: Table, version: int | None, columns: list[str]) -> None:
+    def __init__(self, table: Table, places: Sequence[Place], columns: list[str]) -> None:
         super().__init__()
         self._table = table
-        self._version = version
+        self._places = places
         self._columns = columns
 
     def expand(self, items: beam.PCollection) -> beam.PCollection:
-        fragments = [] if self._version is None else _fragments(self._table, self._version)
         return (
             items.pipeline
-            | "Fragments" >> beam.Create(fragments)
+            | "Fragments" >> beam.Create(self._places)
             | "Spread fragments" >> beam.Reshuffle()
             | "Read rows" >> beam.FlatMap(self._rows, AsDict(items))
         )
 
-    def _rows(self, fragment: int, wanted: Mapping[str, object]) -> Iterator[pa.RecordBatch]:
-        assert self._version is not None
+    def _rows(self, place: Place, wanted: Mapping[str, object]) -> Iterator[pa.RecordBatch]:
         if wanted:
             item_ids = pa.array(list(wanted), pa.string())
-            yield from rows_of(self._table, self._version, fragment, item_ids, self._columns).to_batches()
-
-
-def _fragments(table: Table, version: int) -> list[int]:
-    return [fragment.fragment_id for fragment in table.open(version).get_fragments()]
+            yield from rows_of(self._table, place, item_ids, self._columns).to_batches()

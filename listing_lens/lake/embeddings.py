@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from listing_lens.errors import LensError
 from listing_lens.lake.records import LISTING_SCHEMA, Listing, listing_columns
-from listing_lens.lake.tables import KEY_BATCH_ROWS, Table, scan
+from listing_lens.lake.tables import KEY_BATCH_ROWS, Place, Table, scan
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import Lake
 
@@ -219,8 +219,9 @@ def _literal(moment: datetime) -> str:
     return f"timestamp '{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}'"
 
 
-def rows_of(table: Table, version: int, fragment: int, item_ids: pa.Array, columns: list[str]) -> pa.Table:
+def rows_of(table: Table, place: Place, item_ids: pa.Array, columns: list[str]) -> pa.Table:
     """Rows of some items in one fragment of a table: only their other columns are read, whatever the table's size."""
+    version, fragment = place
     opened = table.open(version)
     part = opened.get_fragment(fragment)
     assert part is not None, f"fragment {fragment} of {table.path} is gone"

@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -291,6 +291,45 @@ def scan(
         batch_readahead=_BATCHES_AHEAD,
         io_buffer_size=_BYTES_AHEAD,
     ).to_batches()
+
+
+# A fragment of a table, at a version that has it.
+Place = tuple[int, int]
+
+
+def places_of(table: Table, version: int | None) -> list[Place]:
+    """(version, fragment) of each fragment of a version; None, of no table yet, has none."""
+    if version is None:
+        return []
+    return [(version, fragment.fragment_id) for fragment in table.open(version).get_fragments()]
+
+
+def places_between(table: Table, first: int, last: int) -> list[Place]:
+    """(version, fragment) of each fragment that the table had in any of its versions from the first to the last.
+
+    Each fragment is named at the first version that has it, before rows of it were replaced: so all rows are found that the
+    table held at any time in between, those of an item in all its versions.
+
+    Raises:
+        LensError: one of the two is no longer kept.
+    """
+    found: dict[int, Place] = {}
+    kept = [entry["version"] for entry in table.open(last).versions()]
+    for version in sorted({first, last, *(number for number in kept if first < number < last)}):
+        for place in places_of(table, version):
+            found.setdefault(place[1], place)
+    return sorted(found.values())
+
+
+def version_at(table: Table, moment: datetime) -> int:
+    """The version that was the latest at a time; the oldest that is kept, when that is younger.
+
+    Raises:
+        LensError: there is no table.
+    """
+    committed: dict[int, datetime] = {entry["version"]: entry["timestamp"] for entry in table.open().versions()}  # type: ignore[misc]
+    before = [version for version, at in committed.items() if at.astimezone(UTC) <= moment]
+    return max(before, default=min(committed))
 
 
 def changed_since(version: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -21,15 +22,37 @@ from listing_lens.settings import load_settings
 from models.encoders.files import identify
 
 
+def _settings(lake: Path, encoder: Path) -> dict[str, str]:
+    return {
+        "LENS_LAKE": str(lake),
+        "LENS_ENCODER": str(encoder),
+        "LENS_ENCODER_BACKENDS": '["float32"]',
+        "LENS_PROJECTION_DIMS": "8",
+        "LENS_ENCODER_BATCH_SIZE": "8",
+        "LENS_MAX_DEAD_LETTER_RATIO": "0.1",
+    }
+
+
 @pytest.fixture
 def lake(tmp_path: Path, untrained_siglip: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
     """An empty lake, and settings that name it and a small encoder."""
-    monkeypatch.setenv("LENS_LAKE", str(tmp_path / "lake"))
-    monkeypatch.setenv("LENS_ENCODER", str(untrained_siglip))
-    monkeypatch.setenv("LENS_PROJECTION_DIMS", "8")
-    monkeypatch.setenv("LENS_ENCODER_BATCH_SIZE", "8")
-    monkeypatch.setenv("LENS_MAX_DEAD_LETTER_RATIO", "0.1")
+    for name, value in _settings(tmp_path / "lake", untrained_siglip).items():
+        monkeypatch.setenv(name, value)
     return Lake(str(tmp_path / "lake"))
+
+
+@pytest.fixture(scope="session")
+def embedded_marketplace(tmp_path_factory: pytest.TempPathFactory, untrained_siglip: Path) -> Path:
+    """The lake of a tiny marketplace, embedded and fitted once for all tests, which copy it."""
+    folder = tmp_path_factory.mktemp("marketplace")
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in _settings(folder / "lake", untrained_siglip).items():
+            environment.setenv(name, value)
+        environment.setenv("LENS_HOME", str(folder / "home"))
+        land_marketplace(Lake(str(folder / "lake")))
+        embed_listings.main(["--each_landed"])
+        fit_projection.main(["--name", "fit"])
+    return folder / "lake"
 
 
 @pytest.fixture
@@ -71,7 +94,7 @@ class _Photos(BaseHTTPRequestHandler):
         self.server.asked[name] += 1
         if name in self.server.held:
             self.server.waiting.set()
-            self.server.held[name].wait(60)
+            self.server.held[name].wait()
         data = self.server.photos.get(name, b"")
         self.send_response(503 if self.server.away else 200 if data else 404)
         self.send_header("Content-Length", str(len(data)))
@@ -90,6 +113,8 @@ def photo_server(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> Iterator[PhotoS
     thread.start()
     monkeypatch.setenv("LENS_IMAGE_SOURCES", json.dumps([server.root]))
     monkeypatch.setenv("LENS_IMAGE_PRIVATE_NETWORKS", '["127.0.0.0/8"]')
+    # What is held is waited for, also on a busy machine.
+    monkeypatch.setenv("LENS_IMAGE_TIMEOUT_S", "600")
     monkeypatch.setattr("tenacity.nap.time.sleep", lambda _seconds: None)
     yield server
     for event in server.held.values():
@@ -100,13 +125,13 @@ def photo_server(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> Iterator[PhotoS
 
 
 @pytest.fixture
-def indexed(lake: Lake, elasticsearch_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Indexed]:
+def indexed(
+    lake: Lake, embedded_marketplace: Path, elasticsearch_url: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Indexed]:
     """A tiny marketplace, embedded and fitted, and an empty index for it behind an alias of this test's own."""
     monkeypatch.setenv("LENS_ELASTICSEARCH_URL", elasticsearch_url)
     monkeypatch.setenv("LENS_ALIAS", f"test-{uuid4().hex[:8]}")
-    land_marketplace(lake)
-    embed_listings.main(["--each_landed"])
-    fit_projection.main(["--name", "fit"])
+    shutil.copytree(embedded_marketplace, lake.root)
     search_index = SearchIndex.connect(load_settings())
     card = load_fit(lake, "fit").card
     yield Indexed(lake, search_index, search_index.create(card, "one"))

@@ -169,9 +169,9 @@ class TestAReplay:
         )
         _evaluate(evaluated, afresh=True)
         after = self._manifest(evaluated)
-        assert after.parameters["version"] == embeddings.require()
-        # The one shows what is sold by now.
-        assert (after.counts["evaluated"], after.counts["item_not_embedded"]) == (1, 1)
+        assert after.parameters["versions"][1] == embeddings.require()
+        # The one shows what is sold by now: it is judged by what it was.
+        assert (after.counts["evaluated"], after.counts["item_not_embedded"]) == (2, 0)
         _evaluate(evaluated)
         assert self._manifest(evaluated).parameters == after.parameters
 
@@ -180,7 +180,7 @@ class TestAReplay:
         card = load_fit(evaluated.lake, "other").card
         main([*bounds(FIRST), "--card", card.model_dump_json()])
         other = evaluated.lake.manifest(evaluations(card.space), FIRST)
-        assert other.parameters["version"] == self._manifest(evaluated).parameters["version"]
+        assert other.parameters["versions"] == self._manifest(evaluated).parameters["versions"]
         assert other.counts == self._manifest(evaluated).counts
 
     def test_by_a_version_that_is_no_longer_kept_says_so(
@@ -189,25 +189,15 @@ class TestAReplay:
         before = self._manifest(evaluated)
         monkeypatch.setenv("LENS_LAKE_RETENTION_DAYS", "1e-9")
         compact_lake.main([])
-        at = before.parameters["version"]
-        with pytest.raises(LensError, match=rf"by version {at} of .*no longer kept \(LENS_LAKE_R.*give --afresh"):
+        first, last = before.parameters["versions"]
+        gone = rf"by versions {first} to {last} of .*no longer kept \(LENS_LAKE_R.*give --afresh"
+        with pytest.raises(LensError, match=gone):
             _evaluate(evaluated)
         assert self._manifest(evaluated) == before
         take_photo(evaluated.lake, "q.jpg", 3)
         land_sessions(evaluated.lake, FIRST, [_session("u", "q.jpg", {"m006"}, ("m006", "m007"))])
         _evaluate(evaluated, afresh=True)
         assert self._manifest(evaluated).counts["evaluated"] == 1
-
-    def test_of_an_evaluation_that_names_no_version_is_by_the_newest(self, evaluated: Indexed) -> None:
-        """It was written before evaluations named one."""
-        old = self._manifest(evaluated)
-        del old.parameters["version"]
-        evaluated.lake.commit(old)
-        take_photo(evaluated.lake, "q.jpg", 3)
-        land_sessions(evaluated.lake, FIRST, [_session("u", "q.jpg", {"m006"}, ("m006", "m007"))])
-        _evaluate(evaluated)
-        embeddings = Embeddings(evaluated.lake, evaluated.index.card.encoder_id)
-        assert self._manifest(evaluated).parameters["version"] == embeddings.require()
 
 
 def test_a_window_that_nothing_can_be_judged_by_fails_and_leaves_nothing(indexed: Indexed) -> None:

@@ -285,7 +285,9 @@ def test_drivers_are_pinned_once_and_only_here() -> None:
 
 def test_nothing_names_a_package_index() -> None:
     # Whose index is used is the affair of who builds.
-    for path in [path for path in DOCKER.rglob("*") if path.is_file() and path.suffix != ".pyc" and path.name != ".env"]:
+    for path in [
+        path for path in DOCKER.rglob("*") if path.is_file() and path.suffix != ".pyc" and path.name != ".env"
+    ]:
         hosts = set(re.findall(r"https?://([\w.-]*[a-z][\w-]*\.[a-z]{2,})", path.read_text()))
         assert not hosts, f"{path.name}: {hosts}"
     assert values("airflow-builder", "ARG") == ['TORCH_INDEX=""']

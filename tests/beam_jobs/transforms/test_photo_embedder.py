@@ -111,7 +111,7 @@ def test_photos_are_loaded_while_the_model_computes(photos: Path) -> None:
             return data
 
     def encode_late(prepared: NDArray[Any]) -> tuple[NDArray[np.float32], str]:
-        assert loaded.wait(30), "the fifth photo is not loaded before the first batch is done"
+        assert loaded.wait(600), "the fifth photo is not loaded before the first batch is done"
         return encode(prepared)
 
     embedding: PhotoEmbedder[int] = PhotoEmbedder(

@@ -21,7 +21,7 @@ from tiny import items_of, listing, put_items
 
 from beam_jobs.transforms.tables import ReadItems, ReadTable
 from listing_lens.lake.embeddings import Embeddings
-from listing_lens.lake.tables import Table
+from listing_lens.lake.tables import Table, places_of
 from listing_lens.lake.windows import Lake
 
 ENCODER = "small-12345678"
@@ -98,7 +98,7 @@ def assert_looked_up(
         rows = (
             pipeline
             | beam.Create([(item_id, None) for item_id in wanted])
-            | ReadItems(table, version, ["item_id", "price"])
+            | ReadItems(table, places_of(table, version), ["item_id", "price"])
             | beam.FlatMap(pairs)
         )
         assert_that(rows, equal_to(list(expected)))
@@ -133,6 +133,6 @@ class TestReadItems:
             batches = (
                 pipeline
                 | beam.Create([(item_id, None) for item_id in ("m03", "m07", "m11")])
-                | ReadItems(table, latest(table), ["item_id", "embedding"])
+                | ReadItems(table, places_of(table, latest(table)), ["item_id", "embedding"])
             )
             assert_that(batches, check)

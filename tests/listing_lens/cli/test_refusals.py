@@ -226,7 +226,6 @@ def test_an_encoder_that_is_unknown(marketplace: Marketplace, tmp_path: Path) ->
         env={**os.environ, **marketplace.settings.environment},
         capture_output=True,
         text=True,
-        timeout=120,
         check=False,
     )
     assert (ran.returncode, ran.stdout) == (1, "")

@@ -30,6 +30,7 @@ from listing_lens.lake.embeddings import (
 )
 from listing_lens.lake.records import Listing, Status, listings_of
 from listing_lens.lake.staging import StagedFile, read_staged
+from listing_lens.lake.tables import places_of
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import Lake
 
@@ -168,13 +169,10 @@ class TestTable:
         write(embeddings, [item(f"m{n}", n) for n in range(20)])
         version = write(embeddings, [item(f"m{n}", n, minute=5) for n in range(10, 30)])
         wanted = pa.array(["m5", "m15", "m25", "absent"])
-        fragments = [fragment.fragment_id for fragment in embeddings.items.open(version).get_fragments()]
         found = [
             row
-            for fragment in fragments
-            for row in rows_of(
-                embeddings.items, version, fragment, wanted, ["item_id", "version", "embedding"]
-            ).to_pylist()
+            for place in places_of(embeddings.items, version)
+            for row in rows_of(embeddings.items, place, wanted, ["item_id", "version", "embedding"]).to_pylist()
         ]
         assert {row["item_id"]: row["version"] for row in found} == {
             name: listing(name, minute=minute).version for name, minute in (("m5", 0), ("m15", 5), ("m25", 5))

@@ -122,7 +122,7 @@ class TestLease:
             return write_if(path, data, generation)
 
         with mock.patch.object(objects, "write_if", noted), lease(objects, PATH):
-            assert renewed.wait(30)
+            assert renewed.wait(600)
 
 
 class Holders(RuleBasedStateMachine):

@@ -10,7 +10,7 @@ import os
 import pickle
 import signal
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from unittest import mock
 
@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from listing_lens.errors import LensError
 from listing_lens.lake import locks
-from listing_lens.lake.tables import Table, changed_since, scan
+from listing_lens.lake.tables import Table, changed_since, places_between, places_of, scan, version_at
 
 SCHEMA = pa.schema(
     [
@@ -253,6 +253,56 @@ class TestVersions:
         latest = table.version()
         assert latest
         assert held(table, filter=changed_since(latest)) == {}
+
+
+class TestPlaces:
+    def test_of_a_version_are_its_fragments(self, table: Table) -> None:
+        merge(table, {"a": 2})
+        merge(table, {"b": 2})
+        version = table.version()
+        assert version
+        assert [at for at, _ in places_of(table, version)] == [version, version]
+
+    @given(
+        merges=st.lists(
+            st.dictionaries(st.sampled_from("abcd"), st.integers(1, 50), min_size=1), min_size=2, max_size=5
+        ),
+        data=st.data(),
+    )
+    @settings(max_examples=15)
+    def test_between_two_versions_hold_every_row_that_the_table_had(
+        self, tmp_path_factory: pytest.TempPathFactory, merges: list[Rows], data: st.DataObject
+    ) -> None:
+        table = Table(str(tmp_path_factory.mktemp("table") / "items.lance"), "item_id")
+        had: list[tuple[int, Rows]] = []
+        for rows in merges:
+            merge(table, rows)
+            if data.draw(st.booleans()):
+                table.compact(keep=timedelta(days=1))
+            version = table.version()
+            assert version
+            had.append((version, held(table)))
+        first, last = sorted(data.draw(st.tuples(*[st.sampled_from([version for version, _ in had])] * 2)))
+        expected = {row for version, rows in had if first <= version <= last for row in rows.items()}
+        places = places_between(table, first, last)
+        assert len({fragment for _, fragment in places}) == len(places)
+        found = {
+            (row["item_id"], row["version"])
+            for version, fragment in places
+            for row in table.open(version).get_fragment(fragment).to_table(["item_id", "version"]).to_pylist()
+        }
+        assert found == expected
+
+    def test_a_version_is_found_by_its_time(self, table: Table) -> None:
+        merge(table, {"a": 2})
+        began = datetime.now(UTC)
+        merge(table, {"b": 2})
+        merge(table, {"c": 2})
+        latest = table.version()
+        assert latest
+        assert version_at(table, began) == latest - 2
+        assert version_at(table, datetime.now(UTC)) == latest
+        assert version_at(table, datetime(2020, 1, 1, tzinfo=UTC)) == 1
 
 
 class TestCompaction:
