@@ -15,8 +15,8 @@ evaluation, so that results can be repeated and compared. These are kept for `LE
 **What.** `require_window` checks the data interval. `resolve_embedder` looks the version up in MLflow. `evaluate` embeds
 the query photos, ranks the items that were shown, by the encoder alone and with the projection, with all and with fewer of its
 dimensions, and writes metrics to the lake. `log_evaluation` logs their means to MLflow with figures and a report page.
-Sessions without a tap, with an unreadable photo, or with an item that has no embedding (sold ones have none) are left out,
-and counted by reason.
+An item is judged by the newest embedding that it had since the day began, also when it has been sold since. Sessions without a
+tap, with an unreadable photo, or with an item that was never embedded are left out, and counted by reason.
 
 **When it fails.** *Sessions have not landed*: see what feeds the lake. *No session can be judged*: the items that were
 shown are not embedded; run `embed_new_listings` for their windows. *A version is no longer kept*: run it with `afresh`.
