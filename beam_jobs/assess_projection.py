@@ -65,7 +65,7 @@ class Config:
     expected: int
 
 
-def run(pipeline: beam.Pipeline, config: Config) -> beam.PCollection:
+def run(pipeline: beam.Pipeline, config: Config) -> beam.PCollection[Assessment]:
     """The encoder's embeddings → the `Assessment`, once it is in the lake."""
     return (
         pipeline

@@ -44,7 +44,7 @@ class Config:
         return tuple(table for embeddings in self.embeddings for table in embeddings.tables if table.exists())
 
 
-def run(tables: beam.PCollection, config: Config) -> beam.PCollection:
+def run(tables: beam.PCollection[Table], config: Config) -> beam.PCollection[Compacted]:
     """`Table`s → what became of each, as `Compacted`."""
     return tables | "Spread tables" >> beam.Reshuffle() | "Compact" >> beam.Map(_compact, config)
 

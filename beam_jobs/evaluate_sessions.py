@@ -37,7 +37,7 @@ from listing_lens.lake.embeddings import Embeddings, with_embedding
 from listing_lens.lake.fits import load_projection
 from listing_lens.lake.records import Session
 from listing_lens.lake.window import Window
-from listing_lens.lake.windows import ROWS, SESSIONS, Lake, evaluations
+from listing_lens.lake.windows import ROWS, SESSIONS, Lake, Manifest, evaluations
 from listing_lens.settings import load_settings
 from models.embedder import EmbedderCard
 from models.encoders.runtime import Runtime
@@ -83,7 +83,7 @@ class Query:
     embedding: NDArray[np.float32]
 
 
-def run(landed: beam.PCollection, config: Config) -> beam.PCollection:
+def run(landed: beam.PCollection[Landed], config: Config) -> beam.PCollection[Manifest]:
     """Windows of sessions that have landed → the manifest of the evaluation."""
     target = config.new_target()
     sessions = (

@@ -69,7 +69,7 @@ class Config:
     expected: int
 
 
-def run(pipeline: beam.Pipeline, config: Config) -> beam.PCollection:
+def run(pipeline: beam.Pipeline, config: Config) -> beam.PCollection[Fit]:
     """The encoder's embeddings → the `Fit`, once its projection is in the lake."""
     columns = ["item_id", "embedding"] if config.share < 1 else ["embedding"]
     return (

@@ -68,7 +68,7 @@ class Config:
     cluster: Cluster
 
 
-def run(pipeline: beam.Pipeline, config: Config) -> beam.PCollection:
+def run(pipeline: beam.Pipeline, config: Config) -> beam.PCollection[Load]:
     """The rows that changed → the `Load`, once all is written."""
     changed = changed_since(config.since) if config.since else None
     counts = (

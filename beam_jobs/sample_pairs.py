@@ -53,7 +53,7 @@ from listing_lens.images.source import ImageSource
 from listing_lens.lake.pairs import TRAIN, VALIDATION, fingerprint, pairs
 from listing_lens.lake.records import DEAD_LETTER_SCHEMA, DeadLetter, by_version
 from listing_lens.lake.window import Window
-from listing_lens.lake.windows import DEAD_LETTERS, LISTINGS, SESSIONS, Lake
+from listing_lens.lake.windows import DEAD_LETTERS, LISTINGS, SESSIONS, Lake, Manifest
 from listing_lens.settings import load_settings
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class Config:
         return WindowTarget(self.lake, pairs(self.name), self.window)
 
 
-def run(landed: beam.PCollection, config: Config) -> beam.PCollection:
+def run(landed: beam.PCollection[Landed], config: Config) -> beam.PCollection[Manifest]:
     """Windows of listings that have landed → the manifest of the sample."""
     target, rules = config.new_target(), config.rules
     versions = (

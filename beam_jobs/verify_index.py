@@ -58,7 +58,7 @@ class Config:
     cluster: Cluster
 
 
-def run(pipeline: beam.Pipeline, config: Config) -> beam.PCollection:
+def run(pipeline: beam.Pipeline, config: Config) -> beam.PCollection[dict[str, int]]:
     """How many items of each kind the table holds; raises when any is not in the index as it should be."""
     items = (
         pipeline

@@ -42,7 +42,7 @@ class SampleListings(beam.PTransform):
 
     def expand(
         self, candidates: beam.PCollection[Listing]
-    ) -> tuple[beam.PCollection[SampledListing], beam.PCollection]:
+    ) -> tuple[beam.PCollection[SampledListing], beam.PCollection[str]]:
         rules = self._rules
         strata = (
             candidates

@@ -26,7 +26,7 @@ class LoadPhotos(beam.PTransform):
         super().__init__()
         self._load = LoadPhotoBatch(uri, source, side)
 
-    def expand(self, elements: beam.PCollection) -> DoOutputsTuple:
+    def expand(self, elements: beam.PCollection[Any]) -> DoOutputsTuple:
         return (
             elements
             | "Spread" >> beam.Reshuffle()

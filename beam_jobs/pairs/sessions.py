@@ -62,7 +62,9 @@ class SampleSessions(beam.PTransform):
         self._catalog = catalog
         self._target = target
 
-    def expand(self, pcolls: tuple[beam.PCollection, beam.PCollection]) -> tuple[beam.PCollection, beam.PCollection]:
+    def expand(
+        self, pcolls: tuple[beam.PCollection[HashedPair], beam.PCollection[tuple[str, str]]]
+    ) -> tuple[beam.PCollection[tuple[str, str]], beam.PCollection[tuple[str, int]]]:
         hashed, twins = pcolls
         rules, target, pipeline = self._rules, self._target, hashed.pipeline
         sessions = (
@@ -161,11 +163,11 @@ class KeepSessionsWithPhotos(beam.DoFn):
 class _DistinctKeys(beam.PTransform):
     """Texts → each distinct text once, as a key."""
 
-    def expand(self, texts: beam.PCollection) -> beam.PCollection:
+    def expand(self, texts: beam.PCollection[str]) -> beam.PCollection[tuple[str, None]]:
         return texts | beam.Distinct() | beam.Map(lambda text: (text, None))
 
 
-def _ids(sessions: beam.PCollection, label: str) -> AsDict:
+def _ids(sessions: beam.PCollection[Session], label: str) -> AsDict:
     """The ids of all items that sessions showed, as a side input."""
     return AsDict(
         sessions | f"Ids {label}" >> beam.FlatMap(attrgetter("shown")) | f"Each once {label}" >> _DistinctKeys()

@@ -34,7 +34,7 @@ class FindTwins(beam.PTransform):
         super().__init__()
         self._most = most
 
-    def expand(self, hashed: beam.PCollection) -> beam.PCollection:
+    def expand(self, hashed: beam.PCollection[HashedPair]) -> beam.PCollection[tuple[str, str]]:
         alike = (
             hashed
             | "By hash" >> beam.WithKeys(lambda pair: pair.image_hash)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
@@ -25,7 +26,7 @@ class ReadTable(beam.PTransform):
         self._filter = filter
         self._batch_rows = batch_rows
 
-    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection:
+    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[pa.RecordBatch]:
         return (
             pipeline
             | "Fragments" >> beam.Create(_fragments(self._table, self._version))
@@ -51,7 +52,7 @@ class ReadItems(beam.PTransform):
         self._version = version
         self._columns = columns
 
-    def expand(self, items: beam.PCollection) -> beam.PCollection:
+    def expand(self, items: beam.PCollection[tuple[str, Any]]) -> beam.PCollection[pa.RecordBatch]:
         fragments = [] if self._version is None else _fragments(self._table, self._version)
         return (
             items.pipeline

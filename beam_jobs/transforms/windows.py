@@ -100,7 +100,7 @@ class WriteRecords(beam.PTransform):
         self._write = WriteFiles(target, kind, schema, rows_per_group)
         self._batch = min(1024, rows_per_group)
 
-    def expand(self, records: beam.PCollection) -> beam.PCollection:
+    def expand(self, records: beam.PCollection[Any]) -> beam.PCollection[tuple[str, str]]:
         return (
             records
             | "Batch" >> beam.BatchElements(min_batch_size=self._batch // 4, max_batch_size=self._batch)
@@ -181,7 +181,7 @@ class CommitWindow(beam.PTransform):
         self._target = target
         self._seal = seal
 
-    def expand(self, found: dict[str, beam.PCollection]) -> beam.PCollection:
+    def expand(self, found: dict[str, beam.PCollection[Any]]) -> beam.PCollection[Manifest]:
         """Args: `files`: (kind, name); `counts`: (name, number), to be summed; others: given to `seal` as lists."""
         files, counts = found.pop("files"), found.pop("counts")
         return (
@@ -217,11 +217,11 @@ class CommitWindow(beam.PTransform):
 class MostCommon(beam.PTransform):
     """Elements → one list of the commonest few, and how often each is there."""
 
-    def expand(self, elements: beam.PCollection) -> beam.PCollection:
+    def expand(self, elements: beam.PCollection[str]) -> beam.PCollection[list[tuple[str, int]]]:
         counted = elements | "Count each" >> beam.combiners.Count.PerElement()
         return counted | "Most" >> beam.combiners.Top.Of(_NAMED_REASONS, key=lambda counted: counted[1])
 
 
-def count_as(elements: beam.PCollection, name: str) -> beam.PCollection:
+def count_as(elements: beam.PCollection[Any], name: str) -> beam.PCollection[tuple[str, int]]:
     """Elements → (name, 1) for each, to be summed."""
     return elements | f"Count {name}" >> beam.Map(lambda _: (name, 1))
