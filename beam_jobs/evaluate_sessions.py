@@ -1,10 +1,10 @@
-"""Evaluate an embedder on one window's search sessions: how well would it have ranked what was shown?
+"""Evaluate an embedder on one window's search sessions: how well would it have ranked the items that were shown?
 
-For each session the query photo is embedded, and the items that were shown are ranked by their similarity to it; those
-that were tapped are the relevant ones. Every session is judged by `embedding` (the encoder alone), by `projected`
-(what an index holds) and by the projection's first dimensions (`projected_8`, `projected_16`, …), so that the price of each
-shows. Sessions that cannot be judged are left out and counted by reason. The means are written to the lake, and the
-per-session metrics of the first two.
+For each session, the query photo is embedded and the shown items are ranked by their similarity to it; the tapped items are
+the relevant ones. Every session is evaluated with `embedding` (the encoder alone), `projected` (what an index holds) and the
+projection's first dimensions (`projected_8`, `projected_16`, …), which shows what each reduction costs. Sessions that cannot
+be evaluated are skipped and counted by reason. The lake receives the means of every variant, and the per-session metrics of
+the first two.
 
     python -m beam_jobs.evaluate_sessions --window_start … --window_end … --card '{"encoder_source": …}'
 """
@@ -57,12 +57,12 @@ RESULT_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Config:
-    """One evaluation: of which embedder, on which window's sessions."""
+    """One evaluation: which embedder, on which window's sessions."""
 
     lake: Lake
     window: Window
     card: EmbedderCard
-    # Of the encoder's table.
+    # The version of the encoder's table.
     version: int
     images: ImageSource
     runtime: Runtime
@@ -84,7 +84,7 @@ class Query:
 
 
 def run(landed: beam.PCollection[Landed], config: Config) -> beam.PCollection[Manifest]:
-    """Windows of sessions that have landed → the manifest of the evaluation."""
+    """Landed windows of sessions → the manifest of the evaluation."""
     target = config.new_target()
     sessions = (
         landed
@@ -147,7 +147,7 @@ def run(landed: beam.PCollection[Landed], config: Config) -> beam.PCollection[Ma
 
 
 class EmbedQueries(beam.DoFn):
-    """A batch of sessions → queries; sessions that no ranking can be judged by → the reason."""
+    """A batch of sessions → queries; `left_out`: the reason for each session that cannot be evaluated."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -176,9 +176,9 @@ class EmbedQueries(beam.DoFn):
 
 
 class RankShown(beam.DoFn):
-    """A session's query and the embeddings of what it showed → one row of metrics a variant; or the reason why not.
+    """A session's query and the embeddings of its shown items → one row of metrics per variant; or the reason for none.
 
-    Variants of fewer dimensions than an index holds have an output of their own, `fewer_dims`.
+    Variants with fewer dimensions than an index have their own output, `fewer_dims`.
     """
 
     def __init__(self, config: Config) -> None:
@@ -224,7 +224,7 @@ def _by_session(grouped: tuple[str, dict[str, Any]]) -> Iterable[tuple[str, tupl
 def _seal(
     found: dict[str, int], *, means: list[tuple[str, float]], config: Config
 ) -> tuple[dict[str, int], dict[str, Any]]:
-    """Refuse an evaluation in which sessions went missing, or none could be judged."""
+    """Reject an evaluation in which sessions went missing, or none could be evaluated."""
     counts = dict.fromkeys((*LEFT_OUT, "read", "evaluated"), 0) | found
     came_out = counts["evaluated"] + sum(counts[reason] for reason in LEFT_OUT)
     if counts["read"] != came_out:
@@ -239,15 +239,15 @@ def _seal(
 
 
 def configure(window: Window, card: EmbedderCard, *, afresh: bool = False) -> Config:
-    """Check what the evaluation depends on, before it starts.
+    """Check the evaluation's dependencies before it starts.
 
     Args:
-        window: whose sessions are judged.
-        card: the embedder's.
-        afresh: rank by the embeddings as they are now, also when the window was evaluated before.
+        window: the window whose sessions are evaluated.
+        card: the embedder's card.
+        afresh: use the current embeddings even if the window was evaluated before.
 
     Raises:
-        LensError: sessions of the window have not landed, the embedder is incomplete, the lake is out of reach.
+        LensError: sessions of the window have not landed, the embedder is incomplete, or the lake cannot be reached.
     """
     settings = load_settings()
     lake = Lake(settings.lake)
@@ -269,16 +269,16 @@ def configure(window: Window, card: EmbedderCard, *, afresh: bool = False) -> Co
 
 
 def _version(lake: Lake, window: Window, card: EmbedderCard, *, afresh: bool) -> int:
-    """The version of the encoder's table that the window is evaluated by: that of the first evaluation, so that a night that
-    is replayed gives the night's result."""
+    """The version of the encoder's table to evaluate the window with: the first evaluation's, so that replaying a night
+    reproduces its result."""
     embeddings = Embeddings(lake, card.encoder_id)
     spaces = [space for space in lake.folders(f"{lake.root}/evaluations") if space.startswith(f"{card.encoder_id}-")]
-    # Its own first.
+    # The card's own space first.
     for space in sorted(spaces, key=lambda space: space != card.space):
         if afresh or window not in lake.windows(evaluations(space), window):
             continue
         manifest = lake.manifest(evaluations(space), window)
-        # What was evaluated before there were tables names no version.
+        # A manifest without a version, or of an encoder with a longer id that begins with this one's, is skipped.
         if manifest.parameters["card"]["encoder_id"] != card.encoder_id or "version" not in manifest.parameters:
             continue
         version = int(manifest.parameters["version"])
