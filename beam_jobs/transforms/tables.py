@@ -1,4 +1,4 @@
-"""Tables of the lake in a pipeline: read fragment by fragment, each by one worker, or only the rows of some items."""
+"""Reading the lake's tables in a pipeline: fragment by fragment, each by one worker, or only the rows of given items."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from listing_lens.lake.tables import BATCH_ROWS, Table, scan
 
 
 class ReadTable(beam.PTransform):
-    """A table as of a version → `pa.RecordBatch`es of some columns, of the rows that a filter in SQL lets through."""
+    """A version of a table → `pa.RecordBatch`es of the given columns, of the rows that match an SQL filter."""
 
     def __init__(
         self, table: Table, version: int, columns: list[str], *, filter: str | None = None, batch_rows: int = BATCH_ROWS
@@ -41,9 +41,9 @@ class ReadTable(beam.PTransform):
 
 
 class ReadItems(beam.PTransform):
-    """(item id, anything), each once → `pa.RecordBatch`es with the rows that a table holds of these items.
+    """(item id, anything), one per item → `pa.RecordBatch`es with the table's rows for these items.
 
-    The ids go to every worker: they must fit in memory, the table need not. Of what was not asked for, only the ids are read.
+    The ids are sent to every worker and must fit in memory; the table need not. Of all other rows, only the ids are read.
     """
 
     def __init__(self, table: Table, version: int | None, columns: list[str]) -> None:
