@@ -1,4 +1,4 @@
-"""``lens catalog``: make a catalog to try things out with, or import your own."""
+"""``lens catalog``: make a demo catalog, or import your own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from listing_lens.lake.windows import LISTINGS, SESSIONS, Lake
 from listing_lens.settings import load_settings
 
 app = typer.Typer(no_args_is_help=True)
-# Rows of a summary.
+# Maximum rows of a summary.
 _WINDOWS_SHOWN = 40
 
 
@@ -88,7 +88,7 @@ def _progress() -> Progress:
 
 
 def _print_summary(lake: Lake, written: dict[Window, dict[str, int]], datasets: list[str]) -> None:
-    """One row per window, up to a screenful, and the total."""
+    """Print one row per window, up to a limit, and the totals."""
     table = Table("window", title=f"written to {lake.root}", show_footer=True)
     table.columns[0].footer = f"windows: {len(written):,}"
     for dataset in datasets:

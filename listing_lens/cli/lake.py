@@ -1,4 +1,4 @@
-"""``lens lake``: what the lake holds, and looking after it."""
+"""``lens lake``: inspect and maintain the lake."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _windows(embeddings: Embeddings) -> list[str]:
 
 
 def _size(embeddings: Embeddings) -> tuple[int, int]:
-    """Files of the items' table, and bytes of all its versions."""
+    """The number of files of the items table, and the bytes of all its versions."""
     if not embeddings.items.exists():
         return 0, 0
     return len(embeddings.items.open().get_fragments()), embeddings.lake.size(embeddings.items.path)

@@ -1,4 +1,4 @@
-"""The commands of `lens`, and how an error becomes one sentence."""
+"""The commands of `lens`, and how errors are reported."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from listing_lens.settings import load_settings
 
 
 class SentenceOnRefusal(TyperGroup):
-    """Prints a LensError as one sentence, without a traceback, and exits with 1."""
+    """Prints the message of a LensError, without a traceback, and exits with status 1."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
