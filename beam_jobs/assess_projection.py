@@ -192,10 +192,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--items",
         type=int,
         default=20_000,
-        help="about so many are searched (default: %(default)s)",
+        help="approximate number of items to search (default: %(default)s)",
     )
     arguments.add_argument(
-        "--queries", type=int, default=500, help="so many of them are searched for (default: %(default)s)"
+        "--queries", type=int, default=500, help="number of these used as queries (default: %(default)s)"
     )
     known, beam_arguments = arguments.parse_known_args(argv)
     config = configure(known.name, known.previous, known.items, known.queries)

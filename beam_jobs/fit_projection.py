@@ -214,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.add_argument("--whiten", action="store_true", help="scale every kept axis to the same variance")
     sample = arguments.add_mutually_exclusive_group()
     sample.add_argument("--fraction", type=float, metavar="SHARE", help="fit on this share of the items (default: all)")
-    sample.add_argument("--rows", type=int, help="fit on about so many rows (default: all)")
+    sample.add_argument("--rows", type=int, help="fit on approximately this many rows (default: all)")
     add_window(arguments, required=False)
     known, beam_arguments = arguments.parse_known_args(argv)
     config = configure(

@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.add_argument(
         "--all",
         action="store_true",
-        help="also letters that will not pass by themselves, that were tried too often, or too lately",
+        help="also permanent failures, exhausted letters and those not due yet",
     )
     known, beam_arguments = arguments.parse_known_args(argv)
     config = configure(known.encoder, all_letters=known.all)

@@ -28,9 +28,9 @@ def make(
     sessions: Annotated[int, typer.Option(help="Searches by photo.")] = 300,
     seed: Annotated[int, typer.Option(help="The same seed makes the same catalog.")] = 7,
     start: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="First day, in UTC.")] = datetime(2026, 11, 1),  # noqa: DTZ001
-    replace: Annotated[bool, typer.Option("--replace", help="Write over whatever listings the lake holds.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite any listings in the lake.")] = False,
 ) -> None:
-    """Make a marketplace: drawn products, sellers' photos of them, and searches by photo."""
+    """Make a synthetic marketplace: rendered products, sellers' photos of them, and searches by photo."""
     # Imported here: the other commands do not need it and should start fast.
     from listing_lens.demo.plan import DemoSpec
     from listing_lens.demo.write import make_catalog
@@ -53,9 +53,9 @@ def import_(
     file: Annotated[Path, typer.Argument(help="CSV in UTF-8, or Parquet.")],
     images: Annotated[Path | None, typer.Option(help="Folder that relative image paths start from.")] = None,
     window: Annotated[str, typer.Option(help="Length of a window: 1d, 6h, 30m.")] = "1d",
-    replace: Annotated[bool, typer.Option("--replace", help="Write over windows that hold listings.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite windows that already hold listings.")] = False,
 ) -> None:
-    """Import your own catalog: all of it or, when a row does not fit, nothing.
+    """Import your own catalog: all of it or, if any row is invalid, nothing.
 
     The columns are item_id, title, category ("A > B > C" or "A/B/C"), price (a whole number), image (a path below
     --images, or an address that begins with gs://, http:// or https://), status (on_sale, reserved, sold, deleted),

@@ -53,17 +53,20 @@ def fit(
     ] = None,
     whiten: Annotated[bool, typer.Option("--whiten", help="Scale every kept axis to the same variance.")] = False,
     fraction: Annotated[
-        float | None, typer.Option(help="Fit on this share of the items, drawn by a hash of their ids; default: all.")
+        float | None, typer.Option(help="Fit on this share of the items, sampled by a hash of their ids; default: all.")
     ] = None,
     rows: Annotated[
-        int | None, typer.Option(help="Fit on about so many embeddings, drawn likewise, instead of --fraction.")
+        int | None,
+        typer.Option(help="Fit on approximately this many embeddings, sampled likewise; not with --fraction."),
     ] = None,
     start: Start = None,
     end: End = None,
     encoder: Encoder = None,
-    items: Annotated[int | None, typer.Option(help="Assess it on about so many items; default: 20,000.")] = None,
-    queries: Annotated[int | None, typer.Option(help="Search for so many of them; default: 500.")] = None,
-    promote: Annotated[bool, typer.Option(help="Make it the champion; the first one becomes it anyway.")] = False,
+    items: Annotated[
+        int | None, typer.Option(help="Approximate number of items to assess it on; default: 20,000.")
+    ] = None,
+    queries: Annotated[int | None, typer.Option(help="Number of these used as queries; default: 500.")] = None,
+    promote: Annotated[bool, typer.Option(help="Make it the champion; the first one always becomes champion.")] = False,
 ) -> None:
     """Fit the projection on the lake's embeddings, assess it, and register the embedder in MLflow."""
     settings = load_settings()
@@ -84,7 +87,7 @@ def fit(
 
 @index.command("rebuild")
 def rebuild(model: Model = CHAMPION) -> None:
-    """Build a new index for an embedder, verify it, and point the alias to it; the index before is kept."""
+    """Build a new index for an embedder, verify it, and point the alias to it; the previous index is kept."""
     _rebuild(model, load_settings())
 
 
@@ -103,7 +106,7 @@ def list_indexes() -> None:
 
 @index.command("delete")
 def delete(name: Annotated[str, typer.Argument(help="The index's full name.")]) -> None:
-    """Delete an index that is not live: of a failed build, or one that is no longer needed for rollback."""
+    """Delete an index that is not live: from a failed build, or no longer needed for rollback."""
     search_index = SearchIndex.connect(load_settings())
     search_index.get(name)
     search_index.delete(name)

@@ -45,7 +45,7 @@ def status() -> None:
 
 
 def down() -> None:
-    """End the local stack; its data stays."""
+    """Stop the local stack; its data is kept."""
     console = Console(soft_wrap=True)
     with console.status("stopping") as spinner:
         count = stack.down(load_settings(), _narrator(console, spinner))
