@@ -1,1 +1,1 @@
-"""How the data moves: one Beam pipeline a file, runnable alone (`python -m beam_jobs.NAME --help`)."""
+"""The Beam pipelines: one per file, each runnable on its own (`python -m beam_jobs.NAME --help`)."""

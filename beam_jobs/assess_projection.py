@@ -1,10 +1,10 @@
-"""Assess a fitted projection: what it keeps of exact search, and how far it is from the one before.
+"""Assess a fitted projection: how well it preserves exact search, and how far it is from the previous one.
 
-A sample of the encoder's items, without those that are sold or deleted, is searched exactly
-with the whole embeddings and with the projection at several dimensions; the shares of neighbours that are found again are
-its recall. The projection before it, if one is named, is judged on the same items, and the angles between the two subspaces
-are taken: so that an engineer can decide whether the fit is worth an index rebuild. Items are drawn by a hash of their ids,
-and another one than a fit's.
+A sample of the encoder's items, excluding sold and deleted ones, is searched exactly, with the full embeddings and with the
+projection at several dimensions; the share of neighbours that the projection finds again is its recall. The previous
+projection, if given, is evaluated on the same items, and the principal angles between the two subspaces are computed, so that
+an engineer can decide whether the fit is worth an index rebuild. Items are sampled by a hash of their ids, with a different
+salt from the fit's.
 
     python -m beam_jobs.assess_projection --name 2026-01-31 --previous 1f2e3d4c
 """
@@ -47,13 +47,13 @@ logger = logging.getLogger(__name__)
 
 _SALT = "assess projection"
 
-# By dimensions: "recall@10" → of each query (q,).
+# Dimensions → metric ("recall@10") → its value for each query (q,).
 Recalls = dict[int, dict[str, NDArray[np.float64]]]
 
 
 @dataclass(frozen=True)
 class Config:
-    """One assessment: of which fit, against which projection if any, on which share of an encoder's items."""
+    """One assessment: which fit, compared with which projection (if any), on what share of an encoder's items."""
 
     embeddings: Embeddings
     name: str
@@ -65,8 +65,8 @@ class Config:
     expected: int
 
 
-def run(pipeline: beam.Pipeline, config: Config) -> beam.PCollection:
-    """The encoder's embeddings → the `Assessment`, once it is in the lake."""
+def run(pipeline: beam.Pipeline, config: Config) -> beam.PCollection[Assessment]:
+    """The encoder's embeddings → the `Assessment`, once it is saved to the lake."""
     return (
         pipeline
         | "Embeddings"
@@ -79,7 +79,7 @@ def run(pipeline: beam.Pipeline, config: Config) -> beam.PCollection:
 
 def _drawn(batch: pa.RecordBatch, config: Config) -> Iterator[tuple[str, NDArray[np.float32]]]:
     drawn = np.flatnonzero(is_sampled(batch["item_id"], config.share, _SALT))
-    # Copies: a view would hold the whole batch.
+    # Copies: a view would keep the whole batch alive.
     found = embedding_matrix(batch)[drawn]
     progress.advance("read", len(batch), config.expected)
     yield from zip(batch["item_id"].take(pa.array(drawn)).to_pylist(), found, strict=True)
@@ -103,10 +103,10 @@ def _assess_and_save(sample: Mapping[str, NDArray[np.float32]], config: Config) 
 
 
 def assess(vectors: NDArray[np.float32], queries: int, fitted: Projection, previous: Projection | None) -> Assessment:
-    """Judge a projection, and the one before it, on embeddings (n, d) in random order, of which the first are the queries.
+    """Evaluate a projection and the previous one on embeddings (n, d) in random order, the first of which are the queries.
 
     Raises:
-        LensError: a projection takes embeddings of other dimensions.
+        LensError: a projection expects embeddings of a different dimension.
     """
     asked, cutoffs = np.arange(queries), [k for k in CUTOFFS if k < len(vectors)]
     exact = scores(vectors, asked, nearest(vectors, asked, max(cutoffs)))
@@ -148,7 +148,7 @@ def _quality(projection: Projection, recalls: Recalls) -> Quality:
 
 
 def _about_mean(vectors: NDArray[np.float32], projection: Projection) -> NDArray[np.float32]:
-    """Embeddings (n, d) from where a projection has its origin, at unit length: what it would give if it kept all axes."""
+    """Embeddings (n, d) centred on a projection's mean, at unit length: what it would output if it kept every axis."""
     moved: NDArray[np.float32] = vectors - projection.mean.astype(np.float32)
     lengths = np.linalg.norm(moved, axis=1, keepdims=True)
     moved /= np.where(lengths > 0, lengths, 1)
@@ -156,10 +156,10 @@ def _about_mean(vectors: NDArray[np.float32], projection: Projection) -> NDArray
 
 
 def configure(name: str, previous_id: str | None, items: int, queries: int) -> Config:
-    """Find what a fit made, and the embeddings of its encoder as they are now.
+    """Find the result of a fit, and the current embeddings of its encoder.
 
     Raises:
-        LensError: no such fit has finished, the lake is out of reach, or there is nothing to draw or to ask.
+        LensError: no such fit has finished, the lake cannot be reached, or there are no items or queries to sample.
     """
     # A single query has no standard error.
     for option, value, least in (("items", items, 1), ("queries", queries, 2)):
@@ -192,10 +192,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--items",
         type=int,
         default=20_000,
-        help="about so many are searched (default: %(default)s)",
+        help="approximate number of items to search (default: %(default)s)",
     )
     arguments.add_argument(
-        "--queries", type=int, default=500, help="so many of them are searched for (default: %(default)s)"
+        "--queries", type=int, default=500, help="number of these used as queries (default: %(default)s)"
     )
     known, beam_arguments = arguments.parse_known_args(argv)
     config = configure(known.name, known.previous, known.items, known.queries)

@@ -1,10 +1,10 @@
-"""Compact the lake: small files of the embeddings' tables become large ones, and what nobody reads any more is removed.
+"""Compact the lake: merge the small files of the embeddings tables into large ones, and remove data that is no longer needed.
 
-Each merge adds a file and marks the rows that it replaced. This rewrites such files, each large one in a commit of its own, so
-that a window that is embedded meanwhile waits for one of them at most; rows that move do not count as changed. Before that,
-items that were sold or deleted more than LENS_LAKE_REMOVED_DAYS ago are deleted from the tables: a lake grows with the
-catalog, not with its history. Versions of a table older than LENS_LAKE_RETENTION_DAYS are forgotten, and what runs that died
-had staged is removed two days after.
+Each merge adds a file and marks the rows it replaced as deleted. This job rewrites such files, one commit per large file, so
+that a window embedded in the meantime waits for at most one of them; rows that only move do not count as changed. First,
+items sold or deleted more than LENS_LAKE_REMOVED_DAYS ago are deleted from the tables, so that the lake grows with the
+catalog, not with its history. Table versions older than LENS_LAKE_RETENTION_DAYS are dropped, and files staged by runs that
+died are removed after two days.
 
     python -m beam_jobs.compact_lake
     python -m beam_jobs.compact_lake --encoder models:/listing-encoder@champion
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Config:
-    """One compaction: of which encoders' tables, how long versions are kept, and before when sold items are deleted."""
+    """One compaction: which encoders' tables, how long versions are kept, and the cutoff for deleting sold items."""
 
     embeddings: tuple[Embeddings, ...]
     keep: timedelta
@@ -44,8 +44,8 @@ class Config:
         return tuple(table for embeddings in self.embeddings for table in embeddings.tables if table.exists())
 
 
-def run(tables: beam.PCollection, config: Config) -> beam.PCollection:
-    """`Table`s → what became of each, as `Compacted`."""
+def run(tables: beam.PCollection[Table], config: Config) -> beam.PCollection[Compacted]:
+    """`Table`s → the `Compacted` result of each."""
     return tables | "Spread tables" >> beam.Reshuffle() | "Compact" >> beam.Map(_compact, config)
 
 
@@ -63,12 +63,12 @@ def _compact(table: Table, config: Config) -> Compacted:
 
 
 def forget_removed(embeddings: Embeddings, before: datetime) -> int:
-    """Delete the rows of items that were sold or deleted before a time. Returns how many there were."""
+    """Delete the rows of items sold or deleted before a given time. Returns how many there were."""
     return embeddings.items.delete_where(removed_before(before))
 
 
 def sweep(embeddings: Embeddings, now: datetime) -> int:
-    """Remove what runs staged that cannot be running any more. Returns how many there were."""
+    """Remove the staged files of runs that can no longer be running. Returns the number of runs."""
     lake = embeddings.lake
     abandoned = [attempt for attempt in lake.folders(embeddings.staging) if is_abandoned(attempt, now)]
     for attempt in abandoned:
@@ -80,7 +80,7 @@ def configure(encoder_source: str | None = None) -> Config:
     """Find the tables of one encoder, or of every encoder.
 
     Raises:
-        LensError: the encoder is unknown, or the lake is out of reach.
+        LensError: the encoder is unknown, or the lake cannot be reached.
     """
     settings = load_settings()
     lake = Lake(settings.lake)

@@ -1,13 +1,13 @@
-"""Embed listings that have landed: lake → decode → encode → the encoder's table.
+"""Embed landed listings: lake → decode → encode → the encoder's table.
 
-Of each item the newest version that landed is compared with what the table holds. Listings that can be found by searching
-are embedded, unless their photo has not changed; those sold or deleted are kept without an embedding, so that an index learns
-of it. A photo that cannot be used, or a row that is no listing, is set aside with its reason, alone. A run comes into the
-table in one commit, or not at all; then the ledger says that its windows are embedded, and from which input.
+The newest landed version of each item is compared with the table's. Searchable listings are embedded, unless their photo is
+unchanged; sold and deleted ones are kept without an embedding, so that the indexes learn that they are gone. An unusable
+photo or an invalid row becomes a dead letter with its reason, without affecting the others. A run enters the table in a
+single commit, or not at all; the ledger then records that its windows are embedded, and from which input.
 
 With --each_landed, all landed windows whose input is not embedded yet are embedded together: the newest version of each item
-once, however many windows it is in. A catalog of millions is taken in slices of its items, each a commit of its own: a run
-that was killed goes on with those that are missing.
+once, however many windows contain it. A catalog of millions is processed in slices of its items, one commit per slice: if the
+run is killed, the next one skips the items that are already in the table.
 
     python -m beam_jobs.embed_listings --window_start 2026-01-31T00:00:00Z --window_end 2026-02-01T00:00:00Z
     python -m beam_jobs.embed_listings --each_landed --encoder models:/listing-encoder@candidate
@@ -42,18 +42,18 @@ from models.sampling import sample_number
 
 logger = logging.getLogger(__name__)
 
-# What the ledger counts of a window: the rows that were `read`, of which some were `refused`, some `older` versions of an
-# item, and the `newest` of each, whose outcomes are the next six. Some of the rows came `late`; the model `encoded` so many
-# photos: the same bytes are encoded once.
+# The ledger's counts for a window: rows `read`, which are either `refused`, `older` versions of an item, or the `newest` of
+# one, whose outcomes are the next six. `late` counts rows that landed late; `encoded` counts the photos that the model
+# encoded: identical bytes are encoded once.
 COUNTS = ("read", "late", "refused", "older", "newest", *OUTCOMES, "encoded")
-# Items that are compared, embedded and merged together: their ids and versions go to every worker, 200 MB of them.
+# Items compared, embedded and merged together: their ids and versions, about 200 MB, are sent to every worker.
 _SLICE_ROWS = 2_000_000
 _SALT = "embed listings"
 
 
 @dataclass(frozen=True)
 class Part:
-    """A landed window that a run reads, and the window of the ledger that it is counted in."""
+    """A landed window that a run reads, and the ledger window in which it is counted."""
 
     landed: Landed
     window: Window
@@ -61,7 +61,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Config:
-    """One run: which landed windows, for which windows of the ledger, embedded how; one slice of their items of several."""
+    """One run, or one slice of its items: which landed windows, for which ledger windows, and how they are embedded."""
 
     parts: tuple[Part, ...]
     embedding: Embedding
@@ -82,13 +82,13 @@ class Config:
 
     @property
     def name(self) -> str:
-        """The windows, in words."""
+        """The windows, for messages."""
         first, *others = self.windows
         return str(first) if not others else f"{first} and {len(others)} more"
 
 
 def run(parts: beam.PCollection[Part], config: Config) -> beam.PCollection[Outcome]:
-    """`Part`s → the `Outcome`, once the listings are in the table."""
+    """`Part`s → the `Outcome`, once the listings are merged into the table."""
     read = (
         parts
         | "Spread windows" >> beam.Reshuffle()
@@ -105,7 +105,7 @@ def run(parts: beam.PCollection[Part], config: Config) -> beam.PCollection[Outco
 
 
 class ReadListings(beam.DoFn):
-    """`Part`s → of the run's slice, `Arrival`s; and `Letter`s of rows that are no listings."""
+    """`Part`s → the `Arrival`s of the run's slice; and `Letter`s for invalid rows."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -114,7 +114,7 @@ class ReadListings(beam.DoFn):
         config = self._config
         counts: Counter[str] = Counter()
         for listing in landed_listings(config.lake, part.landed, part.window):
-            # Rows that are no listings are spread, too: each slice is judged by its share of them.
+            # Invalid rows are spread over the slices too: each slice is checked against its own share of them.
             key = listing.row if isinstance(listing, Refused) else listing.item_id
             if config.slices > 1 and sample_number(_SALT, key) % config.slices != config.stage.slice:
                 continue
@@ -130,7 +130,7 @@ class ReadListings(beam.DoFn):
 
 
 def _check_and_merge(outcome: Outcome, config: Config) -> Outcome:
-    """Merge what was staged, unless listings went missing, too many were set aside, or a later attempt took over."""
+    """Merge the staged files, unless listings went missing, too many are dead letters, or a later attempt took over."""
     for window, counts in outcome.summary.counts.items():
         _require_accounted(window, Counter(counts))
     total = outcome.summary.total()
@@ -154,10 +154,10 @@ def _require_accounted(window: str, counts: Counter[str]) -> None:
 
 
 def complete(slices: Sequence[Config]) -> None:
-    """Say in the ledger that the windows of a run are embedded, once all its slices are.
+    """Record in the ledger that a run's windows are embedded, once all its slices are merged.
 
     Raises:
-        LensError: later attempts took over all of them.
+        LensError: later attempts took over all of the windows.
     """
     config = slices[0]
     embedding, stage = config.embedding, config.stage
@@ -172,11 +172,11 @@ def complete(slices: Sequence[Config]) -> None:
     parameters = {
         "encoder_source": embedding.encoder_source,
         "encoder_id": stage.embeddings.encoder_id,
-        # How the hosts that took part computed; none, or too few images to choose by, is float32.
+        # The backends that the hosts chose; a host without a calibration, e.g. with too few images for one, used float32.
         "calibrations": [calibration for summary in summaries for calibration in summary.calibrations],
     }
     completed = {window: Completed(tuple(inputs[window]), counts[window]) for window in config.windows}
-    # Rows that were invalid when a window landed before, and are gone since.
+    # Rows that were invalid in an earlier landing of a window, and are no longer there.
     DeadLetters(stage.embeddings).forget_refused({part.landed.window for part in config.parts}, embedding.now)
     done = Ledger(stage.embeddings).complete(completed, stage.attempt, parameters, datetime.now(UTC))
     config.lake.remove_folder(stage.folder)
@@ -185,14 +185,14 @@ def complete(slices: Sequence[Config]) -> None:
 
 
 def configure(windows: Mapping[Window, Sequence[Window]], encoder_source: str | None = None) -> Config:
-    """Check what the run depends on, before it starts.
+    """Check the run's dependencies before it starts.
 
     Args:
-        windows: of the ledger, and the landed ones that each of them reads.
-        encoder_source: the encoder; None is LENS_ENCODER.
+        windows: ledger windows, each with the landed windows it reads.
+        encoder_source: the encoder; None means LENS_ENCODER.
 
     Raises:
-        LensError: a landed window is gone, the encoder is unknown, the lake is out of reach.
+        LensError: a landed window is gone, the encoder is unknown, or the lake cannot be reached.
     """
     settings = load_settings()
     lake = Lake(settings.lake)
@@ -213,7 +213,7 @@ def configure(windows: Mapping[Window, Sequence[Window]], encoder_source: str | 
 
 
 def slice_of(config: Config, number: int) -> Config:
-    """One of the run's slices, compared with the table as it is now."""
+    """One of the run's slices, to be compared with the current version of the table."""
     embedding, stage = config.embedding, replace(config.embedding.stage, slice=number)
     return replace(config, embedding=replace(embedding, stage=stage, version=embedding.embeddings.items.version()))
 
@@ -232,12 +232,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     known, beam_arguments = arguments.parse_known_args(argv)
     settings = load_settings()
     window = optional_window(known)
-    # An alias may move meanwhile: what is compared is what is embedded.
+    # An alias may move in the meantime: resolve it once, so that the comparison and the embedding use the same encoder.
     source = resolve_encoder(known.encoder, settings)
     lake = Lake(settings.lake)
     lake.check()
     if known.each_landed:
-        # Each reads itself alone: those that overlap it are embedded too, or have been.
+        # Each window reads only itself: the windows that overlap it are embedded too, or have been already.
         windows = {landed: [landed] for landed in _not_embedded(lake, window, source)}
     elif window:
         windows = {window: lake.covering(LISTINGS, window)}

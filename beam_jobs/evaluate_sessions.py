@@ -1,10 +1,10 @@
-"""Evaluate an embedder on one window's search sessions: how well would it have ranked what was shown?
+"""Evaluate an embedder on one window's search sessions: how well would it have ranked the items that were shown?
 
-For each session the query photo is embedded, and the items that were shown are ranked by their similarity to it; those
-that were tapped are the relevant ones. Every session is judged by `embedding` (the encoder alone), by `projected`
-(what an index holds) and by the projection's first dimensions (`projected_8`, `projected_16`, …), so that the price of each
-shows. Sessions that cannot be judged are left out and counted by reason. The means are written to the lake, and the
-per-session metrics of the first two.
+For each session, the query photo is embedded and the shown items are ranked by their similarity to it; the tapped items are
+the relevant ones. Every session is evaluated with `embedding` (the encoder alone), `projected` (what an index holds) and the
+projection's first dimensions (`projected_8`, `projected_16`, …), which shows what each reduction costs. Sessions that cannot
+be evaluated are skipped and counted by reason. The lake receives the means of every variant, and the per-session metrics of
+the first two.
 
 An item is judged by the newest embedding that it had since the window began, also when it has been sold since. A window that
 is evaluated again is judged by the embeddings of the first time (--afresh: by those of today).
@@ -41,7 +41,7 @@ from listing_lens.lake.fits import load_projection
 from listing_lens.lake.records import Session
 from listing_lens.lake.tables import places_between, version_at
 from listing_lens.lake.window import Window
-from listing_lens.lake.windows import ROWS, SESSIONS, Lake, evaluations
+from listing_lens.lake.windows import ROWS, SESSIONS, Lake, Manifest, evaluations
 from listing_lens.settings import load_settings
 from models.embedder import EmbedderCard
 from models.encoders.runtime import Runtime
@@ -61,7 +61,7 @@ RESULT_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Config:
-    """One evaluation: of which embedder, on which window's sessions."""
+    """One evaluation: which embedder, on which window's sessions."""
 
     lake: Lake
     window: Window
@@ -87,8 +87,8 @@ class Query:
     embedding: NDArray[np.float32]
 
 
-def run(landed: beam.PCollection, config: Config) -> beam.PCollection:
-    """Windows of sessions that have landed → the manifest of the evaluation."""
+def run(landed: beam.PCollection[Landed], config: Config) -> beam.PCollection[Manifest]:
+    """Landed windows of sessions → the manifest of the evaluation."""
     target = config.new_target()
     sessions = (
         landed
@@ -153,7 +153,7 @@ def run(landed: beam.PCollection, config: Config) -> beam.PCollection:
 
 
 class EmbedQueries(beam.DoFn):
-    """A batch of sessions → queries; sessions that no ranking can be judged by → the reason."""
+    """A batch of sessions → queries; `left_out`: the reason for each session that cannot be evaluated."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -182,9 +182,9 @@ class EmbedQueries(beam.DoFn):
 
 
 class RankShown(beam.DoFn):
-    """A session's query and the embeddings of what it showed → one row of metrics a variant; or the reason why not.
+    """A session's query and the embeddings of its shown items → one row of metrics per variant; or the reason for none.
 
-    Variants of fewer dimensions than an index holds have an output of their own, `fewer_dims`.
+    Variants with fewer dimensions than an index have their own output, `fewer_dims`.
     """
 
     def __init__(self, config: Config) -> None:
@@ -231,7 +231,7 @@ def _by_session(grouped: tuple[str, dict[str, Any]]) -> Iterable[tuple[str, tupl
 def _seal(
     found: dict[str, int], *, means: list[tuple[str, float]], config: Config
 ) -> tuple[dict[str, int], dict[str, Any]]:
-    """Refuse an evaluation in which sessions went missing, or none could be judged."""
+    """Reject an evaluation in which sessions went missing, or none could be evaluated."""
     counts = dict.fromkeys((*LEFT_OUT, "read", "evaluated"), 0) | found
     came_out = counts["evaluated"] + sum(counts[reason] for reason in LEFT_OUT)
     if counts["read"] != came_out:
@@ -246,15 +246,15 @@ def _seal(
 
 
 def configure(window: Window, card: EmbedderCard, *, afresh: bool = False) -> Config:
-    """Check what the evaluation depends on, before it starts.
+    """Check the evaluation's dependencies before it starts.
 
     Args:
-        window: whose sessions are judged.
-        card: the embedder's.
-        afresh: rank by the embeddings as they are now, also when the window was evaluated before.
+        window: the window whose sessions are evaluated.
+        card: the embedder's card.
+        afresh: use the current embeddings even if the window was evaluated before.
 
     Raises:
-        LensError: sessions of the window have not landed, the embedder is incomplete, the lake is out of reach.
+        LensError: sessions of the window have not landed, the embedder is incomplete, or the lake cannot be reached.
     """
     settings = load_settings()
     lake = Lake(settings.lake)
@@ -280,7 +280,7 @@ def _versions(lake: Lake, window: Window, card: EmbedderCard, *, afresh: bool) -
     to the time of its first evaluation, so that a night that is replayed gives the night's result."""
     items = Embeddings(lake, card.encoder_id).items
     spaces = [space for space in lake.folders(f"{lake.root}/evaluations") if space.startswith(f"{card.encoder_id}-")]
-    # Its own first.
+    # The card's own space first.
     for space in sorted(spaces, key=lambda space: space != card.space):
         if afresh or window not in lake.windows(evaluations(space), window):
             continue

@@ -1,9 +1,9 @@
-"""Fit the projection: the lake's embeddings → moments that merge → eigendecomposition → a projection in the lake.
+"""Fit the projection: the lake's embeddings → mergeable moments → eigendecomposition → a projection in the lake.
 
-Reads the newest embedding of each item once, and holds no more than a batch of rows and a few matrices of d × d per worker.
-It can be fitted on a sample: of the items that were last updated in a span (--window_start, --window_end), of a share of the
-items (--fraction), or of about so many (--rows). Items are sampled by a hash of their ids: a sample repeats, and contains
-every smaller one.
+Reads the newest embedding of each item once; each worker holds no more than a batch of rows and a few d × d matrices.
+The fit can be restricted to items last updated in a window (--window_start, --window_end), and to a sample: a share of the
+items (--fraction) or approximately a number of them (--rows). Items are sampled by a hash of their ids, so a sample is
+reproducible, and contains every smaller one.
 
     python -m beam_jobs.fit_projection --name 2026-01-31
     python -m beam_jobs.fit_projection --name 2026-01-31 --rows 2000000 --explained_variance 0.9 --whiten
@@ -47,14 +47,14 @@ Rows = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class Config:
-    """One fit, under which name: of which encoder's embeddings, and which axes are kept.
+    """One fit: its name, which encoder's embeddings it is fitted on, and which axes it keeps.
 
     Attributes:
-        share: of the items, which are drawn.
-        dims, explained_variance: what is kept, as `models.projection.fit_projection` takes it; one is None.
-        version: of the encoder's table.
-        within: only items that were last updated in it; None is all.
-        expected: embeddings that there are, before sampling.
+        share: share of the items to sample.
+        dims, explained_variance: which axes to keep, as `models.projection.fit_projection` takes them; one is None.
+        version: version of the encoder's table.
+        within: only items last updated in this window; None means all.
+        expected: number of embeddings before sampling.
     """
 
     embeddings: Embeddings
@@ -69,8 +69,8 @@ class Config:
     expected: int
 
 
-def run(pipeline: beam.Pipeline, config: Config) -> beam.PCollection:
-    """The encoder's embeddings → the `Fit`, once its projection is in the lake."""
+def run(pipeline: beam.Pipeline, config: Config) -> beam.PCollection[Fit]:
+    """The encoder's embeddings → the `Fit`, once its projection is saved to the lake."""
     columns = ["item_id", "embedding"] if config.share < 1 else ["embedding"]
     return (
         pipeline
@@ -83,7 +83,7 @@ def run(pipeline: beam.Pipeline, config: Config) -> beam.PCollection:
 
 
 class MergeMoments(beam.CombineFn):
-    """Matrices of rows (n, d) → their moments, in any order; None stands for no rows."""
+    """Matrices of rows (n, d) → their moments, merged in any order; None when there are no rows."""
 
     def create_accumulator(self) -> Moments | None:
         return None
@@ -159,8 +159,8 @@ def configure(
     """Find the embeddings to fit on, and the share of the items that makes up the sample.
 
     Raises:
-        LensError: the encoder is unknown, the lake is out of reach, or holds no embeddings of the encoder, or too few of too
-            few dimensions for the fit; or a share or a number that is none.
+        LensError: the encoder is unknown; the lake cannot be reached, or has no embeddings of the encoder; they are too few,
+            or of too few dimensions, for the fit; or a share or a number is out of range.
     """
     if fraction is not None and not 0 < fraction <= 1:
         raise LensError(f"--fraction is {fraction}: give a share of the items above 0, and 1 at most")
@@ -214,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.add_argument("--whiten", action="store_true", help="scale every kept axis to the same variance")
     sample = arguments.add_mutually_exclusive_group()
     sample.add_argument("--fraction", type=float, metavar="SHARE", help="fit on this share of the items (default: all)")
-    sample.add_argument("--rows", type=int, help="fit on about so many rows (default: all)")
+    sample.add_argument("--rows", type=int, help="fit on approximately this many rows (default: all)")
     add_window(arguments, required=False)
     known, beam_arguments = arguments.parse_known_args(argv)
     config = configure(

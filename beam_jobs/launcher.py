@@ -1,4 +1,4 @@
-"""What every job's command line shares: its options, its log, and one sentence when it refuses."""
+"""What every job's command line shares: options, logging, and one-sentence errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from listing_lens.settings import Settings
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
-    """A parser whose help begins with the job's docstring; unknown arguments are left for Beam."""
+    """A parser whose help begins with the job's docstring; unknown arguments are passed on to Beam."""
     return argparse.ArgumentParser(
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -30,7 +30,7 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 
 
 def add_window(arguments: argparse.ArgumentParser, *, required: bool) -> None:
-    """Add --window_start and --window_end, spelt as Beam and the Airflow provider spell options."""
+    """Add --window_start and --window_end, with underscores as in Beam's and the Airflow provider's options."""
     for bound in ("start", "end"):
         arguments.add_argument(
             f"--window_{bound}",
@@ -42,10 +42,10 @@ def add_window(arguments: argparse.ArgumentParser, *, required: bool) -> None:
 
 
 def optional_window(arguments: argparse.Namespace) -> Window | None:
-    """The window of arguments that may leave it out.
+    """The window given by the arguments; None when neither bound is given.
 
     Raises:
-        LensError: one bound is there alone, or is no time.
+        LensError: only one bound is given, or a bound is not a valid time.
     """
     bounds = {"--window_start": arguments.window_start, "--window_end": arguments.window_end}
     absent = [name for name, value in bounds.items() if value is None]
@@ -57,10 +57,10 @@ def optional_window(arguments: argparse.Namespace) -> Window | None:
 
 
 def pipeline_options(settings: Settings, beam_arguments: Sequence[str]) -> PipelineOptions:
-    """Beam's options: the settings' runner and options, then what the command line says, which wins.
+    """Beam's options: the runner and options from the settings, overridden by the command line.
 
     Raises:
-        LensError: an option that neither the job nor Beam has, or an unknown runner.
+        LensError: an option is known to neither the job nor Beam, or the runner is unknown.
     """
     configured = list(_as_arguments({"runner": settings.beam_runner, **settings.beam_options}))
     known = argparse.ArgumentParser(allow_abbrev=False)
@@ -78,13 +78,13 @@ def pipeline_options(settings: Settings, beam_arguments: Sequence[str]) -> Pipel
         raise LensError(
             f"Beam has no runner {runner!r}: set LENS_BEAM_RUNNER to FnApiRunner, or to one that it knows"
         ) from err
-    # Jobs are modules, imported by name on the workers: nothing of __main__ has to travel.
+    # Jobs are modules, imported by name on the workers: nothing in __main__ needs to be pickled.
     options.view_as(SetupOptions).save_main_session = False
     return options
 
 
 def _as_arguments(options: Mapping[str, object]) -> Iterator[str]:
-    """Options by name as a command line spells them."""
+    """Options by name, as command-line arguments."""
     for name, value in options.items():
         if value is True:
             yield f"--{name}"
@@ -95,11 +95,11 @@ def _as_arguments(options: Mapping[str, object]) -> Iterator[str]:
 
 
 def launch(main: Callable[[Sequence[str] | None], object]) -> None:
-    """Run a job's `main` as a program: log to standard error, exit with 1 and one sentence when it refuses."""
+    """Run a job's `main` as a program: log to standard error; on a LensError, exit with status 1 and its message."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for chatty in ("apache_beam", "httpx", "elastic_transport"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    # Its line about the job's id is what the Airflow operator finds the job on Dataflow by.
+    # The Airflow operator finds the Dataflow job by the id in this logger's output.
     logging.getLogger("apache_beam.runners.dataflow").setLevel(logging.INFO)
     try:
         _importable(main)(None)
@@ -111,9 +111,9 @@ def launch(main: Callable[[Sequence[str] | None], object]) -> None:
 
 
 def _importable(main: Callable[[Sequence[str] | None], object]) -> Callable[[Sequence[str] | None], object]:
-    """A job's `main` in the module of its own name.
+    """A job's `main`, imported from the module under its own name.
 
-    What `__main__` defines cannot be found there by a worker, where `__main__` is another program.
+    A worker cannot find what the job defines in `__main__`: there, `__main__` is a different program.
     """
     if main.__module__ != "__main__":
         return main
@@ -123,9 +123,9 @@ def _importable(main: Callable[[Sequence[str] | None], object]) -> Callable[[Seq
 
 
 def refusal(err: BaseException) -> str | None:
-    """The sentence of the LensError that ended a job; None when something else did.
+    """The message of the LensError that ended a job; None when something else did.
 
-    A runner reports what a worker raised as text, whatever it was: the sentence is read back from it.
+    A runner reports a worker's exception as text, so the message is parsed back out of it.
     """
     text = f"LensError: {err}" if isinstance(err, LensError) else str(err)
     found = re.search(r"LensError: (.+?)(?= \[while running|\n|\\n|$)", text)

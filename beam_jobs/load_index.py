@@ -1,13 +1,13 @@
 """Load an index: the newest version of each item → projected to the index's own space → Elasticsearch.
 
-An index names its space, and the job projects with that one: vectors of another space cannot get in. Documents carry
-the listing's version as an external version, so rows load in any order and a load can be repeated. What was loaded before is
-not loaded again: only the rows that changed since, up to the table's version when the job begins.
+An index names its space, and the job uses that space's projection, so vectors of another space cannot get in. Documents carry
+the listing's version as an external version, so rows can be loaded in any order, and a load can be repeated. Loads are
+incremental: only the rows that changed since the last load are written, up to the table's version when the job starts.
 
-With --index, one index is loaded: how a rebuild fills it. What was embedded meanwhile is loaded after it, until nothing is
-left. Without, every index that was filled, each from the table of its own encoder: the live one, those kept for rollback, and
-one that awaits its swap, so that whichever the alias points to next lacks nothing. With a window, the live index must get it:
-its encoder must have embedded it.
+With --index, only that index is loaded; this is how a rebuild fills it. Whatever is embedded in the meantime is loaded
+afterwards, until the index is up to date. Without it, every index that has been filled is loaded, each from its own encoder's
+table: the live one, those kept for rollback and one awaiting its swap, so that whichever the alias points to next is complete.
+With a window, the live index must receive it: its encoder must have embedded that window.
 
     python -m beam_jobs.load_index --index listings-…
     python -m beam_jobs.load_index --window_start 2026-01-31T00:00:00Z --window_end 2026-02-01T00:00:00Z
@@ -45,18 +45,18 @@ from models.encoders.files import identify
 
 logger = logging.getLogger(__name__)
 
-# Rows that are projected and written together.
+# Rows projected and written together.
 _BATCH_ROWS = 2000
 _COLUMNS = [*LISTING_SCHEMA.names, "embedding"]
 
 
 @dataclass(frozen=True)
 class Config:
-    """One load: of which rows of an encoder's table, into which index.
+    """One load: which rows of an encoder's table, into which index.
 
     Attributes:
-        since, version: rows that changed after the one, as the other has them.
-        expected: how many those are.
+        since, version: load the rows that changed after version `since`, as they are in version `version`.
+        expected: number of those rows.
     """
 
     embeddings: Embeddings
@@ -68,14 +68,14 @@ class Config:
     cluster: Cluster
 
 
-def run(pipeline: beam.Pipeline, config: Config) -> beam.PCollection:
-    """The rows that changed → the `Load`, once all is written."""
+def run(pipeline: beam.Pipeline, config: Config) -> beam.PCollection[Load]:
+    """The changed rows → the `Load`, once all of them are written."""
     changed = changed_since(config.since) if config.since else None
     counts = (
         pipeline
         | "Embeddings"
         >> ReadTable(config.embeddings.items, config.version, _COLUMNS, filter=changed, batch_rows=_BATCH_ROWS)
-        # A fragment is read by one worker; its batches are written by many.
+        # One worker reads a fragment; many write its batches.
         | "Spread batches" >> beam.Reshuffle()
         | "Project and write" >> beam.ParDo(ProjectAndWrite(config))
         | "Sum" >> beam.CombinePerKey(sum)
@@ -88,7 +88,7 @@ def run(pipeline: beam.Pipeline, config: Config) -> beam.PCollection:
 
 
 class ProjectAndWrite(beam.DoFn):
-    """A batch of rows → (outcome, count) pairs, once the index has taken them."""
+    """A batch of rows → (outcome, count) pairs, once the index has accepted them."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -136,19 +136,20 @@ def _report(outcomes: dict[str, int], config: Config) -> Load:
 def configure(
     index_name: str | None, window: Window | None = None, *, encoder_source: str | None = None
 ) -> list[Config]:
-    """Find the indexes to load, and what each of them lacks.
+    """Find the indexes to load, and what each of them is missing.
 
     Args:
-        index_name: the index to load; None is the live one and every other that was filled.
-        window: that must be embedded for the live index, or the one that was asked for.
+        index_name: the index to load; None means the live one and every other that has been filled.
+        window: a window that the encoder of the live (or requested) index must have embedded.
         encoder_source: only indexes of this encoder.
 
     Returns:
-        The live one's first. Others that cannot be loaded are left out, and warned of: they must not keep listings from it.
+        One config per index, the live one first. Other indexes that cannot be loaded are skipped with a warning: they must
+        not keep new listings out of the live one.
 
     Raises:
-        LensError: the index that was asked for, or the live one, or its projection, the encoder, the lake or the cluster
-            cannot be found; or the window is not embedded by that index's encoder.
+        LensError: the requested (or live) index, its projection, the encoder, the lake or the cluster cannot be found; or
+            that index's encoder has not embedded the window.
     """
     settings = load_settings()
     lake = Lake(settings.lake)
@@ -164,7 +165,7 @@ def configure(
     configs = []
     for index in sorted(indexes, key=lambda index: index != required):
         if index != required and not loaded_version(lake, index.name):
-            # All of the table would be loaded, beside the rebuild that is at it.
+            # This would load the whole table, in parallel with the rebuild that is doing so.
             logger.info("index %s is left to the rebuild that made it, which has not filled it yet", index.name)
             continue
         try:
@@ -178,7 +179,7 @@ def configure(
 
 
 def lacking(lake: Lake, index: Index, cluster: Cluster) -> Config:
-    """What an index lacks now. Raises LensError when its encoder has embedded nothing yet."""
+    """What an index is currently missing. Raises LensError when its encoder has embedded nothing yet."""
     embeddings = Embeddings(lake, index.card.encoder_id)
     version, since = embeddings.require(), loaded_version(lake, index.name)
     changed = embeddings.count(version, changed_since(since) if since else None)

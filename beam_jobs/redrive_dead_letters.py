@@ -1,9 +1,10 @@
-"""Re-drive dead letters: listings that could not be embedded are tried again.
+"""Re-drive dead letters: retry the listings that could not be embedded.
 
-Letters whose failure may pass (a server that did not answer, or took too long) are due after a pause that doubles with each
-try, from 15 minutes on, eight times at most. With --all, every letter of a listing is tried, whatever its reason and whenever
-its last try was: after an image server was repaired for good, say. What succeeds comes into the table, and its letter goes;
-what fails again keeps it, with the new reason. A letter of a listing that has a newer version by now goes without a try.
+Transient failures (a server that did not answer, or took too long) are retried with exponential backoff: after 15 minutes,
+then with a pause that doubles each time, up to eight attempts in all. With --all, every dead letter of a listing is retried,
+whatever its reason and however recent its last attempt: for example, once an image server has been repaired. A listing that
+succeeds is merged into the table and its letter removed; one that fails again keeps its letter, with the new reason. A letter
+of a listing that has a newer version by now is removed without a retry.
 
     python -m beam_jobs.redrive_dead_letters
     python -m beam_jobs.redrive_dead_letters --encoder models:/listing-encoder/3 --all
@@ -34,14 +35,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Config:
-    """One run: which letters, embedded how."""
+    """One run: which letters to retry, and how they are embedded."""
 
     letters: tuple[Letter, ...]
     embedding: Embedding
 
 
 def run(letters: beam.PCollection[Letter], config: Config) -> beam.PCollection[Outcome]:
-    """`Letter`s → the `Outcome`, once what succeeded is in the table and the letters say what failed again."""
+    """`Letter`s → the `Outcome`, once successes are merged into the table and the letters of failures are updated."""
     arrivals = letters | "Listings" >> beam.FlatMap(_arrivals)
     staged = embed_newest(arrivals, config.embedding)
     return outcome_of(letters.pipeline, staged) | "Check and merge" >> beam.Map(_check_and_merge, config)
@@ -58,7 +59,7 @@ def _check_and_merge(outcome: Outcome, config: Config) -> Outcome:
         raise LensError(f"{len(config.letters)} dead letters went in, {came_out} came out: {dict(total)}")
     stage = config.embedding.stage
     merge(outcome, stage)
-    # Listings that the table holds as new, or newer, by now are answered too.
+    # Listings of which the table now holds the same version, or a newer one, are settled too.
     failed = {letter.key for letter in outcome.letters}
     answered = {letter.item_id: letter.version for letter in config.letters if letter.key not in failed}
     DeadLetters(stage.embeddings).settle(answered)
@@ -69,14 +70,14 @@ def _check_and_merge(outcome: Outcome, config: Config) -> Outcome:
 
 
 def configure(encoder_source: str | None = None, *, all_letters: bool = False) -> Config:
-    """Find the letters to try.
+    """Find the letters to retry.
 
     Args:
-        encoder_source: whose letters; None is LENS_ENCODER.
-        all_letters: also those that will not pass by themselves, that were tried too often, or too lately.
+        encoder_source: the encoder whose letters are retried; None means LENS_ENCODER.
+        all_letters: also retry permanent failures, exhausted letters and those not due yet.
 
     Raises:
-        LensError: the encoder is unknown, or the lake is out of reach.
+        LensError: the encoder is unknown, or the lake cannot be reached.
     """
     settings = load_settings()
     lake = Lake(settings.lake)
@@ -96,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.add_argument(
         "--all",
         action="store_true",
-        help="also letters that will not pass by themselves, that were tried too often, or too lately",
+        help="also permanent failures, exhausted letters and those not due yet",
     )
     known, beam_arguments = arguments.parse_known_args(argv)
     config = configure(known.encoder, all_letters=known.all)

@@ -1,18 +1,18 @@
-"""Sample image–title pairs for fine-tuning: listings of a window → sampled, decoded, freed of twins → shards in the lake.
+"""Sample image–title pairs for fine-tuning: listings of a window → sample, decode, deduplicate → shards in the lake.
 
-A listing version counts if it is or was for sale to anybody (`on_sale`, `sold`) and its title is not a message to a buyer;
-the newest such version of an item is the candidate, so an item that was reserved later is used as it was before.
-The sample follows from a hash of the items: a rerun gives the same one, and a larger one contains the smaller. Only what
-is sampled is fetched. Everything that is not in the sample is counted by the rule that left it out.
+A listing version is eligible if it is or was for sale to anybody (`on_sale`, `sold`) and its title is not a message to a
+buyer; the newest such version of an item is the candidate, so an item that was reserved later is used as it was before.
+The sample is determined by a hash of the items: a rerun gives the same sample, and a larger sample contains every smaller
+one. Only sampled photos are fetched. Everything that is not in the sample is counted by the rule that excluded it.
 
-The sample includes search sessions of the window, with photos of what they showed, to validate and compare encoders on.
+The sample includes search sessions of the window, with the photos of the shown items, to validate and compare encoders on.
 
-The shards are Parquet, like everything in the lake: readers stream a row group at a time, prune columns, seek to where
-a resumed training stopped, and need only pyarrow. WebDataset's tar files hold the same bytes but no schema,
-no counts and no way to skip; MDS needs a reader and a cache of its own. A row's shard and its place in it follow from
-a hash, so that each shard is a random sample, and shuffling within a buffer suffices for training.
+The shards are Parquet, like all datasets in the lake: readers stream one row group at a time, prune columns, seek to where a
+resumed training run stopped, and need only pyarrow. WebDataset's tar files hold the same bytes but no schema, no counts
+and no way to skip; MDS needs a reader and a cache of its own. A row's shard and its position in it are determined by a
+hash, so each shard is a random sample, and shuffling within a buffer suffices for training.
 
-The runner holds what is shuffled: the local one keeps it in memory, about 40 KB per pair at 288 pixels.
+The runner holds the shuffled data: the local one keeps it in memory, about 40 KB per pair at 288 pixels.
 
     python -m beam_jobs.sample_pairs --name autumn --window_start 2026-08-01T00:00:00Z --window_end 2026-11-01T00:00:00Z
 """
@@ -53,7 +53,7 @@ from listing_lens.images.source import ImageSource
 from listing_lens.lake.pairs import TRAIN, VALIDATION, fingerprint, pairs
 from listing_lens.lake.records import DEAD_LETTER_SCHEMA, DeadLetter, by_version
 from listing_lens.lake.window import Window
-from listing_lens.lake.windows import DEAD_LETTERS, LISTINGS, SESSIONS, Lake
+from listing_lens.lake.windows import DEAD_LETTERS, LISTINGS, SESSIONS, Lake, Manifest
 from listing_lens.settings import load_settings
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Config:
-    """One run: what to sample, by which rules, from and to which lake."""
+    """One run: what to sample, by which rules, in which lake."""
 
     lake: Lake
     name: str
@@ -79,8 +79,8 @@ class Config:
         return WindowTarget(self.lake, pairs(self.name), self.window)
 
 
-def run(landed: beam.PCollection, config: Config) -> beam.PCollection:
-    """Windows of listings that have landed → the manifest of the sample."""
+def run(landed: beam.PCollection[Landed], config: Config) -> beam.PCollection[Manifest]:
+    """Landed windows of listings → the manifest of the sample."""
     target, rules = config.new_target(), config.rules
     versions = (
         landed
@@ -142,7 +142,7 @@ def run(landed: beam.PCollection, config: Config) -> beam.PCollection:
 def _seal(
     found: dict[str, int], *, reasons: list[list[tuple[str, int]]], contents: list[int], config: Config
 ) -> tuple[dict[str, int], dict[str, Any]]:
-    """Refuse a sample in which something went missing, of which too much was set aside, or a part is empty."""
+    """Reject a sample in which something went missing, too many listings are dead letters, or a split is empty."""
     counts = accounted(found, config.name)
     [commonest] = reasons
     require_few_dead_letters(
@@ -160,11 +160,11 @@ def _seal(
 
 
 def configure(name: str, window: Window, rules: Rules) -> Config:
-    """Check what the sample depends on, before anything is read.
+    """Check the sample's dependencies before anything is read.
 
     Raises:
-        LensError: the name is invalid, or is that of a sample of another window; listings of the window have not landed, or
-            sessions have not although some are wanted; the lake cannot be reached.
+        LensError: the name is invalid or taken by a sample of another window; the window's listings, or its sessions if any
+            are requested, have not landed; or the lake cannot be reached.
     """
     settings = load_settings()
     lake = Lake(settings.lake)

@@ -1,13 +1,13 @@
-"""Verify an index: every listing that was loaded is in the index, as new as in the lake, and can be found if it should.
+"""Verify an index: every loaded listing is in it, at least as new as in the lake, and can be found if it should be.
 
-Reads the newest version of each item, as of the table's version that was loaded, and looks it up in the index by id.
-Anything missing, older, without its vector, or searchable where it should not be fails the job, by name, before an alias is
-moved.
+Reads the newest version of each item, as of the loaded version of the table, and looks it up in the index by id. The job
+fails, with examples, if any item is missing, outdated, without its vector, or searchable when it should not be; so the alias
+is not moved.
 
-Nor may a window of listings be missing as a whole: one that had landed before the index's first load began, and that its
-encoder has not embedded, fails the job too.
+Whole windows of listings must not be missing either: the job also fails if a window landed before the index's first load
+began and the index's encoder has not embedded it.
 
-A window that landed since is not judged: its own run of `embed_new_listings` brings it into every index, this one
+Windows that landed later are not checked: their own `embed_new_listings` runs bring them into every index, this one
 included.
 
     python -m beam_jobs.verify_index --index listings-…
@@ -40,17 +40,17 @@ from listing_lens.settings import load_settings
 logger = logging.getLogger(__name__)
 
 _BATCH_ITEMS = 1000
-# Discrepancies that the error names.
+# Discrepancies listed in the error message.
 _EXAMPLES = 5
 _COLUMNS = ["item_id", "version", "status"]
 
-# An item's state: version, status.
+# An item's state: (version, status).
 State = tuple[int, str]
 
 
 @dataclass(frozen=True)
 class Config:
-    """One verification: of which index, against which version of its encoder's table."""
+    """One verification: which index, against which version of its encoder's table."""
 
     embeddings: Embeddings
     index: Index
@@ -58,8 +58,8 @@ class Config:
     cluster: Cluster
 
 
-def run(pipeline: beam.Pipeline, config: Config) -> beam.PCollection:
-    """How many items of each kind the table holds; raises when any is not in the index as it should be."""
+def run(pipeline: beam.Pipeline, config: Config) -> beam.PCollection[dict[str, int]]:
+    """The table → its number of items of each kind; raises if any of them is not in the index as it should be."""
     items = (
         pipeline
         | "States" >> ReadTable(config.embeddings.items, config.version, _COLUMNS, batch_rows=_BATCH_ITEMS)
@@ -82,7 +82,7 @@ def run(pipeline: beam.Pipeline, config: Config) -> beam.PCollection:
 
 
 class LookUp(beam.DoFn):
-    """A batch of items as the table has them → a sentence for each that the index does not hold so."""
+    """A batch of items from the table → a description of each discrepancy in the index."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -141,11 +141,11 @@ def _require_equal(config: Config, differing: int, examples: list[str], kinds: d
 
 
 def configure(index_name: str) -> Config:
-    """Find the index and every window that it must hold.
+    """Find the index, and check that its encoder has embedded every window that it must hold.
 
     Raises:
         LensError: the index, the lake or the cluster cannot be found, nothing was loaded into the index, or its encoder
-            has not embedded a window of listings.
+            has not embedded one of the windows.
     """
     settings = load_settings()
     lake = Lake(settings.lake)

@@ -1,10 +1,10 @@
 """Applying a projection, one row and many, against scikit-learn's `PCA.transform`, which does not normalise.
 
-Prints the ratios of the median times, and what is allocated at the peak beyond the input and the result.
+Prints the ratios of the median times, and the peak allocation beyond the input and the result.
 
     python -m benchmarks.apply_projection --rows 100000 --dims 768
 
-Aimed at: ten times as fast for one row, and at least as fast for many.
+Target: ten times as fast for one row, and at least as fast for many.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Apply = Callable[[NDArray[np.float32]], NDArray[np.floating]]
 
 
 def main() -> None:
-    """Run both in turn, so that a change of the machine's speed meets both."""
+    """Alternate between the two, so that changes in the machine's speed affect both."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--dims", type=int, default=768)
@@ -40,7 +40,7 @@ def main() -> None:
     rows = np.random.default_rng(0).standard_normal((given.rows, given.dims), dtype=np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     projection = fit_projection(Moments.of(rows), given.kept)
-    # In single precision, as scikit-learn fits what is of single precision: `as_pca` would convert every row.
+    # In float32, as scikit-learn fits float32 data: `as_pca` would convert every row.
     pca = PCA(given.kept, svd_solver="covariance_eigh").fit(rows)
     both: dict[str, Apply] = {"ours": projection.apply, "peer": pca.transform}
     threads = {library["num_threads"] for library in threadpool_info()}

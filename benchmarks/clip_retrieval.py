@@ -1,9 +1,9 @@
-"""The embedding job against clip-retrieval's inference, on the same images, by models of the same size, in turn.
+"""The embedding job against clip-retrieval's inference, alternating, on the same images, with models of the same size.
 
     python -m benchmarks.clip_retrieval
 
-clip-retrieval is installed into a virtual environment of its own, in the user's cache, the first time. Both read the same
-folder of 1440×1080 JPEGs and embed with SigLIP base/16-256 with random weights, in equal batches and with equal threads.
+On the first run, clip-retrieval is installed into its own virtual environment, in the user's cache. Both read the same folder
+of 1440×1080 JPEGs and embed with SigLIP base/16-256 with random weights, with the same batch size and number of threads.
 Models are loaded, and the job's backend is chosen, before anything is timed.
 """
 
@@ -31,7 +31,7 @@ _WORKER = Path(__file__).parent / "peers" / "clip_retrieval_worker.py"
 
 
 def main() -> None:
-    """Run both in turn, so that a change of the machine's speed meets both."""
+    """Alternate between the two, so that changes in the machine's speed affect both."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--batch", type=int, default=16)
@@ -64,7 +64,7 @@ def main() -> None:
                 taken = {versions: _peer_seconds(process)} | {
                     name: seconds_of(job(each)) for name, each in ours.items()
                 }
-                # The first turn loads, calibrates and warms up.
+                # The first round loads, calibrates and warms up.
                 for name, seconds in taken.items() if turn else ():
                     times[name].append(seconds)
             assert process.stdin is not None
@@ -76,13 +76,13 @@ def main() -> None:
 
 
 def peer_python() -> Path:
-    """The interpreter of the virtual environment that has clip-retrieval, which is made when there is none."""
+    """The interpreter of the virtual environment with clip-retrieval, which is created if necessary."""
     folder = platformdirs.user_cache_path("listing-lens") / "peers" / _PEER.replace("==", "-")
     python = folder / "bin" / "python"
     if not (folder / "ready").exists():
         uv = [sys.executable, "-m", "uv"]
         subprocess.run([*uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)], check=True)
-        # It imports pkg_resources, which setuptools of today has no more.
+        # It imports pkg_resources, which current setuptools no longer includes.
         packages = [_PEER, "setuptools<81"]
         subprocess.run([*uv, "pip", "install", "--quiet", "--python", str(python), *packages], check=True)
         (folder / "ready").touch()

@@ -1,14 +1,14 @@
-"""The embedding job against its encoder alone: what fetching, decoding, preparing, Beam and the lake cost beside the model.
+"""The embedding job against its encoder alone: the overhead of fetching, decoding, preprocessing, Beam and the lake.
 
     python -m benchmarks.embedding                       # SigLIP base/16-256, random weights, 1440×1080 JPEGs
     python -m benchmarks.embedding --encoder google/siglip-base-patch16-256-multilingual --device cuda --images 4096
 
-Both embed the same images in batches of one size, with as many threads, in turn. The peer is a bare loop over images that
-are decoded already: transformers' processor and model, in float32. The job reads JPEG files, decodes them, and writes a
-window of the lake; it runs in float32, where the ratio is what the pipeline costs, and on the backend that calibration
-chooses on this host, where it is what a user gets. Model loading and calibration are not counted: they are once a process.
+Both embed the same images, alternating, with the same batch size and number of threads. The peer is a bare loop over decoded
+images: transformers' processor and model, in float32. The job reads JPEG files, decodes them and writes a window of the
+lake; it runs in float32, where the ratio shows the pipeline's overhead, and on the backend that calibration chooses on this
+host, where it shows what a user gets. Model loading and calibration, which happen once per process, are not timed.
 
-The last line is decoding and preparing alone: the job's way over Pillow's full decoding and bicubic scaling.
+The last line is decoding and preprocessing alone: the job's implementation against Pillow's full decoding and bicubic scaling.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _SIZE = (1440, 1080)
 
 
 def main() -> None:
-    """Run all in turn, so that a change of the machine's speed meets all."""
+    """Alternate between all of them, so that changes in the machine's speed affect all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", help="default: SigLIP base/16-256 with random weights")
     parser.add_argument("--images", type=int, default=64)
@@ -75,7 +75,7 @@ def main() -> None:
 
 def compare(source: str, photos: list[Path], batch: int, runs: int, device: str) -> None:
     """Print images/s of the bare loop and of the job, in float32 and calibrated, and their ratios."""
-    # The text tower, which is most of some models' memory, has no part in either.
+    # Neither uses the text tower, which takes most of the memory of some models.
     model = AutoModel.from_pretrained(source, dtype=torch.float32).eval().to(device)
     processor = AutoImageProcessor.from_pretrained(source, backend="pil")
     decoded = [Image.open(photo).convert("RGB") for photo in photos]
@@ -97,7 +97,7 @@ def compare(source: str, photos: list[Path], batch: int, runs: int, device: str)
     for turn in range(runs + 1):
         for name, candidate in candidates.items():
             seconds = seconds_of(candidate)
-            # The first turn loads, calibrates and warms up.
+            # The first round loads, calibrates and warms up.
             if turn:
                 times[name].append(seconds)
     speeds = {name: len(photos) / statistics.median(values) for name, values in times.items()}
@@ -119,7 +119,7 @@ def compare(source: str, photos: list[Path], batch: int, runs: int, device: str)
 
 
 def compare_decoding(photos: list[Path], source: str, runs: int) -> None:
-    """Print images/s of decoding and preparing on one thread, ours and Pillow's full decoding with bicubic scaling."""
+    """Print images/s of decoding and preprocessing on one thread, ours and Pillow's full decoding with bicubic scaling."""
     encoder = shared_encoder(source, Runtime("cpu"))
     limits = ImageLimits(10**9, 10**9)
     encoded = [photo.read_bytes() for photo in photos]
@@ -146,7 +146,7 @@ def compare_decoding(photos: list[Path], source: str, runs: int) -> None:
 
 
 def save_siglip_base(folder: Path) -> Path:
-    """google/siglip-base-patch16-256 as its config has it, with random weights and next to no text tower."""
+    """An encoder with the config of google/siglip-base-patch16-256, random weights and a minimal text tower."""
     config = SiglipConfig(
         text_config={"vocab_size": 64, "num_hidden_layers": 1, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2},
         vision_config={"image_size": 256, "patch_size": 16},
@@ -158,7 +158,7 @@ def save_siglip_base(folder: Path) -> Path:
 
 
 def write_photos(folder: Path, count: int) -> list[Path]:
-    """JPEGs with soft shapes and a sensor's noise, of about the size that a phone's photo has at that resolution."""
+    """JPEGs with soft shapes and sensor noise, with about the file size of a phone photo at that resolution."""
     folder.mkdir(parents=True)
     chance = np.random.default_rng(0)
     paths = [folder / f"{n:05d}.jpg" for n in range(count)]
@@ -172,7 +172,7 @@ def write_photos(folder: Path, count: int) -> list[Path]:
 
 
 def land(lake: Lake, photos: list[Path]) -> None:
-    """A window with a listing a photo."""
+    """A window with one listing per photo."""
     moment = DAY.start + timedelta(minutes=1)
     listings = [
         Listing(photo.stem, photo.stem, ("A",), 100, photo.name, Status.ON_SALE, moment, moment) for photo in photos
@@ -197,7 +197,7 @@ def _encoder(config: Config) -> CalibratedEncoder:
 
 
 def seconds_of(run: Callable[[], None]) -> float:
-    """How long a run takes."""
+    """The time of a run."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start

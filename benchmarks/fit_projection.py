@@ -1,13 +1,13 @@
 """Fitting a projection from merged moments, against scikit-learn's PCA and IncrementalPCA on the same rows.
 
 Prints the ratios of the median times; the largest error of an eigenvalue, as a share of the largest one, against PCA in
-float64, also on embeddings far from the origin (mean 1.0, deviation 0.01); and the peak memory of fits of more and more rows,
-each in a process of its own.
+float64, also on embeddings far from the origin (mean 1.0, deviation 0.01); and the peak memory of fits of increasing size,
+each in its own process.
 
     python -m benchmarks.fit_projection --rows 200000 --dims 768
 
-Aimed at: at least 15 times as fast as IncrementalPCA at its own batches of five times the dimensions, at most twice the time
-of PCA in single precision, errors of 1e-6 at most, and a peak that does not grow with the rows.
+Targets: at least 15 times as fast as IncrementalPCA with its own batches of five times the dimensions, at most twice the time
+of PCA in float32, errors of at most 1e-6, and a peak that does not grow with the rows.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from models.projection import fit_projection
 
 _RUNS = 5
 _BATCH = 16_384
-# IncrementalPCA takes minutes for all rows. Each batch takes it as long; the eigendecomposition is ours alone, once.
+# IncrementalPCA would take minutes for all rows, at constant time per batch; only ours has a final eigendecomposition.
 _INCREMENTAL_BATCHES = 16
 _MEMORY_ROWS = (100_000, 500_000, 2_000_000)
 
@@ -40,7 +40,7 @@ Rows = NDArray[np.float32]
 
 
 def main() -> None:
-    """Run all in turn, so that a change of the machine's speed meets each."""
+    """Alternate between all of them, so that changes in the machine's speed affect all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--dims", type=int, default=768)
@@ -91,28 +91,28 @@ def _against_incremental_pca(batch: int, dims: int, kept: int) -> None:
 
 
 def _memory(dims: int, kept: int) -> None:
-    # A process of its own for each: a peak never falls again.
+    # One process each: the peak of a process never decreases.
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         peaks = {rows: pool.apply(_peak, (rows, dims, kept)) for rows in _MEMORY_ROWS}
     print("  peak memory: " + ", ".join(f"{rows:,} rows {peak / 2**20:.0f} MiB" for rows, peak in peaks.items()))
 
 
 def _peak(count: int, dims: int, kept: int) -> int:
-    """Bytes that the process held at most while it fitted rows as they came (Linux)."""
+    """The peak memory, in bytes, of a process that fits streamed rows (Linux)."""
     moments = None
     for rows in _batches(count, dims, 0.0, 1.0, _BATCH):
         part = Moments.of(rows)
         moments = part if moments is None else moments.merge(part)
     assert moments is not None
     fit_projection(moments, kept)
-    # Unlike what getrusage says, this does not begin with what the parent held.
+    # Unlike getrusage's figure, this does not include what the parent held.
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None
     return int(found[1]) * 1024
 
 
 def _batches(count: int, dims: int, mean: float, scale: float, batch: int) -> Iterator[Rows]:
-    """Rows whose deviations fall from 1 to 0.01 times the scale, axis by axis."""
+    """Rows whose standard deviations decrease from 1 to 0.01 times the scale, axis by axis."""
     rng = np.random.default_rng(0)
     deviations = (scale * np.geomspace(1, 1e-2, dims)).astype(np.float32)
     for start in range(0, count, batch):

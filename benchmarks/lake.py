@@ -1,8 +1,8 @@
-"""The lake: embeddings read and fitted from an encoder's table, beside Parquet; a window merged into it; ids looked through.
+"""The lake: reading and fitting embeddings from an encoder's table, against Parquet; merging a window; scanning ids.
 
-Each figure is taken in a process of its own, pinned to one core, whichever threads it has: seconds, and the most memory that it
-took beyond what it had when it began. Files are in the page cache, so that the code is measured and not the disk; what is
-merged is also flushed to it. Table and peer take turns; ratios are of the median times.
+Each figure is measured in its own process, pinned to one core however many threads it has: seconds, and peak memory above the
+level at the start. Files are in the page cache, so that the code is measured and not the disk; merged data is also flushed to
+disk. Table and peer alternate; ratios are of the median times.
 
     python -m benchmarks.lake --rows 100000 400000 --merge 400000 --into 5000000
 """
@@ -38,7 +38,7 @@ _PRESENT = "embedding IS NOT NULL"
 
 
 def main() -> None:
-    """Make tables, measure in turn, and print."""
+    """Create the tables, measure alternately, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 400_000], help="sizes of the tables to read")
     parser.add_argument("--merge", type=int, default=400_000, help="rows of the window that is merged")
@@ -92,7 +92,7 @@ def _merge(folder: Path, merged: int, into: int) -> None:
 
 
 def _in_a_process(*what: str) -> tuple[float, float]:
-    """Seconds and MiB of one measurement."""
+    """The seconds and MiB of one measurement."""
     command = ["taskset", "--cpu-list", "0", sys.executable, "-m", "benchmarks.lake", "--one", *what]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     found = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
@@ -148,7 +148,7 @@ def _matrices(path: str) -> Iterator[np.ndarray]:
 
 
 class _Peak:
-    """The most memory of this process beyond what it has at the beginning, in MiB, looked at every 5 ms."""
+    """The peak memory of this process above its level at the start, in MiB, sampled every 5 ms."""
 
     mebibytes = 0.0
 
@@ -175,7 +175,7 @@ def _resident() -> int:
 
 
 def _batches(numbers: range | list[int], version: int) -> Iterator[pa.RecordBatch]:
-    """Items by their numbers, with random unit vectors; made a batch at a time."""
+    """Items by number, with random unit vectors, generated batch by batch."""
     rng = np.random.default_rng(version)
     base = rng.standard_normal((_BATCH, _DIMS), dtype=np.float32)
     base /= np.linalg.norm(base, axis=1, keepdims=True)
@@ -201,14 +201,14 @@ def _batches(numbers: range | list[int], version: int) -> Iterator[pa.RecordBatc
         columns = {name: pa.array([value] * count, _SCHEMA.field(name).type) for name, value in constant.items()}
         columns["item_id"] = pa.array([f"m{number:011d}" for number in part])
         columns["image_uri"] = pa.array([f"gs://photos/m{number:011d}_1.jpg" for number in part])
-        # Another order for each batch, so that no two look alike to a compression.
+        # A different order in each batch, so that compression cannot exploit repetition.
         shuffled = np.roll(halves[:count], start // _BATCH, axis=1)
         columns["embedding"] = pa.FixedSizeListArray.from_arrays(pa.array(shuffled.ravel()), _DIMS)
         yield pa.record_batch([columns[name] for name in _SCHEMA.names], schema=_SCHEMA)
 
 
 def _written(path: str) -> int:
-    """Bytes of the files of a table's latest fragment and version."""
+    """The size of a table's latest fragment and version, in bytes."""
     table = Table(path, "item_id").open()
     latest = max(table.get_fragments(), key=lambda fragment: fragment.fragment_id)
     return sum(os.path.getsize(f"{path}/data/{file.path}") for file in latest.data_files())

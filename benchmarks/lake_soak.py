@@ -1,11 +1,11 @@
-"""Processes that merge overlapping keys into one table, compact it and are killed, judged by a model of the truth.
+"""Processes that merge overlapping keys into one table, compact it and get killed; the result is checked against a model.
 
-The suite runs a short one (`tests/listing_lens/lake/test_soak.py`); this repeats longer ones, and prints what was wrong.
+The tests include a short run (`tests/listing_lens/lake/test_soak.py`); this repeats longer ones, and prints any errors.
 
     python -m benchmarks.lake_soak run --rounds 20
 
-Every writer logs what it is about to merge, and what it has merged. At the end each key must be there once, at the largest
-version of all merges that ended; or at that of one that was killed, which may have got in or not, if it is larger still.
+Every writer logs what it is about to merge, and what it has merged. At the end, each key must be there exactly once, at the
+largest version of all completed merges; or at a larger one of a killed merge, which may or may not have been committed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _PROGRAM = (sys.executable, "-m", "benchmarks.lake_soak")
 
 @dataclass(frozen=True)
 class Soak:
-    """How hard a table is tried."""
+    """The load on a table."""
 
     writers: int = 4
     merges: int = 12
@@ -55,7 +55,7 @@ class Soak:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was wrong with the table at the end, and how much had been tried."""
+    """The errors found in the table at the end, and how many merges were attempted."""
 
     merges: int
     killed: int
@@ -64,7 +64,7 @@ class Verdict:
 
 
 def rows(ids: list[int], version: int) -> pa.RecordBatch:
-    """Rows of a version, whose embeddings tell which one they are of; every seventh key has none."""
+    """Rows of a version, which can be told from their embeddings; every seventh key has none."""
     values = np.full((len(ids), DIMS), version % 1000, np.float16)
     embedding = pa.FixedSizeListArray.from_arrays(
         pa.array(values.ravel()), DIMS, mask=pa.array([n % 7 == 0 for n in ids])
@@ -74,7 +74,7 @@ def rows(ids: list[int], version: int) -> pa.RecordBatch:
 
 
 def write(root: Path, writer: str, merges: int, keys: int, keys_per_merge: int, seed: int) -> None:
-    """What one process does: merge random keys of random versions."""
+    """A writer process: merges random keys with random versions."""
     rng = np.random.default_rng(seed)
     table = Table(f"{root}/soak.lance", "item_id")
     with (root / f"{writer}.jsonl").open("a", buffering=1) as log:
@@ -87,7 +87,7 @@ def write(root: Path, writer: str, merges: int, keys: int, keys_per_merge: int, 
 
 
 def compact(root: Path) -> None:
-    """What a compacting process does, until it is ended."""
+    """A compactor process, which runs until it is terminated."""
     table = Table(f"{root}/soak.lance", "item_id")
     while True:
         if table.exists():
@@ -95,7 +95,7 @@ def compact(root: Path) -> None:
 
 
 def run(root: Path, soak: Soak) -> Verdict:
-    """Let writers and compactors loose on a table, kill some, and judge what they leave."""
+    """Run writers and compactors on a table, kill some of them, and check the result."""
     chance = random.Random(soak.seed)
 
     def start(number: int, life: int) -> subprocess.Popen[bytes]:
@@ -125,7 +125,7 @@ def run(root: Path, soak: Soak) -> Verdict:
 
 
 def judge(root: Path, killed: int) -> Verdict:
-    """Hold a table against the logs of its writers."""
+    """Check a table against the logs of its writers."""
     truth: dict[int, int] = {}
     perhaps: dict[int, set[int]] = {}
     merges = 0
@@ -157,7 +157,7 @@ def _entries(log: Path) -> list[dict[str, object]]:
 
 
 def _wait_for_merges(root: Path, merges: int) -> None:
-    """Until so many merges have begun: a kill may then meet one at any point."""
+    """Wait until this many merges have begun, so that a kill may hit one at any point."""
     while sum(1 for _ in _lines(root)) < 2 * merges:
         time.sleep(0.01)
 
@@ -168,7 +168,7 @@ def _lines(root: Path) -> Iterator[str]:
 
 
 def main() -> None:
-    """Run rounds of other seeds, and exit with 1 when any left the table wrong."""
+    """Run rounds with different seeds, and exit with status 1 if any of them corrupted the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     several = commands.add_parser("run")

@@ -1,13 +1,13 @@
 """The sigmoid loss forward and backward, against open_clip's SigLipLoss on the same embeddings.
 
-Prints the ratios of the median times and of the memory taken beyond the embeddings, and how far the two are apart.
+Prints the ratios of the median times and of the memory taken beyond the embeddings, and the difference of the results.
 
-open_clip stays out of this environment. Its loss needs nothing but PyTorch, so its files in a folder of their own do:
+open_clip is not installed in this environment. Its loss needs only PyTorch, so its files in a separate folder suffice:
 
     uv pip install --no-deps --target /tmp/peer open_clip_torch
     PYTHONPATH=/tmp/peer python -m benchmarks.sigmoid_loss --rows 4096 --dims 768
 
-On a CPU the memory is the process's peak (Linux), each side in a process of its own; on a GPU, what PyTorch allocated.
+On a CPU, memory is the peak of the process (Linux), one process for each side; on a GPU, it is what PyTorch allocated.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def main() -> None:
-    """Run both in turn, so that a change of the machine's speed meets both."""
+    """Alternate between the two, so that changes in the machine's speed affect both."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=4096)
     parser.add_argument("--dims", type=int, default=768)
@@ -50,7 +50,7 @@ def main() -> None:
         for name, loss in losses.items():
             times[name].append(_seconds(loss, leaves))
     medians = {name: statistics.median(values) for name, values in times.items()}
-    # A process of its own for each: a peak never falls again, and memory freed by the one would be reused by the other.
+    # One process each: a peak never decreases, and memory freed by one would be reused by the other.
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         memory = {name: pool.apply(_memory, (name, given.rows, given.dims, given.device)) for name in losses}
     apart = max(
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def _peer() -> Loss:
-    """open_clip's loss by its file alone: the package would want torchvision and more."""
+    """open_clip's loss, imported from its file alone: the package requires torchvision and more."""
     package = importlib.util.find_spec("open_clip")
     if package is None or not package.submodule_search_locations:
         sys.exit("open_clip is not on the path: the top of this file says how to put it there")
@@ -99,13 +99,13 @@ def _gradients(loss: Loss, leaves: list[Tensor]) -> list[Tensor]:
 def _seconds(loss: Loss, leaves: list[Tensor]) -> float:
     start = time.perf_counter()
     gradients = _gradients(loss, leaves)
-    # Also waits for a GPU.
+    # Also synchronises with the GPU.
     assert math.isfinite(float(gradients[-1]))
     return time.perf_counter() - start
 
 
 def _memory(name: str, rows: int, dims: int, device: str) -> int:
-    """Bytes taken at the peak beyond what the embeddings take, with libraries loaded and warm."""
+    """The peak memory beyond the embeddings, in bytes, after a warm-up."""
     loss = sigmoid_loss if name == "ours" else _peer()
     _gradients(loss, _leaves(64, dims, device))
     leaves = _leaves(rows, dims, device)
@@ -114,7 +114,7 @@ def _memory(name: str, rows: int, dims: int, device: str) -> int:
         before = torch.cuda.memory_allocated()
         _gradients(loss, leaves)
         return torch.cuda.max_memory_allocated() - before
-    # 5 sets the peak back to what is held now.
+    # Writing 5 resets the peak to the current usage.
     Path("/proc/self/clear_refs").write_text("5")
     before = _kilobytes("VmRSS")
     _gradients(loss, leaves)

@@ -1,13 +1,13 @@
-"""Training as the program does it, against the same model in a bare PyTorch loop on data that lies in memory.
+"""The training program against the same model in a bare PyTorch loop on data in memory.
 
-Ours streams JPEGs from shards on disk, decodes, augments and tokenises them, trains, logs and clips; the bare loop is given
-one batch of tensors again and again. Model, loss, optimiser and precision are the same. Prints images a second of both.
+Ours streams JPEGs from shards on disk, decodes, augments and tokenises, trains, logs and clips gradients; the bare loop gets
+the same batch of tensors repeatedly. Model, loss, optimiser and precision are the same. Prints images per second of both.
 
     python -m benchmarks.training --size small
     python -m benchmarks.training --size base --device cuda --batch 256 --steps 60 --readers 12 --precision bf16
 
-`base` is google/siglip-base-patch16-256's shape with random weights. On a GPU, the share of `--peak` is also printed: the
-floating-point operations that a step's matrix products need, over those that the card could do (in 1e12 a second).
+`base` has the shape of google/siglip-base-patch16-256, with random weights. On a GPU, the utilisation relative to `--peak`
+(TFLOP/s) is also printed: the floating-point operations of a step's matrix products, over what the card could do.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from models.finetune.training import train
 from models.finetune.validation import Validation
 
 _RUNS = 5
-# Steps that either side makes before it is timed: readers start, memory is taken.
+# Warm-up steps on either side: readers start, memory is allocated.
 _WARM = 10
 _PHOTO_SIDE = 288
 _SIZES: dict[str, tuple[dict[str, int], dict[str, int]]] = {
@@ -58,7 +58,7 @@ _SIZES: dict[str, tuple[dict[str, int], dict[str, int]]] = {
 
 
 def main() -> None:
-    """Run both in turn, so that a change of the machine's speed meets both."""
+    """Alternate between the two, so that changes in the machine's speed affect both."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=_SIZES, default="small")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -116,7 +116,7 @@ def _listed(values: list[float]) -> str:
 
 
 class _Clock:
-    """A training's log that takes the time from its tenth step to its last."""
+    """A training log that measures the time from the tenth step to the last."""
 
     def __init__(self) -> None:
         self.first = (0, 0.0)
@@ -132,9 +132,9 @@ class _Clock:
 
 
 def _train(parent: Path, recipe: Recipe, shards: Shards, folder: Path) -> float:
-    """Images a second of a training, its start left out."""
+    """Images per second of a training run, without its start."""
     clock = _Clock()
-    # One pair to validate on, before the first step and after the last.
+    # One validation pair, evaluated before the first step and after the last.
     train(parent, recipe, shards, Validation(shards.head(1), (), {}), folder, clock)
     (first, began), (last, ended) = clock.first, clock.last
     return recipe.batch_size * (last - first) / (ended - began)
@@ -144,7 +144,7 @@ def _train(parent: Path, recipe: Recipe, shards: Shards, folder: Path) -> float:
 
 
 class _BareLoop:
-    """Forward, loss, backward and step, on one batch that lies where the model does."""
+    """Forward, loss, backward and step, on one batch on the model's device."""
 
     def __init__(self, parent: Path, recipe: Recipe, device: torch.device) -> None:
         self.towers = Towers.load(parent)
@@ -157,7 +157,7 @@ class _BareLoop:
         self.batch = Batch(pixels, tokens, torch.arange(recipe.batch_size)).to(device)
 
     def run(self, steps: int) -> float:
-        """The seconds that some steps take."""
+        """The seconds that a number of steps take."""
         self._wait()
         start = time.perf_counter()
         for _ in range(steps):
@@ -184,7 +184,7 @@ class _BareLoop:
             torch.cuda.synchronize()
 
 
-# ---- what both are given -----------------------------------------------------------------------------------------------
+# ---- inputs ------------------------------------------------------------------------------------------------------------
 
 
 def _save_parent(folder: Path, size: str) -> Path:
@@ -194,7 +194,7 @@ def _save_parent(folder: Path, size: str) -> Path:
     config = SiglipConfig(
         text_config={**tower, **text, "projection_size": tower["hidden_size"]}, vision_config={**tower, **vision}
     )
-    # Its tokenizer stays; weights and preprocessing take the place of the smaller model's.
+    # Keep the tokenizer; replace the weights and preprocessing of the smaller model.
     save_untrained_siglip(folder)
     SiglipModel(config).save_pretrained(folder)
     side = shape["image_size"]
@@ -203,7 +203,7 @@ def _save_parent(folder: Path, size: str) -> Path:
 
 
 def _write_shards(folder: Path, count: int, groups: int) -> Shards:
-    """So many pairs with soft, noisy JPEGs of the size that the sampling leaves, in one shard."""
+    """The given number of pairs in one shard, with soft, noisy JPEGs of the size that `sample_pairs` stores."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     photos = [_photo(rng) for _ in range(min(count, 256))]

@@ -16,7 +16,7 @@ SESSION_LEFT_OUT = ("malformed", "nothing_tapped", "query_unreadable", "item_unr
 
 
 def accounted(found: Mapping[str, int], name: str) -> dict[str, int]:
-    """All counts, those that are 0 too. Raises LensError if they do not add up."""
+    """All counts, including those that are 0. Raises LensError if they do not add up."""
     session_reasons = [f"sessions_{reason}" for reason in SESSION_LEFT_OUT]
     stages = (
         ("read", (*LEFT_OUT, "eligible")),

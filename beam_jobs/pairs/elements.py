@@ -1,4 +1,4 @@
-"""What flows between the stages."""
+"""The elements that flow between the stages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from models.pairs.split import Split
 
 @dataclass(frozen=True, slots=True)
 class SampledListing:
-    """A sampled listing. Of two, the one with the lower `rank` is also in every smaller sample that contains the other."""
+    """A sampled listing. A smaller sample that contains it also contains every sampled listing of lower `rank`."""
 
     listing: Listing
     rank: tuple[int, int, str]
@@ -18,7 +18,7 @@ class SampledListing:
 
 @dataclass(frozen=True, slots=True)
 class StoredPhoto:
-    """An image as it is stored, and its perceptual hash."""
+    """An image as stored, and its perceptual hash."""
 
     jpeg: bytes
     image_hash: int
@@ -26,7 +26,7 @@ class StoredPhoto:
 
 @dataclass(frozen=True, slots=True)
 class HashedPair:
-    """A sampled pair without its image: what twins are found by."""
+    """A sampled pair without its image: what is needed to find twins."""
 
     item_id: str
     rank: tuple[int, int, str]
@@ -37,7 +37,7 @@ class HashedPair:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A file of pairs: its part of the split, its name, how many pairs it holds, and their part of the fingerprint."""
+    """A file of pairs: its split, its name, the number of pairs in it, and their contribution to the fingerprint."""
 
     kind: str
     name: str

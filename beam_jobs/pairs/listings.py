@@ -15,7 +15,7 @@ from models.sampling import SampledBins, bin_of, lowest_bins, sample_number, wat
 
 
 class KeepTrainable(beam.DoFn):
-    """Listing versions → those fit for training; `left_out`: for each of the others, the rule that left it out."""
+    """Listing versions → those fit for training; `left_out`: for each of the others, the rule that excluded it."""
 
     def process(self, listing: Listing | Refused) -> Iterator[Listing | TaggedOutput]:
         if isinstance(listing, Refused):
@@ -29,11 +29,11 @@ class KeepTrainable(beam.DoFn):
 
 
 class SampleListings(beam.PTransform):
-    """Candidates, each item once → (those that are sampled, the others): of each stratum its lowest numbers, up to the quota.
+    """Candidates, one per item → (sampled, not sampled): the lowest sample numbers of each stratum, up to a quota.
 
     The quota is the same for all strata and as large as the number of pairs allows; a stratum with fewer items contributes
-    all of them. Numbers are counted by bin, so that no worker holds a stratum's ids. A stratum falls short of its quota by
-    less than a bin: one item in small samples, about one in 10,000 in large ones.
+    all of them. Sample numbers are counted by bin, so that no worker holds all ids of a stratum. A stratum falls short of its
+    quota by less than a bin: one item in small samples, about one in 10,000 in large ones.
     """
 
     def __init__(self, rules: Rules) -> None:
@@ -42,7 +42,7 @@ class SampleListings(beam.PTransform):
 
     def expand(
         self, candidates: beam.PCollection[Listing]
-    ) -> tuple[beam.PCollection[SampledListing], beam.PCollection]:
+    ) -> tuple[beam.PCollection[SampledListing], beam.PCollection[str]]:
         rules = self._rules
         strata = (
             candidates

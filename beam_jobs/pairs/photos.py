@@ -1,4 +1,4 @@
-"""Photos of listings and queries, as they are stored with the pairs."""
+"""Photos of listings and queries, as stored with the pairs."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _IMAGES_AT_A_TIME = 32
 
 
 class LoadPhotos(beam.PTransform):
-    """Elements with an image's address in the attribute `uri` → (element, `StoredPhoto`); `unusable`: (element, why)."""
+    """Elements with an image address in the attribute `uri` → (element, `StoredPhoto`); `unusable`: (element, reason)."""
 
     def __init__(self, uri: str, source: ImageSource, side: int) -> None:
         super().__init__()
         self._load = LoadPhotoBatch(uri, source, side)
 
-    def expand(self, elements: beam.PCollection) -> DoOutputsTuple:
+    def expand(self, elements: beam.PCollection[Any]) -> DoOutputsTuple:
         return (
             elements
             | "Spread" >> beam.Reshuffle()
@@ -36,7 +36,7 @@ class LoadPhotos(beam.PTransform):
 
 
 class LoadPhotoBatch(beam.DoFn):
-    """Fetch, decode and scale the images of a batch, each of which may fail alone."""
+    """Fetch, decode and scale the images of a batch; each may fail without affecting the others."""
 
     def __init__(self, uri: str, source: ImageSource, side: int) -> None:
         self._uri_of = attrgetter(uri)

@@ -1,4 +1,4 @@
-"""What decides a sample of pairs."""
+"""The rules that determine a sample of pairs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from listing_lens.errors import LensError
 from listing_lens.lake.records import Listing
 from models.pairs.split import Split, split_of
 
-# Strata of a balanced sample: categories, to this many levels.
+# The strata of a balanced sample are categories, down to this many levels.
 _STRATUM_LEVELS = 2
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What decides a sample of a given window; it is kept in the manifest."""
+    """Everything that determines the sample of a given window; recorded in the manifest."""
 
     pairs: int
     sessions: int
@@ -37,7 +37,7 @@ class Rules:
         return " > ".join(listing.category[:_STRATUM_LEVELS]) if self.balance else "all"
 
     def group(self, listing: Listing) -> str:
-        """The group that is never on both sides of the split; a listing without a code is a group of its own."""
+        """The group that is never on both sides of the split; a listing without a code is its own group."""
         code = listing.product_id if self.split_by == "product" else listing.seller_id
         return f"{self.split_by} {code}" if code else f"item {listing.item_id}"
 

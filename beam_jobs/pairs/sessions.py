@@ -1,4 +1,4 @@
-"""Search sessions to validate and compare encoders on, with the photos of what they showed."""
+"""Search sessions to validate and compare encoders on, with the photos of the items they showed."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ from models.sampling import sample_number
 
 
 class SampleSessions(beam.PTransform):
-    """The hashed pairs, and which of them are dropped → the files of sessions and their items, and what was counted.
+    """(hashed pairs, dropped pairs) → (files of the sessions and their items, counts).
 
-    Sessions are sampled by a hash of their ids, and only the ids of the items that those showed go to every worker, so that
-    no more of the catalog than these items is shuffled.
+    Sessions are sampled by a hash of their ids. Only the ids of the items that the sampled sessions showed are sent to every
+    worker, so that only those items of the catalog are shuffled.
 
     Args:
-        rules: how many to sample, and by which numbers.
-        images: where photos are read.
-        landed: windows of sessions.
+        rules: how many sessions to sample, and the salt.
+        images: where photos are read from.
+        landed: landed windows of sessions.
         catalog: windows of listings in which the shown items are looked up.
-        target: where the files go; its window is the one whose sessions are sampled.
+        target: where the files are written; its window is the one whose sessions are sampled.
     """
 
     def __init__(
@@ -62,7 +62,9 @@ class SampleSessions(beam.PTransform):
         self._catalog = catalog
         self._target = target
 
-    def expand(self, pcolls: tuple[beam.PCollection, beam.PCollection]) -> tuple[beam.PCollection, beam.PCollection]:
+    def expand(
+        self, pcolls: tuple[beam.PCollection[HashedPair], beam.PCollection[tuple[str, str]]]
+    ) -> tuple[beam.PCollection[tuple[str, str]], beam.PCollection[tuple[str, int]]]:
         hashed, twins = pcolls
         rules, target, pipeline = self._rules, self._target, hashed.pipeline
         sessions = (
@@ -128,7 +130,7 @@ class SampleSessions(beam.PTransform):
 
 
 class KeepUsableSessions(beam.DoFn):
-    """Sessions → those that rankings can be judged on; `left_out`: the reason for each of the others."""
+    """Sessions → those usable to evaluate rankings; `left_out`: the reason for each of the others."""
 
     def process(self, session: Session) -> Iterator[Session | TaggedOutput]:
         if not session.sound:
@@ -149,7 +151,7 @@ def _up_to(ranked: tuple[tuple[int, str], Session], last: tuple[int, str]) -> It
 
 
 class KeepSessionsWithPhotos(beam.DoFn):
-    """(session, photo) → those whose shown items all have a photo; `left_out`: the reason for each of the others."""
+    """(session, photo) → those whose shown items all have photos; `left_out`: the reason for each of the others."""
 
     def process(
         self, asked: tuple[Session, StoredPhoto], readable: Mapping[str, str]
@@ -159,13 +161,13 @@ class KeepSessionsWithPhotos(beam.DoFn):
 
 
 class _DistinctKeys(beam.PTransform):
-    """Texts → each distinct text once, as a key."""
+    """Strings → each distinct string once, as a key."""
 
-    def expand(self, texts: beam.PCollection) -> beam.PCollection:
+    def expand(self, texts: beam.PCollection[str]) -> beam.PCollection[tuple[str, None]]:
         return texts | beam.Distinct() | beam.Map(lambda text: (text, None))
 
 
-def _ids(sessions: beam.PCollection, label: str) -> AsDict:
+def _ids(sessions: beam.PCollection[Session], label: str) -> AsDict:
     """The ids of all items that sessions showed, as a side input."""
     return AsDict(
         sessions | f"Ids {label}" >> beam.FlatMap(attrgetter("shown")) | f"Each once {label}" >> _DistinctKeys()
@@ -175,13 +177,13 @@ def _ids(sessions: beam.PCollection, label: str) -> AsDict:
 def _versions_of(landed: Landed, wanted: Mapping[str, None], target: WindowTarget) -> Iterator[tuple[str, Listing]]:
     until = Window(min(landed.window.start, target.window.start), target.window.end)
     for listing in landed_listings(target.lake, landed, until):
-        # The listings' own windows count what is invalid.
+        # Invalid rows are counted when the windows of listings are embedded.
         if isinstance(listing, Listing) and listing.item_id in wanted:
             yield listing.item_id, listing
 
 
 def _last_searchable(versions: Iterable[Listing]) -> Listing:
-    """The newest version that a search could find; the newest of all if there is none."""
+    """The newest searchable version; the newest version of all if none is searchable."""
     known = list(versions)
     return max([version for version in known if version.searchable] or known, key=by_version)
 

@@ -1,4 +1,4 @@
-"""The files of a sample: each a random sample of its part of the split, in a random order."""
+"""The files of a sample: each is a random sample of its split, in random order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from models.sampling import sample_number
 
 # About 128 MB: large enough to be worth a request, small enough for a worker to hold and sort.
 _SHARD_BYTES = 128 * 2**20
-# Of a 4:3 photo as a JPEG of quality 95, per square pixel of the shorter side.
+# Bytes of a 4:3 photo, as a JPEG of quality 95, per squared pixel of the shorter side.
 _BYTES_PER_SQUARE = 0.45 * 4 / 3
 # Even a small sample has several files, so that several processes can share it.
 _FEWEST_SHARDS = 8
@@ -24,11 +24,11 @@ _FEWEST_SHARDS = 8
 def by_shard(
     pair: tuple[SampledListing, StoredPhoto], sampled: int, rules: Rules
 ) -> tuple[tuple[str, int], tuple[int, dict[str, object]]]:
-    """((split, shard), (place, row)); rows are ordered by place within a shard."""
+    """((split, shard), (position, row)); rows are sorted by position within a shard."""
     listing, photo = pair[0].listing, pair[1]
     kind = TRAIN if rules.split(listing) == "train" else VALIDATION
     share = rules.validation_share if kind == VALIDATION else 1 - rules.validation_share
-    # Not the sampling number: by it, a balanced sample would have its small strata last.
+    # Not the sample number: sorted by that, a balanced sample would have its small strata last.
     place = sample_number(f"{rules.salt}\0place", listing.item_id)
     row: dict[str, object] = {
         "item_id": listing.item_id,
@@ -41,7 +41,7 @@ def by_shard(
 
 
 def shard_count(rows: int, image_side: int) -> int:
-    """How many files to spread pairs over: of about 128 MB each, or smaller where that would give fewer than 8 files."""
+    """How many files to spread the pairs over: about 128 MB each, or smaller if that would give fewer than 8 files."""
     by_bytes = rows * image_side**2 * _BYTES_PER_SQUARE / _SHARD_BYTES
     return max(1, round(by_bytes), min(_FEWEST_SHARDS, rows // PAIRS_PER_GROUP))
 
@@ -51,7 +51,7 @@ def write_shard(
     dropped: Mapping[str, str],
     target: WindowTarget,
 ) -> Iterator[Shard]:
-    """Write the rows of a shard that were not dropped, in order; no file if there are none."""
+    """Write the rows of a shard that were not dropped, in order; no file if none are left."""
     (kind, number), placed = group
     left = sorted(((place, row) for place, row in placed if row["item_id"] not in dropped), key=_place_and_item)
     rows = [row for _, row in left]

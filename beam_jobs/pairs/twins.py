@@ -1,4 +1,4 @@
-"""Twins: pairs whose photos look alike, within a part or across the split."""
+"""Twins: pairs whose photos look alike, within a split or across it."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from models.pairs.perceptual_hash import bands, near_before
 
 
 def hashed_pair(pictured: tuple[SampledListing, StoredPhoto], rules: Rules) -> HashedPair:
-    """The part of a pair that is needed to find its twins."""
+    """The fields of a pair that are needed to find its twins."""
     sampled, photo = pictured
     listing = sampled.listing
     return HashedPair(listing.item_id, sampled.rank, rules.split(listing), rules.group(listing), photo.image_hash)
 
 
 class FindTwins(beam.PTransform):
-    """`HashedPair`s → (item_id, reason) of those that are to be dropped.
+    """`HashedPair`s → (item_id, reason) of those to be dropped.
 
-    A pair is a near-duplicate if at least `most` pairs of lower rank look like it. It is a twin across the split if one of
-    lower rank in the other part does. Only lower ranks count, whether dropped themselves or not: so the outcome does not
-    depend on any order, and a larger sample drops nothing that a smaller one keeps.
+    A pair is a near-duplicate if at least `most` pairs of lower rank look like it. It is a twin across the split if a pair of
+    lower rank on the other side of the split looks like it. Only lower ranks count, whether they are dropped themselves or
+    not, so the result is independent of processing order, and a larger sample drops nothing that a smaller one keeps.
     """
 
     def __init__(self, most: int) -> None:
         super().__init__()
         self._most = most
 
-    def expand(self, hashed: beam.PCollection) -> beam.PCollection:
+    def expand(self, hashed: beam.PCollection[HashedPair]) -> beam.PCollection[tuple[str, str]]:
         alike = (
             hashed
             | "By hash" >> beam.WithKeys(lambda pair: pair.image_hash)
@@ -53,7 +53,7 @@ class FindTwins(beam.PTransform):
 
 
 class KeepFirstOfHash(beam.DoFn):
-    """Pairs of one hash → the first `most`, which suffice to find others' twins; `dropped`: the rest."""
+    """Pairs with the same hash → the first `most`, which suffice to find the twins of others; `dropped`: the rest."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -68,7 +68,7 @@ class KeepFirstOfHash(beam.DoFn):
 
 
 def _near(group: tuple[int, Iterable[HashedPair]], most: int) -> Iterator[tuple[str, tuple[set[str], bool]]]:
-    """The pairs of a band → (item_id, (up to `most` similar pairs of lower rank, whether any is in the other part))."""
+    """The pairs of a band → (item_id, (up to `most` similar pairs of lower rank, whether any is on the other side))."""
     pairs = sorted(group[1], key=attrgetter("rank"))
     hashes = np.array([pair.image_hash for pair in pairs], np.uint64)
     for pair, places in zip(pairs, near_before(hashes), strict=True):

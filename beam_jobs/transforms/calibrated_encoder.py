@@ -1,4 +1,4 @@
-"""An encoder on the backend that suits this host: chosen with the first batch, once a process, and remembered on the host."""
+"""An encoder on the best backend for this host: chosen on the first batch, once per process, and cached on the host."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ logger = logging.getLogger(__name__)
 
 
 class CalibratedEncoder:
-    """Encodes by the backend that a calibration chose. Threads may share it.
+    """Encodes with the backend that a calibration chose. Thread-safe.
 
     Attributes:
         reference: the encoder in float32.
-        calibration: how the backend was chosen; None before the first batch, and when there was no choice.
+        calibration: how the backend was chosen; None before the first batch, and if there was nothing to choose from.
     """
 
     def __init__(self, reference: Encoder, backends: tuple[Backend, ...], batch_size: int, folder: Path) -> None:
@@ -49,7 +49,7 @@ class CalibratedEncoder:
     def encode(self, prepared: NDArray[Any]) -> NDArray[np.float32]:
         """Prepared images (n, …), n from 1 to the batch size: (n, dims) float32, each row of unit length.
 
-        On a GPU and by compiled backends every batch has the same size: the last is filled up.
+        On a GPU and with compiled backends, every batch has the same size: a short one is padded.
 
         Raises:
             LensError: no backend can be used.
@@ -57,7 +57,7 @@ class CalibratedEncoder:
         return self.encode_by(prepared)[0]
 
     def encode_by(self, prepared: NDArray[Any]) -> tuple[NDArray[np.float32], Backend]:
-        """The same, and the backend that computed it."""
+        """As `encode`, with the backend that computed the embeddings."""
         encoder = self._encoder_for(prepared)
         embeddings = encoder.encode(self._filled(prepared) if self._of_one_size else prepared)[: len(prepared)]
         chosen = encoder is not self.reference and self.calibration is not None
@@ -68,14 +68,14 @@ class CalibratedEncoder:
         return self.reference.device.type == "cuda" or any(backend.compiled for backend in self._backends)
 
     def _filled(self, prepared: NDArray[Any]) -> NDArray[Any]:
-        """A full batch, of these images over and over."""
+        """A full batch, padded by repeating these images."""
         return np.resize(prepared, (self._batch_size, *prepared.shape[1:]))
 
     def _encoder_for(self, prepared: NDArray[Any]) -> Encoder:
         if self._chosen is not None:
             return self._chosen
         if len(prepared) < LEAST_IMAGES and Backend.FLOAT32 in self._backends:
-            # Too few to choose by, and soon done.
+            # Too few to calibrate on, and quickly done anyway.
             return self.reference
         with self._lock:
             if self._chosen is None:
@@ -85,12 +85,12 @@ class CalibratedEncoder:
             return self._chosen
 
     def _choose(self, prepared: NDArray[Any]) -> tuple[Encoder, Calibration]:
-        # Backends are tried at the size that they will have; on a CPU, few images take as long each.
+        # Time backends at their real batch size; on a CPU, a few images suffice, as the time per image is the same.
         images = self._filled(prepared) if self._of_one_size else prepared[:LEAST_IMAGES]
         remembered = self._remembered()
         if remembered is not None:
             try:
-                # Whatever it was chosen by may have changed since: it must be close enough still.
+                # Libraries may have changed since: check that the backend is still accurate enough.
                 chosen, _ = calibrate(self.reference, (remembered.chosen,), images, time.perf_counter)
                 return chosen, remembered
             except LensError as err:
@@ -102,13 +102,13 @@ class CalibratedEncoder:
 
     @contextmanager
     def _alone_on_the_host(self) -> Iterator[None]:
-        """Keep other processes from trying at the same time, which would slow all: the next ones remember."""
+        """Keep other processes from calibrating at the same time, which would skew the timings: they reuse the result."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self._path.with_suffix(".lock"))
             lock.acquire()
         except OSError:
-            # Nothing can be kept here, which `_remember` says.
+            # Nothing can be cached here; `_remember` logs it.
             yield
             return
         try:
@@ -118,7 +118,7 @@ class CalibratedEncoder:
 
     @property
     def _path(self) -> Path:
-        """Where this host keeps what it chose for this encoder from these backends."""
+        """Where this host caches its choice for this encoder and these backends."""
         asked = (self.reference.encoder_id, host_of(self.reference.device), str(self._batch_size), *self._backends)
         return self._folder / f"{hashlib.sha256('|'.join(asked).encode()).hexdigest()[:16]}.json"
 
@@ -137,7 +137,7 @@ class CalibratedEncoder:
             part.write_text(calibration.model_dump_json(indent=2))
             os.replace(part, self._path)
         except OSError as err:
-            # The next process chooses again: nothing else is lost.
+            # The next process calibrates again: nothing else is lost.
             logger.warning("calibration %s cannot be kept: %s", self._path, err)
 
 
@@ -152,10 +152,10 @@ def _make_once(source: str, encoder_id: str, runtime: Runtime, batch_size: int, 
 def calibrated_encoder(
     source: str, encoder_id: str, runtime: Runtime, batch_size: int, folder: Path
 ) -> CalibratedEncoder:
-    """The process's one calibrated encoder of a source, whichever thread asks; `folder` keeps what the host chose.
+    """The calibrated encoder of a source, one per process, shared by all threads; `folder` caches the host's choice.
 
     Raises:
-        LensError: it cannot be loaded, or the source leads to another one by now.
+        LensError: the encoder cannot be loaded, or the source now points to a different one.
     """
     with _make_lock:
         return _make_once(source, encoder_id, runtime, batch_size, folder)

@@ -1,4 +1,4 @@
-"""The search cluster, as a job takes it along to its workers."""
+"""The search cluster's address, as a job passes it to its workers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from listing_lens.settings import Settings, load_settings
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where the indexes are. The key comes from the worker's own environment, so that it is not in the job's graph."""
+    """Where the indexes are. The API key comes from the worker's own environment, so it is not part of the job graph."""
 
     url: str
     alias: str
@@ -20,5 +20,5 @@ class Cluster:
         return cls(settings.elasticsearch_url, settings.alias)
 
     def connect(self) -> SearchIndex:
-        """Open a client, from wherever the worker is."""
+        """Open a client on the worker."""
         return SearchIndex.connect(load_settings(elasticsearch_url=self.url, alias=self.alias))

@@ -1,7 +1,7 @@
-"""Listings on their way into the table of embeddings: compared with what is there, and embedded where need be.
+"""From listings to rows of the embeddings table: compared with what the table holds, and embedded if necessary.
 
-Of each item the newest version goes on. What the table holds already, or holds newer, needs no work; what was sold or deleted
-needs no photo; a photo that did not change keeps its embedding. The rest is decoded and encoded.
+Only the newest version of each item is considered. Versions that the table already has, or has superseded, need no work; sold
+and deleted listings need no photo; an unchanged photo keeps its embedding. The rest are decoded and encoded.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from listing_lens.settings import Settings
 from models.encoders.encoder import Encoder, shared_encoder
 from models.encoders.runtime import Runtime
 
-# What becomes of the newest version of an item: its photo was embedded, or its bytes had been; it needs none; the table holds
-# this version, or a newer one; it was set aside.
+# Outcomes for the newest version of an item: its photo was embedded; the same bytes had been embedded before; it is sold or
+# deleted; the table already holds this version; or a newer one; it became a dead letter.
 OUTCOMES = ("embedded", "reused", "removed", "unchanged", "overtaken", "dead_lettered")
 _KNOWN = ["item_id", "version", "photo", "backend", "embedding"]
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A listing version, the window that counts it, and how often it was tried before."""
+    """A listing version, the window in which it is counted, and the number of earlier attempts."""
 
     listing: Listing
     window: Window
@@ -54,7 +54,7 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Known:
-    """What the table holds of an item."""
+    """What the table holds for an item."""
 
     version: int
     embedded: Embedded | None
@@ -62,12 +62,12 @@ class Known:
 
 @dataclass(frozen=True)
 class Embedding:
-    """How listings are embedded, by which encoder, and where to.
+    """How listings are embedded, with which encoder, and where the result goes.
 
     Attributes:
-        version: of the table, which listings are compared with; None when there is none.
-        now: when the run began; a listing that fails failed then.
-        expected: about how many listings there are, for the progress.
+        version: the version of the table that listings are compared with; None when there is no table yet.
+        now: when the run began; recorded as the time of every failure.
+        expected: approximate number of listings, for progress.
     """
 
     stage: Stage
@@ -102,18 +102,18 @@ class Embedding:
         """A new run.
 
         Args:
-            lake: where the listings come from, and the embeddings go.
-            encoder_source: resolved, as `listing_lens.embedding.sources.resolve_encoder` gives it.
-            image_roots: what relative image addresses start from: photos below them may be read.
-            expected: about how many listings there are.
+            lake: where listings are read and embeddings are written.
+            encoder_source: the resolved source, from `listing_lens.embedding.sources.resolve_encoder`.
+            image_roots: base addresses of relative image addresses: photos below them may be read.
+            expected: approximate number of listings.
             settings: how encoders run, and which photos may be read.
-            now: the time, aware.
+            now: the current time, timezone-aware.
 
         Raises:
-            LensError: the encoder cannot be loaded, or the table is of other dimensions.
+            LensError: the encoder cannot be loaded, or the table has embeddings of a different dimension.
         """
         runtime = encoder_runtime(settings)
-        # The GPUs are the workers'.
+        # The GPUs are left to the workers.
         encoder = shared_encoder(encoder_source, replace(runtime, device="cpu"))
         embeddings = Embeddings(lake, encoder.encoder_id)
         schema = embeddings.schema(encoder.dims, settings.embedding_dtype)
@@ -171,12 +171,12 @@ def embed_newest(arrivals: beam.PCollection[Arrival], embedding: Embedding) -> S
 
 
 def keep_newest() -> KeepNewest:
-    """`Arrival`s of an item → the newest, and how many older ones there were by the name of the window."""
+    """`Arrival`s of an item → the newest, and the number of older ones by window name."""
     return KeepNewest(_rank, lambda arrival: arrival.window.name)
 
 
 def _rank(arrival: Arrival) -> tuple[int, str, Window]:
-    """The whole record breaks what ties are left, so that a rerun keeps the same one."""
+    """The version; the whole record breaks remaining ties, so that a rerun keeps the same one."""
     return arrival.listing.version, repr(arrival.listing), arrival.window
 
 
@@ -189,7 +189,7 @@ def _known(batch: pa.RecordBatch, versions: Mapping[str, int]) -> Iterator[tuple
     for present, item_id, version, photo, backend in zip(embeddings.is_valid().to_pylist(), *columns, strict=True):
         embedded = None
         if present:
-            # What is not older than the listing keeps its embedding without being asked for it.
+            # A row that is not older than the listing will not be replaced: its embedding is not needed.
             if version < versions[item_id] and photo is not None:
                 embedded = Embedded(numbers[row].copy(), photo, backend)
             row += 1
@@ -199,7 +199,7 @@ def _known(batch: pa.RecordBatch, versions: Mapping[str, int]) -> Iterator[tuple
 def _compare(
     joined: tuple[str, Mapping[str, Iterable[Any]]],
 ) -> Iterator[tuple[Arrival, Embedded | None] | TaggedOutput]:
-    """An item's newest arrival and what the table holds → what is to be done."""
+    """An item's newest arrival and its row in the table → what has to be done."""
     _, group = joined
     [arrival], known = list(group["arrivals"]), next(iter(group["known"]), None)
     listing: Listing = arrival.listing
@@ -214,9 +214,9 @@ def _compare(
 
 
 class EmbedPhotos(beam.DoFn):
-    """(`Arrival`, the embedding that it had or None) → `Item`s; unusable photos → `Letter`s.
+    """(`Arrival`, its previous embedding or None) → `Item`s; unusable photos → `Letter`s.
 
-    Photos are loaded ahead of the model and encoded in full batches, whatever the bundles' sizes up to their ends.
+    Photos are prefetched ahead of the model and encoded in full batches, except for the last batch of a bundle.
     """
 
     def __init__(self, embedding: Embedding) -> None:
@@ -241,7 +241,7 @@ class EmbedPhotos(beam.DoFn):
         )
 
     def start_bundle(self) -> None:
-        # What a bundle that failed had added belongs to nobody.
+        # Discard what a failed bundle left behind.
         self._photos.clear()
         self._encoded = self._photos.encoded
         self._window: Window | None = None

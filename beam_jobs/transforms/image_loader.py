@@ -1,4 +1,4 @@
-"""Images for an encoder: fetched and decoded in threads, each by itself, so that one bad image is one bad image."""
+"""Images for an encoder: fetched and decoded in threads, each independently, so that one bad image does not fail the others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from models.images import ImageError, decode_image
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
-    """Why there is no embedding, at which stage that was found, and whether another try may succeed."""
+    """Why there is no embedding, at which stage that was found, and whether a retry may succeed."""
 
     stage: str
     reason: str
@@ -31,7 +31,7 @@ class ImageLoader:
         self._side = side
 
     def load(self, uris: Sequence[str]) -> Iterator[Image.Image | Unusable]:
-        """The image of each address, in order, or why there is none."""
+        """The image at each address, in order, or why there is none."""
         return loading_threads().map(self._load, uris)
 
     def _load(self, uri: str) -> Image.Image | Unusable:
@@ -39,14 +39,14 @@ class ImageLoader:
         return data if isinstance(data, Unusable) else self.decode(data)
 
     def fetch(self, uri: str) -> bytes | Unusable:
-        """The encoded image of an address, or why there is none."""
+        """The image file at an address, or why it cannot be read."""
         try:
             return self._source.read(uri)
         except ImageError as err:
             return Unusable("fetch", str(err), err.transient)
 
     def decode(self, data: bytes) -> Image.Image | Unusable:
-        """The image, or why it is none."""
+        """The decoded image, or why it cannot be decoded."""
         try:
             return decode_image(data, self._source.limits, min_side=self._side)
         except ImageError as err:
@@ -55,6 +55,6 @@ class ImageLoader:
 
 @cache
 def loading_threads() -> ThreadPoolExecutor:
-    """The process's threads for loading, however many of Beam's share it: images being decoded are what takes memory."""
-    # Fetching waits, decoding and hashing release the interpreter's lock: threads serve all.
+    """One pool of loading threads per process, shared by Beam's threads: it bounds the memory taken by decoding."""
+    # Fetching is I/O-bound, and decoding and hashing release the GIL: threads suffice for all three.
     return ThreadPoolExecutor(2 * (os.cpu_count() or 1), thread_name_prefix="images")

@@ -1,4 +1,4 @@
-"""From embedded items to a version of the table: staged as files by the workers, merged in one commit at the end."""
+"""From embedded items to a new version of the table: workers stage files, which are merged in one commit at the end."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from listing_lens.lake.tables import Merged
 
 logger = logging.getLogger(__name__)
 
-# Rows that are staged together: a batch of the files that are merged.
+# Rows per batch of a staged file.
 _BATCH_ROWS = 1024
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Where a run stages its rows, and what they look like.
+    """Where a run stages its rows, and their schema.
 
     Attributes:
-        attempt: the name of the run.
-        schema: of the table.
-        slice: of the run; what a slice stages is merged together.
+        attempt: the run's name.
+        schema: the table's schema.
+        slice: the slice's number within the run; each slice is merged as a whole.
     """
 
     embeddings: Embeddings
@@ -43,7 +43,7 @@ class Stage:
 
     @property
     def folder(self) -> str:
-        """Of the whole run."""
+        """The folder of the whole run."""
         return f"{self.embeddings.staging}/{self.attempt}"
 
     @property
@@ -58,9 +58,9 @@ class Stage:
 
 @dataclass(frozen=True)
 class Staged:
-    """What became of arrivals, as PCollections: paths of staged files, `Letter`s, counts, and calibrations as JSON.
+    """The results for the arrivals, as PCollections: paths of staged files, `Letter`s, counts, and calibrations as JSON.
 
-    Counts are ((the name of a window, what is counted), how many).
+    Counts are ((window name, what is counted), number).
     """
 
     paths: beam.PCollection[str]
@@ -71,7 +71,7 @@ class Staged:
 
 @dataclass(frozen=True)
 class Summary:
-    """What is kept of a run: counts by the names of windows, and how its hosts computed."""
+    """The record of a run: counts by window name, and the calibrations of its hosts."""
 
     counts: Mapping[str, Mapping[str, int]]
     calibrations: tuple[Mapping[str, Any], ...]
@@ -86,10 +86,10 @@ class Summary:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run amounts to, once all of it is staged.
+    """The result of a run, once all of it is staged.
 
     Attributes:
-        reasons: the commonest of the letters', and how often each is given.
+        reasons: the most common reasons of the letters, with their counts.
     """
 
     paths: tuple[str, ...]
@@ -101,7 +101,7 @@ class Outcome:
 class StageItems(beam.DoFn):
     """`Item`s → paths of the staged files that hold them, one file per bundle.
 
-    A file of a bundle that is tried again stays behind unnamed, and goes with its folder.
+    If a bundle is retried, its first file is left unreferenced, and removed with its folder.
     """
 
     def __init__(self, stage: Stage) -> None:
@@ -131,7 +131,7 @@ class StageItems(beam.DoFn):
 
 
 def outcome_of(pipeline: beam.Pipeline, staged: Staged) -> beam.PCollection[Outcome]:
-    """What became of arrivals → one `Outcome`, at the end."""
+    """The results for the arrivals → one `Outcome`, at the end."""
     reasons = staged.letters | "Reasons" >> beam.Map(lambda letter: letter.reason) | "Commonest" >> MostCommon()
     return (
         pipeline
@@ -164,7 +164,7 @@ def _outcome(
 
 
 def merge(outcome: Outcome, stage: Stage) -> Merged:
-    """Bring a run into the table, in one commit; keep its dead letters, and settle those that its rows answer.
+    """Merge a run into the table in one commit, store its dead letters, and remove those that its rows have settled.
 
     It may be repeated, so what was staged stays: rows that are in the table already change nothing.
     """

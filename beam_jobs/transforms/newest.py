@@ -1,4 +1,4 @@
-"""The newest version of each item, with a count of those that it replaced."""
+"""The newest version of each item, with a count of the versions it superseded."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 
 import apache_beam as beam
 
-# The best so far, and how many others there were by what they are counted as.
+# The newest version so far, and the number of older ones by what they are counted as.
 Kept = tuple[Any, Counter[str]]
 
 
 class KeepNewest(beam.CombineFn):
-    """Versions of one item → (the newest, how many older ones there were by what they are counted as).
+    """Versions of one item → (the newest, the number of older ones by what they are counted as).
 
     Args:
-        rank: of a version; the largest is the newest. No two versions may have the same, or a rerun could keep another one.
-        counted_as: the name that an older version is counted under.
+        rank: sort key of a version; the largest is the newest. It must be unique, or a rerun could keep a different version.
+        counted_as: the name under which an older version is counted.
     """
 
     def __init__(self, rank: Callable[[Any], Any], counted_as: Callable[[Any], str]) -> None:

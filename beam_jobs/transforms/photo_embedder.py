@@ -1,4 +1,4 @@
-"""Photos on their way to embeddings: fetched, decoded and prepared in threads ahead of the model, encoded in full batches."""
+"""From photos to embeddings: fetched, decoded and preprocessed in threads ahead of the model, encoded in full batches."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from listing_lens.lake.embeddings import Embedded
 from models.encoders.encoder import Encoder
 
 Item = TypeVar("Item")
-# Prepared images (n, …) → embeddings (n, dims), and the name of the backend that computed them.
+# Preprocessed images (n, …) → embeddings (n, dims), and the name of the backend that computed them.
 Encode = Callable[[NDArray[Any]], tuple[NDArray[np.float32], str]]
 
-# How many batches of photos are loaded, or being loaded, before the model: it never waits for one slow photo.
+# Batches of photos prefetched ahead of the model, so that it never waits for a single slow photo.
 _BATCHES_AHEAD = 3
-# What the embeddings of photos that were seen may take.
+# Size limit of the cache of embeddings by photo.
 _SEEN_BYTES = 128 * 2**20
 _DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
-    """A photo by its bytes' hash: prepared for the model, or already embedded."""
+    """A photo, identified by the hash of its bytes: preprocessed for the model, or already embedded."""
 
     digest: bytes
     prepared: NDArray[Any] | None
@@ -40,7 +40,7 @@ class _Loaded:
 
 
 class SeenPhotos:
-    """Embeddings by the hash of their photo's bytes, the least recently used forgotten first. Threads may share it."""
+    """An LRU cache of embeddings by the hash of their photo's bytes. Thread-safe."""
 
     def __init__(self, dims: int, max_bytes: int = _SEEN_BYTES) -> None:
         self._most = max(1, max_bytes // (4 * dims))
@@ -69,15 +69,15 @@ def _seen_once(run: str, dims: int) -> SeenPhotos:
 
 
 def seen_in(run: str, dims: int) -> SeenPhotos:
-    """What this process has seen in a run, whichever thread asks."""
+    """The cache of a run, one per process, shared by all threads."""
     with _seen_lock:
         return _seen_once(run, dims)
 
 
 class PhotoEmbedder(Generic[Item]):
-    """Embeds the photos of items in the order in which they are added; the same bytes are encoded once.
+    """Embeds the photos of items in the order in which they are added; identical bytes are encoded once.
 
-    Results come some batches after their items, and the last with `flush`.
+    Results arrive a few batches after their items; `flush` returns the last ones.
 
     Attributes:
         encoded: how many photos the model has encoded.
@@ -95,24 +95,24 @@ class PhotoEmbedder(Generic[Item]):
         self._ahead: deque[tuple[Item, Future[_Loaded | Unusable]]] = deque()
 
     def add(self, item: Item, uri: str, known: Embedded | None = None) -> Iterator[tuple[Item, Embedded | Unusable]]:
-        """Take one more; results of earlier ones, a batch at a time.
+        """Add an item; yields the results of earlier ones, a batch at a time.
 
         Args:
-            item: whose photo it is.
-            uri: where the photo is.
-            known: the embedding of the photo that the item had before; it is the result when the bytes are the same.
+            item: the item.
+            uri: the address of its photo.
+            known: the embedding of the item's previous photo; it is the result if the bytes are unchanged.
         """
         self._ahead.append((item, loading_threads().submit(self._load, uri, known)))
         while len(self._ahead) >= _BATCHES_AHEAD * self._batch_size:
             yield from self._next_batch()
 
     def flush(self) -> Iterator[tuple[Item, Embedded | Unusable]]:
-        """The results that are still to come."""
+        """The remaining results."""
         while self._ahead:
             yield from self._next_batch()
 
     def clear(self) -> None:
-        """Forget what was added and has no result yet."""
+        """Discard the items that have no result yet."""
         for _, loading in self._ahead:
             loading.cancel()
         self._ahead.clear()
@@ -129,7 +129,7 @@ class PhotoEmbedder(Generic[Item]):
         return image if isinstance(image, Unusable) else _Loaded(digest, self._encoder.prepare(image), None)
 
     def _next_batch(self) -> Iterator[tuple[Item, Embedded | Unusable]]:
-        """As many of the next items as make a full batch of photos that are new."""
+        """The results of as many items as it takes to fill a batch with new photos."""
         taken: list[tuple[Item, _Loaded | Unusable]] = []
         new: dict[bytes, NDArray[Any]] = {}
         results: dict[bytes, Embedded | Unusable] = {}
@@ -139,7 +139,7 @@ class PhotoEmbedder(Generic[Item]):
             taken.append((item, loaded))
             if isinstance(loaded, Unusable) or loaded.embedded or loaded.digest in new or loaded.digest in results:
                 continue
-            # It may have been encoded since it was loaded.
+            # The photo may have been encoded since it was loaded.
             seen = self._seen.get(loaded.digest)
             if seen is not None:
                 results[loaded.digest] = seen
@@ -158,7 +158,7 @@ class PhotoEmbedder(Generic[Item]):
             if not np.isfinite(embedding).all():
                 yield digest, Unusable("encode", f"the encoder's numbers are not finite, computed in {backend}")
                 continue
-            # A copy: a view would hold its whole batch.
+            # A copy: a view would keep the whole batch alive.
             embedded = Embedded(embedding.copy(), digest, str(backend))
             self._seen.add(embedded)
             yield digest, embedded

@@ -1,4 +1,4 @@
-"""Sampling rows by a hash of their items' ids: a sample made again is the same, and a larger one contains the smaller."""
+"""Sampling of rows by a hash of their item ids: reproducible, and a larger sample contains every smaller one."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from models.sampling import sample_number
 
 
 def is_sampled(item_ids: pa.Array, share: float, salt: str) -> NDArray[np.bool_]:
-    """Whether each item is among this share, (n,); all versions of an item are, or none.
+    """Whether each item is in the sample, (n,); either all versions of an item are, or none.
 
-    A microsecond an item, which is less than reading its embedding takes.
+    It takes a microsecond per item, less than reading its embedding.
     """
     below = share * 2**64
     return np.fromiter((sample_number(salt, item_id) < below for item_id in item_ids.to_pylist()), bool, len(item_ids))

@@ -1,8 +1,9 @@
-"""Tables of the lake in a pipeline: read fragment by fragment, each by one worker, or only the rows of some items."""
+"""Reading the lake's tables in a pipeline: fragment by fragment, each by one worker, or only the rows of given items."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
@@ -13,7 +14,7 @@ from listing_lens.lake.tables import BATCH_ROWS, Place, Table, places_of, scan
 
 
 class ReadTable(beam.PTransform):
-    """A table as of a version → `pa.RecordBatch`es of some columns, of the rows that a filter in SQL lets through."""
+    """A version of a table → `pa.RecordBatch`es of the given columns, of the rows that match an SQL filter."""
 
     def __init__(
         self, table: Table, version: int, columns: list[str], *, filter: str | None = None, batch_rows: int = BATCH_ROWS
@@ -25,7 +26,7 @@ class ReadTable(beam.PTransform):
         self._filter = filter
         self._batch_rows = batch_rows
 
-    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection:
+    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[pa.RecordBatch]:
         return (
             pipeline
             | "Fragments" >> beam.Create([fragment for _, fragment in places_of(self._table, self._version)])
@@ -40,9 +41,9 @@ class ReadTable(beam.PTransform):
 
 
 class ReadItems(beam.PTransform):
-    """(item id, anything), each once → `pa.RecordBatch`es with the rows of these items, in some fragments of a table.
+    """(item id, anything), one per item → `pa.RecordBatch`es with the rows of these items in given fragments of a table.
 
-    The ids go to every worker: they must fit in memory, the table need not. Of what was not asked for, only the ids are read.
+    The ids are sent to every worker and must fit in memory; the table need not. Of all other rows, only the ids are read.
     """
 
     def __init__(self, table: Table, places: Sequence[Place], columns: list[str]) -> None:
@@ -51,7 +52,7 @@ class ReadItems(beam.PTransform):
         self._places = places
         self._columns = columns
 
-    def expand(self, items: beam.PCollection) -> beam.PCollection:
+    def expand(self, items: beam.PCollection[tuple[str, Any]]) -> beam.PCollection[pa.RecordBatch]:
         return (
             items.pipeline
             | "Fragments" >> beam.Create(self._places)

@@ -1,4 +1,4 @@
-"""Windows of the lake in a pipeline: read what has landed, write tables as the files of a window, commit its manifest."""
+"""Windows of the lake in a pipeline: read what has landed, write tables as a window's files, commit its manifest."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from listing_lens.lake.records import Listing, Refused, Session, parse_listings,
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import Lake, Manifest
 
-# Reasons that a refusal names.
+# How many reasons an error message lists.
 _NAMED_REASONS = 3
 
 
 @dataclass(frozen=True)
 class WindowTarget:
-    """Which window a run writes, and under which attempt's name."""
+    """The window that a run writes, and the name of the attempt."""
 
     lake: Lake
     dataset: str
@@ -35,7 +35,7 @@ class WindowTarget:
 
 
 class WindowFile:
-    """A new Parquet file of a window, which a manifest has yet to name; rows are written group by group."""
+    """A new Parquet file of a window, not yet named in a manifest; rows are written group by group."""
 
     def __init__(self, target: WindowTarget, label: str, schema: pa.Schema, rows_per_group: int) -> None:
         unique = Lake.new_attempt(datetime.now(UTC)).rsplit("-", 1)[-1]
@@ -48,15 +48,15 @@ class WindowFile:
         self._writer.write(table)
 
     def close(self) -> None:
-        """Write what is left, and the end of the file."""
+        """Write the remaining rows, and close the file."""
         self._writer.close()
         self._file.close()
 
 
 class WriteFiles(beam.DoFn):
-    """`pa.Table`s → (kind, name) of the Parquet files that hold them, one file a bundle.
+    """`pa.Table`s → (kind, name) of the Parquet files that hold them, one file per bundle.
 
-    A file of a bundle that is tried again stays behind unnamed; the lake removes such files later.
+    If a bundle is retried, its first file is left unreferenced; the lake removes such files later.
     """
 
     def __init__(
@@ -83,14 +83,14 @@ class WriteFiles(beam.DoFn):
 
 
 def at_the_end(output: Any) -> WindowedValue | TaggedOutput:
-    """An output of `finish_bundle`, which has no element whose time it could take."""
+    """An output of `finish_bundle`, which has no element to take a timestamp from."""
     if isinstance(output, TaggedOutput):
         return TaggedOutput(output.tag, at_the_end(output.value))
     return WindowedValue(output, GlobalWindow().max_timestamp(), [GlobalWindow()])
 
 
 class WriteRecords(beam.PTransform):
-    """Records, as dataclasses or by column → (kind, name) of the files that hold them."""
+    """Records, as dataclasses or dicts → (kind, name) of the files that hold them."""
 
     def __init__(
         self, target: WindowTarget, kind: str, schema: pa.Schema, rows_per_group: int = ROWS_PER_GROUP
@@ -100,7 +100,7 @@ class WriteRecords(beam.PTransform):
         self._write = WriteFiles(target, kind, schema, rows_per_group)
         self._batch = min(1024, rows_per_group)
 
-    def expand(self, records: beam.PCollection) -> beam.PCollection:
+    def expand(self, records: beam.PCollection[Any]) -> beam.PCollection[tuple[str, str]]:
         return (
             records
             | "Batch" >> beam.BatchElements(min_batch_size=self._batch // 4, max_batch_size=self._batch)
@@ -111,28 +111,28 @@ class WriteRecords(beam.PTransform):
 
 @dataclass(frozen=True)
 class Landed:
-    """A window of listings or sessions as it had landed when a run began: whatever replaces it, this is what is read."""
+    """A landed window of listings or sessions, pinned when a run begins: it is read as it was, even if replaced later."""
 
     window: Window
     manifest: Manifest
 
     @classmethod
     def find(cls, lake: Lake, dataset: str, windows: Iterable[Window]) -> tuple[Landed, ...]:
-        """Windows as they are now. Raises LensError when one is absent."""
+        """The current state of the given windows. Raises LensError when one is absent."""
         return tuple(cls(window, manifest) for window, manifest in lake.manifests(dataset, windows).items())
 
     def takes(self, moment: datetime, window: Window) -> bool:
-        """Whether a row of this time is one of a window's; a late row, from before it landed, is one of its first moment."""
+        """Whether a row of this time belongs to a window; a late row counts as the first moment of the landed window."""
         return max(moment, self.window.start) in window
 
 
 def image_roots(landed: Iterable[Landed]) -> list[str]:
-    """What the relative image addresses of some windows start from: their images may be read."""
+    """The base addresses of the windows' relative image addresses: images below them may be read."""
     return sorted({root for part in landed if (root := part.manifest.image_root)})
 
 
 def landed_listings(lake: Lake, landed: Landed, window: Window) -> Iterator[Listing | Refused]:
-    """The listing versions of a window that one landed window holds, with absolute image addresses; and invalid rows."""
+    """The listing versions in a landed window that belong to `window`, with absolute image addresses; and invalid rows."""
     for batch in lake.read_manifest(landed.manifest):
         for listing in parse_listings(batch, landed.window):
             if isinstance(listing, Refused):
@@ -142,7 +142,7 @@ def landed_listings(lake: Lake, landed: Landed, window: Window) -> Iterator[List
 
 
 def landed_sessions(lake: Lake, landed: Landed, window: Window) -> Iterator[Session]:
-    """The sessions of a window that one landed window holds, with absolute image addresses."""
+    """The sessions in a landed window that belong to `window`, with absolute image addresses."""
     for batch in lake.read_manifest(landed.manifest):
         for session in sessions_of(batch):
             if landed.takes(session.searched_at, window):
@@ -153,8 +153,8 @@ def landed_sessions(lake: Lake, landed: Landed, window: Window) -> Iterator[Sess
 def require_few_dead_letters(
     where: object, dead: int, tried: int, reasons: Sequence[tuple[str, int]], max_ratio: float
 ) -> None:
-    """Raise LensError when too many of the listings that were tried were set aside; the commonest reasons are named."""
-    # One bad image is one bad image, also among few.
+    """Raise LensError, naming the most common reasons, when too many of the attempted listings became dead letters."""
+    # A single bad image never fails a window, however small.
     if dead > max(1, max_ratio * tried):
         mostly = ", ".join(f"{reason} ({count})" for reason, count in reasons)
         raise LensError(
@@ -163,17 +163,17 @@ def require_few_dead_letters(
         )
 
 
-# Judges what a run found of a window, by name: its counts, and lists of whatever else it is judged by. Returns the counts and
-# parameters of the manifest, or raises LensError.
+# Validates the results of a run: its counts, and named lists of whatever else is needed. Returns the counts and parameters
+# for the manifest, or raises LensError.
 Seal = Callable[..., tuple[dict[str, int], dict[str, Any]]]
 
 
 class CommitWindow(beam.PTransform):
-    """What a run found of a window → its manifest: from then on the window exists, and consists of the run's files.
+    """The results of a run for a window → its manifest: from then on the window exists, and consists of the run's files.
 
     Args:
         target: the window.
-        seal: judges the window, before it is committed.
+        seal: validates the results before they are committed.
     """
 
     def __init__(self, target: WindowTarget, seal: Seal) -> None:
@@ -181,8 +181,8 @@ class CommitWindow(beam.PTransform):
         self._target = target
         self._seal = seal
 
-    def expand(self, found: dict[str, beam.PCollection]) -> beam.PCollection:
-        """Args: `files`: (kind, name); `counts`: (name, number), to be summed; others: given to `seal` as lists."""
+    def expand(self, found: dict[str, beam.PCollection[Any]]) -> beam.PCollection[Manifest]:
+        """`found` holds `files`: (kind, name); `counts`: (name, number), to be summed; others are passed to `seal` as lists."""
         files, counts = found.pop("files"), found.pop("counts")
         return (
             files.pipeline
@@ -215,13 +215,13 @@ class CommitWindow(beam.PTransform):
 
 
 class MostCommon(beam.PTransform):
-    """Elements → one list of the commonest few, and how often each is there."""
+    """Elements → one list of the most common ones, with their counts."""
 
-    def expand(self, elements: beam.PCollection) -> beam.PCollection:
+    def expand(self, elements: beam.PCollection[str]) -> beam.PCollection[list[tuple[str, int]]]:
         counted = elements | "Count each" >> beam.combiners.Count.PerElement()
         return counted | "Most" >> beam.combiners.Top.Of(_NAMED_REASONS, key=lambda counted: counted[1])
 
 
-def count_as(elements: beam.PCollection, name: str) -> beam.PCollection:
+def count_as(elements: beam.PCollection[Any], name: str) -> beam.PCollection[tuple[str, int]]:
     """Elements → (name, 1) for each, to be summed."""
     return elements | f"Count {name}" >> beam.Map(lambda _: (name, 1))

@@ -1,8 +1,8 @@
-"""clip-retrieval's inference worker on a folder of images, a pass for each line of the standard input.
+"""clip-retrieval's inference worker on a folder of images, one pass per line of standard input.
 
-Runs in a virtual environment of its own, which has clip-retrieval and not this project: see benchmarks/clip_retrieval.py.
-Prints the seconds of each pass. The model is open_clip's SigLIP base/16-256, with random weights and without the tokenizer
-that only a hub has.
+Runs in its own virtual environment, with clip-retrieval but without this project: see benchmarks/clip_retrieval.py.
+Prints the seconds of each pass. The model is open_clip's SigLIP base/16-256, with random weights and without the tokenizer,
+which would have to be downloaded.
 """
 
 import multiprocessing
@@ -24,7 +24,7 @@ def _untrained(name, pretrained=None, **options):
 
 
 class _NoLog:
-    """Its log is written by a process that takes seconds to start: it is left out, in its favour."""
+    """Its logger runs in a process that takes seconds to start: it is left out, in clip-retrieval's favour."""
 
     def __init__(self, **_) -> None: ...
     def start(self) -> None: ...
@@ -38,7 +38,7 @@ open_clip.get_tokenizer = lambda name: lambda texts: torch.zeros(len(texts), 64,
 
 
 def main() -> None:
-    # Its loading processes start at once: what importing torch anew takes is no part of the work.
+    # Fork its loader processes, so that importing torch again is not part of the measurement.
     multiprocessing.set_start_method("fork", force=True)
     folder, batch, workers = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     print(f"versions: clip-retrieval {version('clip-retrieval')}, torch {torch.__version__}", flush=True)

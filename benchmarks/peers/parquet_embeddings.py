@@ -1,4 +1,4 @@
-"""Embeddings in Parquet files as a plain reader would have them: float16 in byte streams under zstd, 4,096 rows a group."""
+"""Embeddings in plain Parquet files: float16, byte-stream split, zstd, 4,096 rows per group."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def write(path: str, batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> No
 
 
 def read(path: str) -> Iterator[NDArray[np.float32]]:
-    """The embeddings as (n, dims) float32; an iterator a row group, so that one group at a time is held."""
+    """The embeddings as (n, dims) float32; one batch iterator per row group, so that only one group is held at a time."""
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             for batch in file.iter_batches(_ROWS_PER_GROUP, row_groups=[group], columns=["embedding"]):

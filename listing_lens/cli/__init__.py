@@ -1,4 +1,4 @@
-"""`lens`: the same jobs and servers that Airflow schedules, for a person at a terminal."""
+"""`lens`: the jobs and servers that Airflow schedules, from the command line."""
 
 from listing_lens.cli.main import app
 

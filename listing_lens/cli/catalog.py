@@ -1,4 +1,4 @@
-"""``lens catalog``: make a catalog to try things out with, or import your own."""
+"""``lens catalog``: make a demo catalog, or import your own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from listing_lens.lake.windows import LISTINGS, SESSIONS, Lake
 from listing_lens.settings import load_settings
 
 app = typer.Typer(no_args_is_help=True)
-# Rows of a summary.
+# Maximum rows of a summary.
 _WINDOWS_SHOWN = 40
 
 
@@ -28,9 +28,9 @@ def make(
     sessions: Annotated[int, typer.Option(help="Searches by photo.")] = 300,
     seed: Annotated[int, typer.Option(help="The same seed makes the same catalog.")] = 7,
     start: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="First day, in UTC.")] = datetime(2026, 11, 1),  # noqa: DTZ001
-    replace: Annotated[bool, typer.Option("--replace", help="Write over whatever listings the lake holds.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite any listings in the lake.")] = False,
 ) -> None:
-    """Make a marketplace: drawn products, sellers' photos of them, and searches by photo."""
+    """Make a synthetic marketplace: rendered products, sellers' photos of them, and searches by photo."""
     # Imported here: the other commands do not need it and should start fast.
     from listing_lens.demo.plan import DemoSpec
     from listing_lens.demo.write import make_catalog
@@ -53,9 +53,9 @@ def import_(
     file: Annotated[Path, typer.Argument(help="CSV in UTF-8, or Parquet.")],
     images: Annotated[Path | None, typer.Option(help="Folder that relative image paths start from.")] = None,
     window: Annotated[str, typer.Option(help="Length of a window: 1d, 6h, 30m.")] = "1d",
-    replace: Annotated[bool, typer.Option("--replace", help="Write over windows that hold listings.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite windows that already hold listings.")] = False,
 ) -> None:
-    """Import your own catalog: all of it or, when a row does not fit, nothing.
+    """Import your own catalog: all of it or, if any row is invalid, nothing.
 
     The columns are item_id, title, category ("A > B > C" or "A/B/C"), price (a whole number), image (a path below
     --images, or an address that begins with gs://, http:// or https://), status (on_sale, reserved, sold, deleted),
@@ -88,7 +88,7 @@ def _progress() -> Progress:
 
 
 def _print_summary(lake: Lake, written: dict[Window, dict[str, int]], datasets: list[str]) -> None:
-    """One row per window, up to a screenful, and the total."""
+    """Print one row per window, up to a limit, and the totals."""
     table = Table("window", title=f"written to {lake.root}", show_footer=True)
     table.columns[0].footer = f"windows: {len(written):,}"
     for dataset in datasets:

@@ -1,4 +1,4 @@
-"""`lens demo`: the whole workflow on a made marketplace, and what to look at in the end."""
+"""`lens demo`: the whole workflow on a synthetic marketplace, and where to find the results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ console = Console()
 
 
 class _Terminal:
-    """One title per step, one bar per count."""
+    """Shows a title per step, and a progress bar per count."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
@@ -66,5 +66,5 @@ def demo(
 def _print_places(places: dict[str, str]) -> None:
     console.print("\n[bold]What to look at, and what to do next[/bold]")
     for name, place in places.items():
-        # Unwrapped, so that an address can be copied.
+        # Not wrapped, so that addresses can be copied.
         console.print(f"  {name:<12}{place}", soft_wrap=True, highlight=False)

@@ -1,4 +1,4 @@
-"""``lens lake``: what the lake holds, and looking after it."""
+"""``lens lake``: inspect and maintain the lake."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Encoder = Annotated[str | None, typer.Option(help="Only embeddings of this encod
 
 @app.callback()
 def look_after() -> None:
-    """See what the lake holds, and look after it."""
+    """Inspect and maintain the lake."""
 
 
 @app.command()
@@ -59,10 +59,12 @@ def dead_letters(
 
 @app.command()
 def redrive(
-    encoder: Annotated[str | None, typer.Option(help="Whose dead letters; default: LENS_ENCODER.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="Also those that will not pass by themselves.")] = False,
+    encoder: Annotated[
+        str | None, typer.Option(help="The encoder whose dead letters to retry; default: LENS_ENCODER.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Also permanent failures, and those not due yet.")] = False,
 ) -> None:
-    """Try to embed the listings again that could not be embedded."""
+    """Retry the listings that could not be embedded."""
     _lake()
     arguments = [*(["--encoder", encoder] if encoder else []), *(["--all"] if every else [])]
     run_with_bars("re-drive", "redrive_dead_letters", arguments, load_settings())
@@ -70,7 +72,7 @@ def redrive(
 
 @app.command()
 def compact(encoder: Encoder = None) -> None:
-    """Rewrite small files of the embeddings as large ones, and remove what nobody reads any more."""
+    """Rewrite small files of the embeddings as large ones, and remove data that is no longer needed."""
     lake = _lake()
     before = {embeddings.encoder_id: _size(embeddings) for embeddings in every_encoder(lake)}
     run_with_bars("compact", "compact_lake", ["--encoder", encoder] if encoder else [], load_settings())
@@ -110,7 +112,7 @@ def _windows(embeddings: Embeddings) -> list[str]:
 
 
 def _size(embeddings: Embeddings) -> tuple[int, int]:
-    """Files of the items' table, and bytes of all its versions."""
+    """The number of files of the items table, and the bytes of all its versions."""
     if not embeddings.items.exists():
         return 0, 0
     return len(embeddings.items.open().get_fragments()), embeddings.lake.size(embeddings.items.path)

@@ -1,4 +1,4 @@
-"""The commands of `lens`, and how an error becomes one sentence."""
+"""The commands of `lens`, and how errors are reported."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from listing_lens.settings import load_settings
 
 
 class SentenceOnRefusal(TyperGroup):
-    """Prints a LensError as one sentence, without a traceback, and exits with 1."""
+    """Prints the message of a LensError, without a traceback, and exits with status 1."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -37,7 +37,7 @@ app.command()(stack.up)
 app.command()(stack.status)
 app.command()(stack.down)
 app.add_typer(catalog.app, name="catalog", help="Bring listings into the lake.")
-app.add_typer(lake.app, name="lake", help="Look after the lake.")
+app.add_typer(lake.app, name="lake", help="Inspect and maintain the lake.")
 app.command()(pipeline.run)
 app.command()(pipeline.embed)
 app.add_typer(pipeline.projection, name="projection", help="Fit the projection.")

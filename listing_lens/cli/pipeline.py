@@ -1,4 +1,4 @@
-"""From listings to a searchable index at the terminal: embed, fit, rebuild, evaluate; and all of it at once."""
+"""From listings to a searchable index on the command line: embed, fit, rebuild and evaluate, or all in one run."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Encoder = Annotated[
 ]
 Model = Annotated[str, typer.Option(help="A version or an alias of listing-embedder in MLflow.")]
 
-# Names and paths come out as they are: unwrapped, to be copied, and with their brackets, which are no markup.
+# Names and paths are printed verbatim: not wrapped, so that they can be copied, and with brackets not taken for markup.
 console = Console(soft_wrap=True, markup=False, emoji=False)
 
 
@@ -53,17 +53,20 @@ def fit(
     ] = None,
     whiten: Annotated[bool, typer.Option("--whiten", help="Scale every kept axis to the same variance.")] = False,
     fraction: Annotated[
-        float | None, typer.Option(help="Fit on this share of the items, drawn by a hash of their ids; default: all.")
+        float | None, typer.Option(help="Fit on this share of the items, sampled by a hash of their ids; default: all.")
     ] = None,
     rows: Annotated[
-        int | None, typer.Option(help="Fit on about so many embeddings, drawn likewise, instead of --fraction.")
+        int | None,
+        typer.Option(help="Fit on approximately this many embeddings, sampled likewise; not with --fraction."),
     ] = None,
     start: Start = None,
     end: End = None,
     encoder: Encoder = None,
-    items: Annotated[int | None, typer.Option(help="Assess it on about so many items; default: 20,000.")] = None,
-    queries: Annotated[int | None, typer.Option(help="Search for so many of them; default: 500.")] = None,
-    promote: Annotated[bool, typer.Option(help="Make it the champion; the first one becomes it anyway.")] = False,
+    items: Annotated[
+        int | None, typer.Option(help="Approximate number of items to assess it on; default: 20,000.")
+    ] = None,
+    queries: Annotated[int | None, typer.Option(help="Number of these used as queries; default: 500.")] = None,
+    promote: Annotated[bool, typer.Option(help="Make it the champion; the first one always becomes champion.")] = False,
 ) -> None:
     """Fit the projection on the lake's embeddings, assess it, and register the embedder in MLflow."""
     settings = load_settings()
@@ -84,7 +87,7 @@ def fit(
 
 @index.command("rebuild")
 def rebuild(model: Model = CHAMPION) -> None:
-    """Build a new index for an embedder, verify it, and point the alias to it; the index before is kept."""
+    """Build a new index for an embedder, verify it, and point the alias to it; the previous index is kept."""
     _rebuild(model, load_settings())
 
 
@@ -103,7 +106,7 @@ def list_indexes() -> None:
 
 @index.command("delete")
 def delete(name: Annotated[str, typer.Argument(help="The index's full name.")]) -> None:
-    """Delete an index that is not live: of a failed build, or one that is no longer needed for rollback."""
+    """Delete an index that is not live: from a failed build, or no longer needed for rollback."""
     search_index = SearchIndex.connect(load_settings())
     search_index.get(name)
     search_index.delete(name)
@@ -125,10 +128,10 @@ def run(
     from listing_lens.registry import connect_registry
 
     settings = load_settings()
-    # Embedding may take hours: what the steps after it need is asked for first.
+    # Embedding may take hours: fail early if what the later steps need is not available.
     SearchIndex.connect(settings)
     connect_registry(settings)
-    # An alias may move meanwhile: all steps take the encoder that it names now.
+    # An alias may move in the meantime: resolve it once, so that all steps use the same encoder.
     encoder = resolve_encoder(encoder, settings)
     _embed(_span(LISTINGS, None, None, settings), settings, encoder)
     _rebuild(str(_fit(settings, [*_option("--dims", dims), "--encoder", encoder], promote=True)), settings)
@@ -141,7 +144,7 @@ def _embed(window: Window, settings: Settings, encoder: str | None) -> None:
 
 
 def _fit(settings: Settings, options: Sequence[str], assessed_on: Sequence[str] = (), *, promote: bool) -> int:
-    """Fit and assess with these options of the jobs, register, and promote when asked or when there is no champion."""
+    """Fit and assess with the given job options, register, and promote if asked or if there is no champion yet."""
     from listing_lens import registration
     from listing_lens.registry import connect_registry
 
@@ -175,7 +178,7 @@ def _rebuild(model: str, settings: Settings) -> None:
         run_with_bars("load index", "load_index", ["--index", built.name], settings)
         run_with_bars("verify index", "verify_index", ["--index", built.name], settings)
     except BaseException:
-        # The next run builds another. A cluster that is out of reach keeps this one.
+        # The next run builds a new index. If the cluster cannot be reached, this one stays.
         with suppress(LensError):
             search_index.delete(built.name)
         raise
@@ -196,14 +199,14 @@ def _evaluate(window: Window, model: str, settings: Settings) -> None:
 
 
 def print_metrics(window: Window, space: str, settings: Settings) -> None:
-    """Print the means of an evaluation that the lake holds."""
+    """Print the mean metrics of an evaluation in the lake."""
     manifest = Lake(settings.lake).manifest(evaluations(space), window)
     title = f"{manifest.counts['evaluated']:,} sessions of {window}"
     console.print(metrics_table(title, manifest.parameters["metrics"]))
 
 
 def assessment_table(assessment: Assessment) -> Table:
-    """Recall by dimensions, a row each, beside the projection before it where there is one; and how far the axes moved."""
+    """Recall, a row per number of dimensions, next to the previous projection's if there is one; and the angles between them."""
     now, change = assessment.fitted.recall, assessment.change
     before = change.before.recall if change else {}
     names = list(now[assessment.fitted.dims])
@@ -215,7 +218,7 @@ def assessment_table(assessment: Assessment) -> Table:
             f"angles to the axes before: {change.mean_angle_degrees:.2f}° on average, {change.largest_angle_degrees:.2f}° at most"
         )
     )
-    # Short, so that a narrow terminal cuts none off.
+    # Short headers, so that they fit a narrow terminal.
     cutoffs = [name.removeprefix("recall") for name in names]
     table = Table("dims", *cutoffs, *(f"before {k}" for k in cutoffs if before), title=title, caption=caption)
     for dims in sorted({*now, *before}):
@@ -225,7 +228,7 @@ def assessment_table(assessment: Assessment) -> Table:
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """An encoder beside its parent and others, on all sessions and on those that show nothing it was trained on."""
+    """An encoder compared with its parent and others, on all sessions and on those without products it was trained on."""
     first = comparison.rows[0]
     table = Table(
         "encoder",
@@ -241,7 +244,7 @@ def comparison_table(comparison: Comparison) -> Table:
 
 
 def metrics_table(title: str, means: Mapping[str, float]) -> Table:
-    """Means by `variant/metric@k`, a row a metric, so that it fits a narrow terminal."""
+    """Means by `variant/metric@k`, with a row per metric to fit a narrow terminal."""
     from listing_lens.registration import VARIANTS
 
     table = Table("metric", *VARIANTS.values(), title=title)
@@ -260,7 +263,7 @@ def metrics_table(title: str, means: Mapping[str, float]) -> Table:
 
 
 def _span(dataset: str, start: str | None, end: str | None, settings: Settings) -> Window:
-    """The window of two options; what is left out is taken from what has landed, and what is asked for must have."""
+    """The window of two options, which must have landed; a missing bound is that of what has landed."""
     lake = Lake(settings.lake)
     lake.check()
     landed = lake.windows(dataset)

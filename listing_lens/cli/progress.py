@@ -1,4 +1,4 @@
-"""A job's progress at the terminal: one bar per stage."""
+"""A job's progress in the terminal: one bar per stage."""
 
 from __future__ import annotations
 
@@ -31,6 +31,6 @@ def run_with_bars(title: str, job: str, arguments: Sequence[str], settings: Sett
         run_job(job, arguments, settings, show)
         bars.update(waiting, visible=not stages, total=1, completed=1)
         for task in stages.values():
-            # Totals are estimates, counted before superseded versions drop out.
+            # Totals are estimates, counted before superseded versions are dropped.
             done = bars.tasks[bars.task_ids.index(task)].completed
             bars.update(task, total=done)

@@ -1,4 +1,4 @@
-"""`lens search`: embed a photo in the live index's space, search, and show what was found."""
+"""`lens search`: embed a photo in the live index's space, search, and show the results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def search(
     page: Annotated[Path | None, typer.Option(help="Where to write the page; default: below LENS_HOME.")] = None,
 ) -> None:
     """Find the listings that look most like a photo; prints a table and writes a page of their photos."""
-    # Templates and images: the other commands do without.
+    # Imported here: templates and images are slow to import, and the other commands do not need them.
     from listing_lens.serving import photo_search
 
     settings = load_settings()
@@ -46,7 +46,7 @@ def search(
         table.add_row(
             str(rank), f"{hit.score:.3f}", f"¥{hit.price:,}", hit.title, " › ".join(hit.category), hit.item_id
         )
-    # What sellers wrote is no markup.
+    # Sellers' texts must not be interpreted as markup.
     console = Console(soft_wrap=True, markup=False, emoji=False)
     console.print(table)
     path = page or settings.home / "pages" / f"search-{photo.stem}.html"

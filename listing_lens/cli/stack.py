@@ -45,7 +45,7 @@ def status() -> None:
 
 
 def down() -> None:
-    """End the local stack; its data stays."""
+    """Stop the local stack; its data is kept."""
     console = Console(soft_wrap=True)
     with console.status("stopping") as spinner:
         count = stack.down(load_settings(), _narrator(console, spinner))
@@ -54,7 +54,7 @@ def down() -> None:
 
 
 def _narrator(console: Console, spinner: Status) -> Callable[[Event], None]:
-    """Print what has come to be, and show beside the spinner what is still under way."""
+    """Print finished steps, and show those in progress next to the spinner."""
     under_way: dict[str, str] = {}
 
     def tell(event: Event) -> None:

@@ -1,4 +1,4 @@
-"""Embedders by their cards: loads the encoder and the projection, and checks that they are the ones named."""
+"""Loading embedders by their cards, and checking that the encoder and the projection are the ones named."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from models.projection import Projection
 
 
 def require_encoder(source: str, encoder_id: str, runtime: Runtime = DEFAULT_RUNTIME) -> Encoder:
-    """The process's one copy of an encoder, checked to have this id.
+    """The process's shared copy of an encoder, checked to have this id.
 
     Raises:
-        LensError: it cannot be loaded, or the source now leads to another one.
+        LensError: it cannot be loaded, or the source now points to a different one.
     """
     encoder = shared_encoder(source, runtime)
     if encoder.encoder_id != encoder_id:
@@ -35,21 +35,21 @@ def require_encoder(source: str, encoder_id: str, runtime: Runtime = DEFAULT_RUN
 
 @dataclass(frozen=True)
 class Embedder:
-    """Encoder and projection of one space: images become vectors that its index can be searched with."""
+    """The encoder and projection of a space: turns images into vectors to search its indexes with."""
 
     encoder: Encoder
     projection: Projection
 
     @classmethod
     def load(cls, card: EmbedderCard, lake: Lake, runtime: Runtime = DEFAULT_RUNTIME) -> Embedder:
-        """Load what a card names.
+        """Load the encoder and projection that a card names.
 
         Raises:
-            LensError: a part is missing, or is not the one that the card names.
+            LensError: one of them is missing, or is not the one that the card names.
         """
         encoder = require_encoder(card.encoder_source, card.encoder_id, runtime)
         return cls(encoder, load_projection(lake, card.projection_id, card.encoder_id))
 
     def embed(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
-        """RGB images to (n, dims) unit vectors."""
+        """RGB images → unit vectors (n, dims)."""
         return self.projection.apply(self.encoder.embed(images))

@@ -1,4 +1,4 @@
-"""Encoders by their sources: resolved through the registry, published to the lake, and those that new listings need."""
+"""Encoder sources: resolving them through the registry, publishing to the lake, and finding the encoders in use."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _REGISTERED = re.compile(rf"models:/{ENCODER_MODEL}(?:@(?P<alias>[^/@]+)|/(?P<ve
 
 
 def encoder_runtime(settings: Settings) -> Runtime:
-    """Where and how encoders may run, as the settings have it."""
+    """Where and how encoders may run, from the settings."""
     return Runtime(settings.encoder_device, settings.encoder_backends, settings.encoder_trusted_code)
 
 
 def resolve_encoder(source: str | None, settings: Settings) -> str:
-    """Where an encoder is loaded from: MLflow's models:/listing-encoder@ALIAS and …/VERSION are looked up there.
+    """The source that an encoder is loaded from; models:/listing-encoder@ALIAS and …/VERSION are looked up in MLflow.
 
     Args:
-        source: a folder, a hub's id, a gs:// address, pixels:N or an address in MLflow; empty is LENS_ENCODER.
-        settings: name MLflow's server.
+        source: a folder, a model hub id, a gs:// address, pixels:N or an address in MLflow; empty means LENS_ENCODER.
+        settings: name the MLflow server.
 
     Raises:
-        LensError: MLflow is not set or has no such encoder, or the address is of another model.
+        LensError: MLflow is not configured or has no such encoder, or the address is of a different model.
     """
     source = source or settings.encoder
     if not source.startswith("models:"):
@@ -51,9 +51,9 @@ def resolve_encoder(source: str | None, settings: Settings) -> str:
 
 
 def encoders_in_use(settings: Settings) -> list[str]:
-    """The sources of the encoders that new listings must be embedded by: those of every index there is, and LENS_ENCODER.
+    """The sources of the encoders that new listings must be embedded with: those of all indexes, and LENS_ENCODER.
 
-    Each encoder is named once, however many indexes and addresses it has.
+    Each encoder is listed once, however many indexes and addresses it has.
 
     Raises:
         LensError: the cluster or MLflow does not answer, or LENS_ENCODER cannot be found.
@@ -61,34 +61,34 @@ def encoders_in_use(settings: Settings) -> list[str]:
     wanted = resolve_encoder(None, settings)
     by_id = {index.card.encoder_id: index.card.encoder_source for index in SearchIndex.connect(settings).all()}
     by_id.setdefault(identify(wanted), wanted)
-    # A folder whose weights have changed is one source of two encoders: it can only give the newer.
+    # A folder whose weights have changed is the source of two encoders, but only the newer one can be loaded from it.
     return list(dict.fromkeys(by_id.values()))
 
 
 def landed_identities(lake: Lake, within: Window | None = None) -> dict[Window, str]:
-    """The windows of listings that have landed, and what tells the content of each from any other that it may get."""
+    """The landed windows of listings, with the identity of their content."""
     manifests = lake.manifests(LISTINGS, lake.windows(LISTINGS, within))
     return {window: manifest.identity for window, manifest in manifests.items()}
 
 
 def windows_not_embedded(lake: Lake, encoder: str, within: Window | None = None) -> list[Window]:
-    """The landed windows of listings that the encoder of an id has not embedded as they are now, or not wholly, by time.
+    """The landed windows of listings whose current content an encoder has not, or not completely, embedded, by time.
 
-    Of windows that lie partly in the given one, only that part is looked at.
+    `encoder` is its id. Of windows that lie only partly in `within`, only that part is considered.
     """
     return not_embedded(landed_identities(lake, within), Ledger(Embeddings(lake, encoder)).lines().values(), within)
 
 
 def publish_encoder(lake: Lake, folder: Path, *, name: str | None = None) -> str:
-    """Copy an encoder's files to the lake, where it keeps its id; done once, however often it is asked for.
+    """Copy an encoder's files to the lake, where it keeps its id. Idempotent.
 
     Args:
-        lake: keeps them at encoders/<encoder_id>/.
-        folder: holds the files, as `save_pretrained()` writes them; what is no file of an encoder stays behind.
-        name: what its id begins with; the folder's name when left out.
+        lake: receives them at encoders/<encoder_id>/.
+        folder: holds the files, as written by `save_pretrained()`; other files are not copied.
+        name: what its id begins with (default: the folder's name).
 
     Returns:
-        The source that it can be loaded from for good.
+        The permanent source of the encoder.
 
     Raises:
         LensError: the folder holds no weights.

@@ -1,8 +1,8 @@
-"""Dead letters of an encoder: listings that could not be embedded, why, and when they are tried again.
+"""Dead letters of an encoder: listings that could not be embedded, why, and when they are retried.
 
-A letter is of the newest version of an item that failed. It goes when that version or a later one is embedded, and is replaced
-when a later one fails. Failures that may pass (a server that did not answer) are tried again, with growing pauses, until
-`MOST_ATTEMPTS`; others stay until somebody asks for them.
+A letter belongs to the newest version of an item that failed. It is removed when that version or a later one is embedded, and
+replaced when a later one fails. Transient failures (a server that did not answer) are retried with exponential backoff, up to
+`MOST_ATTEMPTS`; others are only retried on request.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from listing_lens.lake.records import TIMESTAMP, Listing, Refused, Status
 from listing_lens.lake.tables import Table
 from listing_lens.lake.window import Window
 
-# A letter that may pass is tried so often: after 15 minutes, 30 minutes, an hour … and the last time after a day and a half.
+# Attempts at a transient failure, the first included: the pauses are 15 minutes, 30 minutes, an hour …; about 32 hours in all.
 MOST_ATTEMPTS = 8
 _FIRST_PAUSE = timedelta(minutes=15)
 
-# Where a listing failed: its row is invalid; its photo cannot be had; is no picture; the encoder gave no numbers for it.
+# Where a listing failed: its row is invalid; its photo cannot be fetched; or not decoded; or its embedding is not finite.
 STAGES = ("read", "fetch", "decode", "encode")
 
 SCHEMA = pa.schema(
     [
-        # The item's id, or what else tells a row from others that has no valid one.
+        # The item's id; for an invalid row, a hash of the row.
         pa.field("key", pa.string(), nullable=False),
         pa.field("item_id", pa.string(), nullable=False),
-        # `Listing.version`; 0 of a row that is invalid.
+        # `Listing.version`; 0 for an invalid row.
         pa.field("version", pa.int64(), nullable=False),
         pa.field("updated_at", TIMESTAMP),
         pa.field("image_uri", pa.string()),
@@ -42,7 +42,7 @@ SCHEMA = pa.schema(
         pa.field("transient", pa.bool_(), nullable=False),
         pa.field("attempts", pa.int64(), nullable=False),
         pa.field("failed_at", TIMESTAMP, nullable=False),
-        # JSON: the listing, for another try.
+        # JSON: the listing, for a retry.
         pa.field("listing", pa.string()),
     ]
 )
@@ -66,12 +66,12 @@ class Letter:
     def of_listing(
         cls, listing: Listing, window: Window, stage: str, reason: str, *, transient: bool, attempts: int, now: datetime
     ) -> Letter:
-        """A listing whose photo gave no embedding, tried so often."""
+        """The letter of a listing whose photo could not be embedded."""
         return cls(listing.item_id, listing.item_id, window, stage, reason, transient, attempts, now, listing)
 
     @classmethod
     def of_refused(cls, refused: Refused, window: Window, now: datetime) -> Letter:
-        """A row of a landed window that is no listing."""
+        """The letter of an invalid row in a landed window."""
         digest = blake2b(f"{window.name} {refused.row}".encode(), digest_size=8).hexdigest()
         return cls(f"invalid row {digest}", refused.item_id, window, "read", refused.reason, False, 1, now, None)
 
@@ -80,7 +80,7 @@ class Letter:
         return self.listing.version if self.listing else 0
 
     def is_due(self, now: datetime) -> bool:
-        """Whether it may pass, has been tried less than `MOST_ATTEMPTS` times, and its pause is over."""
+        """Whether the failure is transient, attempts are left, and the pause is over."""
         pause = _FIRST_PAUSE * 2 ** (self.attempts - 1)
         return self.transient and self.attempts < MOST_ATTEMPTS and now >= self.failed_at + pause
 
@@ -100,24 +100,24 @@ class DeadLetters:
         yield from map(_letter_of, self.table.rows())
 
     def to_try(self, now: datetime, *, every: bool = False) -> list[Letter]:
-        """The letters of listings that are due; or every one, whatever its reason and whenever it was tried last."""
+        """The letters of listings that are due for a retry; or all of them, whatever their reason and last attempt."""
         return [letter for letter in self.letters() if letter.listing and (every or letter.is_due(now))]
 
     def add(self, letters: Iterable[Letter]) -> None:
-        """Keep letters; of one item the one of the newest version stays, and of that the last."""
+        """Add letters; for each item, the letter of the newest version stays, and the last one for that version."""
         rows = {letter.key: letter for letter in sorted(letters, key=lambda letter: letter.version)}
         if rows:
             batch = pa.RecordBatch.from_pylist([_row_of(letter) for letter in rows.values()], schema=SCHEMA)
             self.table.merge(SCHEMA, [batch], newer="source.version >= target.version")
 
     def forget_refused(self, windows: Iterable[Window], since: datetime) -> None:
-        """Remove the letters of invalid rows of landed windows that were read again since, and did not hold them any more."""
+        """Remove letters of invalid rows from before `since`, in landed windows that no longer contain those rows."""
         held = self.table.rows(["key", "window", "failed_at"], filter="version = 0")
         names = {window.name for window in windows}
         self.table.delete([row["key"] for row in held if row["window"] in names and row["failed_at"] < since])
 
     def settle(self, versions: Mapping[str, int]) -> int:
-        """Remove the letters of items of which this version, or a later one, is in the table now. Returns how many."""
+        """Remove the letters of items whose version in `versions` is at least the letter's. Returns how many there were."""
         held = self.table.rows(["key", "item_id", "version"], filter="version > 0")
         settled = [row["key"] for row in held if versions.get(row["item_id"], -1) >= row["version"]]
         self.table.delete(settled)

@@ -3,7 +3,7 @@
 <root>/embeddings/<encoder>/items.lance           the newest version of each item
                            /windows.lance         the ledger: which windows are embedded, from which input
                            /dead_letters.lance    listings that could not be embedded
-                           /staging/<attempt>/    what a run has written and not merged yet
+                           /staging/<attempt>/    what a run has written but not merged yet
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from listing_lens.lake.tables import KEY_BATCH_ROWS, Place, Table, scan
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import Lake
 
-# How the numbers of an embedding are stored.
+# Data types in which embeddings can be stored.
 EmbeddingDtype = Literal["float32", "float16"]
 _ARROW_TYPES = {"float32": pa.float32(), "float16": pa.float16()}
 
-# Of two rows of an item the one of the larger `Listing.version` stays; of equal ones, the one that is there.
+# Of two rows of an item, the one with the larger `Listing.version` wins; on a tie, the existing one.
 NEWER = "source.version > target.version"
 
 _OTHER_FIELDS = (
     # `Listing.version`.
     pa.field("version", pa.int64(), nullable=False),
-    # The landed window that the listing came from, by its name.
+    # The name of the landed window that the listing came from.
     pa.field("window", pa.string(), nullable=False),
-    # blake2b of the photo's bytes, 16 bytes, and the backend that computed the embedding; null where there is none.
+    # The 16-byte blake2b hash of the photo, and the backend that computed the embedding; null without an embedding.
     pa.field("photo", pa.binary()),
     pa.field("backend", pa.string()),
 )
 
 
 def item_schema(dims: int, dtype: EmbeddingDtype = "float32") -> pa.Schema:
-    """An item's row: its listing, where it came from, and its embedding; null once it is sold or deleted."""
+    """An item's row: its listing, its origin, and its embedding, which is null once the item is sold or deleted."""
     schema = LISTING_SCHEMA
     for field in (*_OTHER_FIELDS, pa.field("embedding", pa.list_(_ARROW_TYPES[dtype], dims))):
         schema = schema.append(field)
@@ -51,7 +51,7 @@ def item_schema(dims: int, dtype: EmbeddingDtype = "float32") -> pa.Schema:
 
 @dataclass(frozen=True)
 class Embedded:
-    """What became of a listing's photo: the embedding (dims,) of unit length, of which bytes and by which backend."""
+    """The embedding of a photo, (dims,) of unit length, with the hash of the photo's bytes and the backend."""
 
     embedding: NDArray[np.floating]
     photo: bytes
@@ -60,7 +60,7 @@ class Embedded:
 
 @dataclass(frozen=True)
 class Item:
-    """A row: a listing of a landed window; without an embedding when it is sold or deleted."""
+    """A row: a listing of a landed window; without an embedding if it is sold or deleted."""
 
     listing: Listing
     window: Window
@@ -68,10 +68,10 @@ class Item:
 
 
 def item_batch(items: list[Item], schema: pa.Schema) -> pa.RecordBatch:
-    """Items as rows of a schema of `item_schema`.
+    """Items as rows of a schema made by `item_schema`.
 
     Raises:
-        LensError: an embedding is not finite, or has other dimensions.
+        LensError: an embedding is not finite, or of the wrong dimension.
     """
     field = schema.field("embedding").type
     matrix = np.zeros((len(items), field.list_size), np.float32)
@@ -99,9 +99,9 @@ def item_batch(items: list[Item], schema: pa.Schema) -> pa.RecordBatch:
 
 
 def embedding_matrix(batch: pa.RecordBatch) -> NDArray[np.float32]:
-    """The embeddings of a batch without nulls: (n, dims) float32, whatever is stored.
+    """The embeddings of a batch without nulls: (n, dims) float32, whatever the stored type.
 
-    Float16 is cast by torch, with the processor's own instruction: four times as fast as by NumPy.
+    Float16 is converted by torch, which uses the CPU's conversion instruction: four times as fast as NumPy.
     """
     column = batch.column("embedding")
     if column.null_count:
@@ -162,11 +162,11 @@ class Embeddings:
 
     @property
     def staging(self) -> str:
-        """The folder of what runs have written and not merged yet; each attempt has one of its own."""
+        """The folder of what runs have written but not merged yet, with a subfolder per attempt."""
         return f"{self.folder}/staging"
 
     def require(self) -> int:
-        """The latest version of the items' table. Raises LensError when the encoder has embedded nothing yet."""
+        """The latest version of the items table. Raises LensError when the encoder has embedded nothing yet."""
         version = self.items.version()
         if version is None:
             raise LensError(
@@ -175,18 +175,18 @@ class Embeddings:
         return version
 
     def dims(self) -> int:
-        """Dimensions of an embedding. Raises LensError when the encoder has embedded nothing yet."""
+        """The dimension of the embeddings. Raises LensError when the encoder has embedded nothing yet."""
         return int(self.items.open(self.require()).schema.field("embedding").type.list_size)
 
     def count(self, version: int, filter: str | None = None) -> int:
-        """Rows of the table as of a version."""
+        """The number of rows in a version of the items table."""
         return int(self.items.open(version).count_rows(filter))
 
     def schema(self, dims: int, dtype: EmbeddingDtype) -> pa.Schema:
-        """Of the table, as it is; or as it will be, when there is none yet.
+        """The schema of the items table; if there is none yet, the schema it will have.
 
         Raises:
-            LensError: the table holds embeddings of other dimensions.
+            LensError: the table holds embeddings of a different dimension.
         """
         version = self.items.version()
         if version is None:
@@ -198,12 +198,12 @@ class Embeddings:
 
 
 def every_encoder(lake: Lake) -> list[Embeddings]:
-    """The embeddings of each encoder that the lake holds any of, by the encoder's id."""
+    """The embeddings of every encoder in the lake, sorted by encoder id."""
     return [Embeddings(lake, encoder_id) for encoder_id in lake.folders(f"{lake.root}/embeddings")]
 
 
 def embedded_within(window: Window | None) -> str:
-    """A filter, in SQL, for the rows that have an embedding, of items that were last updated in a window if one is given."""
+    """An SQL filter for the rows with an embedding; if a window is given, only of items last updated in it."""
     present = "embedding IS NOT NULL"
     if window is None:
         return present
@@ -211,7 +211,7 @@ def embedded_within(window: Window | None) -> str:
 
 
 def removed_before(moment: datetime) -> str:
-    """A filter, in SQL, for the rows of items that were sold or deleted before a time."""
+    """An SQL filter for the rows of items that were sold or deleted before a given time."""
     return f"embedding IS NULL AND updated_at < {_literal(moment)}"
 
 
@@ -220,7 +220,7 @@ def _literal(moment: datetime) -> str:
 
 
 def rows_of(table: Table, place: Place, item_ids: pa.Array, columns: list[str]) -> pa.Table:
-    """Rows of some items in one fragment of a table: only their other columns are read, whatever the table's size."""
+    """The rows of given items in one fragment of a table; for all other rows, only the key column is read."""
     version, fragment = place
     opened = table.open(version)
     part = opened.get_fragment(fragment)

@@ -1,4 +1,4 @@
-"""Files that outlast a power cut."""
+"""Files that survive a power failure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def flush_to_disk(paths: Iterable[str]) -> None:
-    """Make sure that files and folders are on the disk, and not only in the operating system's memory."""
+    """Make sure that files and folders are on disk, not just in the operating system's page cache (fsync)."""
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
         try:

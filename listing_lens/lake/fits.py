@@ -1,4 +1,4 @@
-"""Where projections are kept: in the lake, by id, with a record of each fit and of its assessment by the fit's name."""
+"""Projections in the lake: stored by id, with a record of each fit and its assessment under the fit's name."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ from listing_lens.lake.windows import Lake
 from models.embedder import EmbedderCard
 from models.projection import Projection
 
-# Recall at these is assessed, and this one decides.
+# Recall is assessed at these cutoffs; advice is based on the headline one.
 CUTOFFS = (1, 10, 100)
 HEADLINE_K = 10
 HEADLINE = f"recall@{HEADLINE_K}"
-# A smaller gain in it is not worth a rebuild.
+# A smaller gain in headline recall is not worth a rebuild.
 _NOTICEABLE = 0.01
 
 
 class Fit(BaseModel):
-    """What a fit left behind: the embedder that it makes possible, and what it was fitted on."""
+    """The record of a fit: the resulting embedder, and what it was fitted on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     card: EmbedderCard
     rows: int
-    # Of the encoder's table; and the window that the items were last updated in, by its name, or None for all.
+    # The version of the encoder's table; and the name of the window in which the items were last updated, or None for all.
     version: int
     within: str | None = None
-    # Of the items, sampled by their hash.
+    # The share of the items that was sampled, by a hash of their ids.
     share: float = Field(default=1.0, gt=0, le=1)
     explained_variance: float
 
 
 class Quality(BaseModel):
-    """What a projection keeps of exact search with the whole embeddings."""
+    """How well a projection preserves exact search with the full embeddings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     projection_id: str
     dims: int
-    # By dimensions, its own and fewer: "recall@10" → the mean over the queries.
+    # Dimensions (all of the projection's, and fewer) → metric ("recall@10") → mean over the queries.
     recall: dict[int, dict[str, float]]
 
 
 class Change(BaseModel):
-    """What a fit changes against the projection before it, judged on the same items."""
+    """How a fit differs from the previous projection, evaluated on the same items."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -54,29 +54,29 @@ class Change(BaseModel):
     # Principal angles between the two subspaces.
     largest_angle_degrees: float
     mean_angle_degrees: float
-    # Share of the variance that the new projection keeps which lies in the subspace of the one before.
+    # The share of the new projection's variance that lies in the previous projection's subspace.
     variance_held: float
-    # In recall@10, and its standard error over the queries.
+    # The gain in recall@10, and its standard error over the queries.
     gain: float
     gain_error: float
 
 
 class Assessment(BaseModel):
-    """How good the projection of a fit is, and what it changes."""
+    """The quality of a fitted projection, and how it differs from the previous one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     items: int
     queries: int
     fitted: Quality
-    # recall@10 of all dimensions about the fit's mean, where its origin is: more axes come near to it at best.
+    # recall@10 of all dimensions, centred on the fit's mean: the limit that more axes can approach.
     centred: float | None = None
-    # None when there was no projection of the same encoder before.
+    # None when there is no previous projection of the same encoder.
     change: Change | None
 
     @property
     def advice(self) -> str:
-        """One sentence for whoever decides on a rebuild."""
+        """One sentence to help decide on a rebuild."""
         change, now = self.change, self.fitted.recall[self.fitted.dims][HEADLINE]
         finds = f"{HEADLINE} against exact search with the whole embeddings is {now:.3f}"
         if self.centred is not None:
@@ -104,20 +104,20 @@ def projection_folder(lake: Lake, projection_id: str) -> str:
 
 
 def fit_path(lake: Lake, name: str) -> str:
-    """Where the fit of this name leaves its result."""
+    """The path of the record of the fit with this name."""
     return f"{lake.root}/fits/{name}.json"
 
 
 def assessment_path(lake: Lake, name: str) -> str:
-    """Where the assessment of the fit of this name lies."""
+    """The path of the assessment of the fit with this name."""
     return f"{lake.root}/fits/{name}-assessment.json"
 
 
 def save_projection(lake: Lake, projection: Projection) -> None:
-    """Keep a projection under its id; the JSON comes last, and makes it exist.
+    """Save a projection under its id; the JSON is written last, and makes it exist.
 
-    One that is there and whole is left alone, since an index may be searched with it: a fit of the same embeddings again has
-    the same numbers, but not the same last digits of the mean and the spectrum, which do not count for the id.
+    An existing intact projection is not overwritten, since an index may be in use with it: refitting the same embeddings
+    gives the same projection, except for the last digits of the mean and the spectrum, which the id ignores.
     """
     folder = projection_folder(lake, projection.projection_id)
     if projection_exists(lake, projection.projection_id):
@@ -137,10 +137,12 @@ def load_projection(lake: Lake, projection_id: str, encoder_id: str | None) -> P
     """A projection from the lake.
 
     Args:
-        encoder_id: whose embeddings it is to be applied to; None takes any.
+        lake: the lake.
+        projection_id: the projection's id.
+        encoder_id: the encoder whose embeddings it will be applied to; None accepts any.
 
     Raises:
-        LensError: the lake has no such projection, another one in its place, or it is of another encoder.
+        LensError: the lake does not have the projection, has a different one in its place, or it is for another encoder.
     """
     folder = projection_folder(lake, projection_id)
     try:
@@ -162,7 +164,7 @@ def load_projection(lake: Lake, projection_id: str, encoder_id: str | None) -> P
 
 
 def load_fit(lake: Lake, name: str) -> Fit:
-    """Raises LensError when no fit of this name has finished."""
+    """The record of a fit. Raises LensError when no fit of this name has finished."""
     try:
         return Fit.model_validate_json(lake.read_bytes(fit_path(lake, name)))
     except FileNotFoundError:
@@ -170,7 +172,7 @@ def load_fit(lake: Lake, name: str) -> Fit:
 
 
 def load_assessment(lake: Lake, name: str) -> Assessment | None:
-    """The assessment of a fit; None when it was not assessed."""
+    """The assessment of a fit; None if it has not been assessed."""
     try:
         return Assessment.model_validate_json(lake.read_bytes(assessment_path(lake, name)))
     except FileNotFoundError:

@@ -1,8 +1,8 @@
-"""The ledger of an encoder: which windows are embedded, from which input, and which attempt may say so.
+"""The ledger of an encoder: which windows are embedded, from which input, and which attempt may complete them.
 
-A run begins by putting its attempt into the line of each of its windows, and ends by completing those lines that still have
-it: a run that was overtaken, because another one began later, completes nothing. A line names the inputs that were read, by
-what they were: when a window of listings is landed again, its identity changes, and it counts as not embedded.
+A run starts by writing its attempt into the line of each of its windows, and ends by completing the lines that still carry
+it: a window that a later run has taken over is not completed. A line identifies the exact inputs that were read: when a
+window of listings is landed again, its identity changes, and it counts as not embedded.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _SCHEMA = pa.schema(
         # The latest attempt to embed the window, and when it began.
         pa.field("attempt", pa.string(), nullable=False),
         pa.field("attempted_at", TIMESTAMP, nullable=False),
-        # The rest is of the last attempt that came to its end; null while none has.
+        # The remaining columns describe the last attempt that finished; null until one has.
         pa.field("completed_by", pa.string()),
         pa.field("completed_at", TIMESTAMP),
-        # What it read: "<landed window>@<identity>".
+        # The inputs it read: "<landed window>@<identity>".
         pa.field("inputs", pa.list_(pa.string())),
-        # JSON: listings by what became of them, and what the run was told.
+        # JSON: listings by outcome, and the run's parameters.
         pa.field("counts", pa.string()),
         pa.field("parameters", pa.string()),
     ]
@@ -54,13 +54,13 @@ class Line:
 
     @property
     def state(self) -> str:
-        """`embedded`, or `running` (which a run that died is, too) when its latest attempt has not come to its end."""
+        """`embedded`, or `running` if the latest attempt has not finished, even if its run has died."""
         return "embedded" if self.completed_by == self.attempt else "running"
 
 
 @dataclass(frozen=True)
 class Completed:
-    """What a run has to say of a window at its end."""
+    """What a run records for a window when it finishes."""
 
     inputs: tuple[str, ...]
     counts: Mapping[str, int]
@@ -77,12 +77,12 @@ class Ledger:
         return self.embeddings.windows
 
     def lines(self) -> dict[Window, Line]:
-        """Every line, by window, in order of time."""
+        """Every line, by window, in chronological order."""
         lines = map(_line_of, self.table.rows())
         return {line.window: line for line in sorted(lines, key=lambda line: line.window)}
 
     def begin(self, windows: Iterable[Window], attempt: str, now: datetime) -> None:
-        """Make an attempt the one that may complete some windows; whoever began before is overtaken."""
+        """Make an attempt the one that may complete these windows; earlier attempts are superseded."""
         lines = self.lines()
         rows = []
         for window in windows:
@@ -91,10 +91,10 @@ class Ledger:
         self._write(rows)
 
     def current(self, windows: Iterable[Window], attempt: str) -> list[Window]:
-        """Those of some windows that an attempt may complete.
+        """The windows, of those given, that an attempt may still complete.
 
         Raises:
-            LensError: it was overtaken in all of them.
+            LensError: it has been superseded in all of them.
         """
         lines = self.lines()
         wanted = list(windows)
@@ -110,10 +110,10 @@ class Ledger:
     def complete(
         self, completed: Mapping[Window, Completed], attempt: str, parameters: Mapping[str, Any], now: datetime
     ) -> list[Window]:
-        """Say that windows are embedded, those in which the attempt was not overtaken. Returns them.
+        """Record windows as embedded, except those in which the attempt has been superseded. Returns the recorded ones.
 
         Raises:
-            LensError: it was overtaken in all of them.
+            LensError: it has been superseded in all of them.
         """
         mine = self.current(completed, attempt)
         lines = self.lines()
@@ -143,12 +143,12 @@ class Ledger:
 
 
 def not_embedded(landed: Mapping[Window, str], lines: Iterable[Line], within: Window | None = None) -> list[Window]:
-    """The landed windows of which the input that is there now is not embedded, or not wholly, by time.
+    """The landed windows whose current input is not, or not completely, embedded, in chronological order.
 
     Args:
         landed: the identity of each landed window.
-        lines: of the ledger. Listings may land in other windows than they are embedded in.
-        within: only this part of them is looked at.
+        lines: the ledger's lines. Their windows need not be those in which listings land.
+        within: if given, only the parts of the windows that lie in it are considered.
     """
     by_input: dict[str, list[Window]] = {}
     for line in lines:
@@ -166,7 +166,7 @@ def _part(window: Window, within: Window | None) -> Window:
 
 
 def input_of(window: Window, identity: str) -> str:
-    """How the ledger names a landed window as it was read."""
+    """The ledger's name for a landed window as it was read."""
     return f"{window.name}@{identity}"
 
 

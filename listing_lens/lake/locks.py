@@ -1,9 +1,9 @@
-"""One committer at a time: a lock on a place in the lake, that ends with its holder.
+"""One committer at a time: a lock on a path in the lake, released when its holder dies.
 
-In a folder it is a file lock, which the operating system releases when its holder dies; it holds among processes that share
-a file system with working locks. On Cloud Storage it is a lease: an object that its holder writes anew every few seconds.
-Whoever has seen it unchanged for as long as a lease lasts, by a clock of their own, takes it over; no two clocks are ever
-compared. A holder that was paused for longer finds out when it asks, with `HeldLock.confirm`, before it commits.
+In a folder it is a file lock, which the operating system releases when its holder dies; it works between processes that share
+a file system with working locks. On Cloud Storage it is a lease: an object that its holder rewrites every few seconds. A
+process that has seen it unchanged for the length of a lease, by its own clock, takes it over; clocks are never compared
+between machines. A holder that was paused for longer finds out from `HeldLock.confirm`, which it calls before it commits.
 """
 
 from __future__ import annotations
@@ -29,36 +29,36 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# The longest that anyone waits for another's commits.
+# The longest time to wait for other processes' commits.
 _PATIENCE_S = 3600.0
-# How long a lease lasts without a sign of life, how often its holder gives one, and how often others look.
+# How long a lease lasts without a renewal, how often its holder renews it, and how often others poll it.
 _LEASE_S = 60.0
 _RENEWAL_S = 15.0
 _POLL_S = 1.0
 
 
 class HeldLock(Protocol):
-    """A lock while it is held."""
+    """A lock that is held."""
 
     def confirm(self) -> None:
-        """Raise LensError when the lock was taken over, so that nothing may be committed any more."""
+        """Raise LensError if the lock was taken over, in which case nothing more may be committed."""
 
 
 class LeaseStore(Protocol):
-    """Objects that are written on condition of the generation that is there; 0 is none."""
+    """Objects that are written conditionally on their current generation; 0 means that there is no object."""
 
     def generation(self, path: str) -> int:
-        """The generation of an object, 0 when there is none."""
+        """The generation of an object; 0 if there is none."""
 
     def write_if(self, path: str, data: bytes, generation: int) -> int | None:
-        """Write an object if it is still of this generation. Returns its new one; None when another writer came first."""
+        """Write an object if its generation is still this one. Returns the new one; None if another writer came first."""
 
     def remove(self, path: str) -> None:
         """Remove an object, if it is still there."""
 
 
 class CloudObjects:
-    """Objects on Cloud Storage, by their gs:// paths, written on condition of their generation."""
+    """Objects on Cloud Storage, by gs:// path, with generation preconditions."""
 
     def generation(self, path: str) -> int:
         bucket, name = self._place(path)
@@ -94,10 +94,10 @@ class CloudObjects:
 
 @contextmanager
 def file_lock(path: str, patience_s: float = _PATIENCE_S) -> Iterator[HeldLock]:
-    """Hold a lock on a file. It ends with the process.
+    """Hold a lock on a file, which the process's death releases.
 
     Raises:
-        LensError: another process holds it for longer than `patience_s` seconds.
+        LensError: another process held it for longer than `patience_s` seconds.
     """
     os.makedirs(os.path.dirname(path), exist_ok=True)
     lock = FileLock(path)
@@ -120,18 +120,18 @@ def lease(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[HeldLock]:
-    """Hold a lease on an object, renewed from a thread until the end.
+    """Hold a lease on an object, renewed by a background thread.
 
     Args:
         store: where the object is written.
-        path: the object's.
+        path: the object's path.
         patience_s: seconds to wait for another holder.
         lease_s: seconds without a renewal after which a lease is taken over.
-        clock: seconds that never run backwards.
+        clock: a monotonic clock, in seconds.
         sleep: how to wait.
 
     Raises:
-        LensError: another process holds it for longer than `patience_s` seconds.
+        LensError: another process held it for longer than `patience_s` seconds.
     """
     generation = _acquire(store, path, patience_s, lease_s, clock, sleep)
     held = _Lease(store, path, generation)
@@ -199,7 +199,7 @@ class _Lease:
                 logger.warning("%s", err)
                 return
             except OSError as err:
-                # The next renewal may get through; until then the lease is still young.
+                # The next renewal may succeed, and the lease outlasts several failed ones.
                 logger.warning("%s could not be renewed: %s", self.path, err)
 
     def release(self) -> None:
@@ -214,7 +214,7 @@ class _Always:
 
 
 def _owner() -> bytes:
-    # Two renewals never hold the same bytes, so that each is a generation of its own.
+    # No two renewals write the same bytes, so that each creates a new generation.
     return f"{os.uname().nodename} {os.getpid()} {secrets.token_hex(4)}".encode()
 
 

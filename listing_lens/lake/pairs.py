@@ -1,4 +1,4 @@
-"""Image–title pairs in the lake: what an encoder is fine-tuned on, validated by and compared on, under one name."""
+"""Image–title pairs in the lake: a named sample on which encoders are fine-tuned, validated and compared."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from listing_lens.errors import LensError
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import Lake
 
-# What the files of a sample hold, beside the dead letters: pairs of either part, and search sessions with the photos of
-# the items that they showed.
+# The kinds of files in a sample, besides dead letters: training and validation pairs, and search sessions with the photos of
+# the items they showed.
 TRAIN = "train"
 VALIDATION = "validation"
 PAIR_SESSIONS = "sessions"
 SESSION_ITEMS = "items"
 
-# Rows whose images a reader holds at a time: about 10 MB at 288 pixels.
+# Rows per row group, which a reader holds at once: about 10 MB at 288 pixels.
 PAIRS_PER_GROUP = 256
 
 PAIR_SCHEMA = pa.schema(
@@ -30,7 +30,7 @@ PAIR_SCHEMA = pa.schema(
         pa.field("title", pa.string(), nullable=False),
         pa.field("category", pa.list_(pa.string()), nullable=False),
         pa.field("product_id", pa.string()),
-        # A JPEG: upright, RGB, the shorter side at most the sample's image side.
+        # A JPEG: upright, RGB, its shorter side at most the sample's image side.
         pa.field("image", pa.binary(), nullable=False),
     ]
 )
@@ -38,12 +38,12 @@ PAIR_SCHEMA = pa.schema(
 PAIR_SESSION_SCHEMA = pa.schema(
     [
         pa.field("session_id", pa.string(), nullable=False),
-        # The photo that was searched by.
+        # The query photo.
         pa.field("image", pa.binary(), nullable=False),
-        # The items shown, from the first position on, and whether each was tapped: equally long.
+        # The shown items, from the first position on, and whether each was tapped: lists of the same length.
         pa.field("shown", pa.list_(pa.string()), nullable=False),
         pa.field("tapped", pa.list_(pa.bool_()), nullable=False),
-        # Whether no tapped item's product (or seller, as the sample was split) is among those trained on.
+        # True if no tapped item's product (or seller, depending on the split) is in the training pairs.
         pa.field("unseen", pa.bool_(), nullable=False),
     ]
 )
@@ -60,11 +60,11 @@ _CONTENT_BITS = 128
 
 @dataclass(frozen=True)
 class PairsInfo:
-    """A sample as its manifest describes it."""
+    """A sample, as described by its manifest."""
 
     name: str
     window: Window
-    # A hash of the pairs' content, of 16 hexadecimal digits: the same for the same pairs, however they are filed.
+    # A hash of the pairs' content, 16 hexadecimal digits: the same for the same pairs, however they are split into files.
     fingerprint: str
     counts: dict[str, int]
 
@@ -74,14 +74,14 @@ class PairsInfo:
 
 
 def pairs(name: str) -> str:
-    """The dataset of the sample with this name; it has one window. Raises LensError when it cannot be a folder's name."""
+    """The dataset of a sample, which has a single window. Raises LensError when the name is not a valid folder name."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise LensError(f"pairs cannot be named {name!r}: use letters, digits, '-', '_' and '.'")
     return f"pairs/{name}"
 
 
 def pairs_info(lake: Lake, name: str) -> PairsInfo:
-    """Raises LensError when no sample of this name is in the lake, or more than one window of it."""
+    """A sample by its name. Raises LensError when the lake does not have exactly one window of it."""
     windows = lake.windows(pairs(name))
     if len(windows) != 1:
         remedy = "sample them with `python -m beam_jobs.sample_pairs`" if not windows else "remove all but one of them"
@@ -91,12 +91,12 @@ def pairs_info(lake: Lake, name: str) -> PairsInfo:
 
 
 def pair_content(kind: str, item_id: str, title: str, image: bytes) -> int:
-    """A pair's part of the fingerprint, as a number of 128 bits: its split, item, title and image."""
+    """A pair's contribution to the fingerprint, a 128-bit number: a hash of its split, item, title and image."""
     content = json.dumps([kind, item_id, title, sha256(image).hexdigest()])
     return int.from_bytes(sha256(content.encode()).digest()[: _CONTENT_BITS // 8])
 
 
 def fingerprint(contents: Iterable[int]) -> str:
-    """The fingerprint of pairs by their `pair_content`s, or by sums of these: a sum knows no order."""
+    """The fingerprint of pairs from their `pair_content`s, or from partial sums of these: their sum is independent of order."""
     total = sum(contents) % 2**_CONTENT_BITS
     return sha256(total.to_bytes(_CONTENT_BITS // 8)).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""How the lake writes Parquet: row groups that a reader can stream, whatever the batches that the rows come in."""
+"""How the lake writes Parquet: in row groups that a reader can stream, whatever the size of the batches written."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-# A reader holds one row group.
+# A reader holds one row group at a time.
 ROWS_PER_GROUP = 4096
 
 
@@ -21,7 +21,7 @@ class RowGroupWriter:
         self._writer = pq.ParquetWriter(file, schema, compression="zstd")
 
     def write(self, table: pa.Table) -> None:
-        """Add rows, whose columns are cast to the schema's."""
+        """Add rows, cast to the schema."""
         self._rest.append(table.cast(self._schema))
         if sum(map(len, self._rest)) < self._rows_per_group:
             return
@@ -31,7 +31,7 @@ class RowGroupWriter:
         self._rest = [rows.slice(whole)]
 
     def close(self) -> None:
-        """Write what is left, and the end of the file; the file itself stays open."""
+        """Write the remaining rows and the footer; the file object itself stays open."""
         self._write(pa.concat_tables(self._rest) if self._rest else self._schema.empty_table())
         self._writer.close()
 

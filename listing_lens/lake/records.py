@@ -1,4 +1,4 @@
-"""What the lake holds, row by row: the contract between everything that writes it and everything that reads it."""
+"""The lake's records: the contract between everything that writes to it and everything that reads from it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from listing_lens.lake.window import Window
 
 
 class Status(StrEnum):
-    """Where a listing is in its life. Only `on_sale` and `reserved` ones can be found by searching."""
+    """A listing's lifecycle status. Only `on_sale` and `reserved` listings are searchable."""
 
     ON_SALE = "on_sale"
     RESERVED = "reserved"
@@ -30,11 +30,11 @@ SEARCHABLE = frozenset({Status.ON_SALE, Status.RESERVED})
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
-# What Elasticsearch takes as an id, and as a keyword.
+# Elasticsearch's limits for an id and a keyword.
 MAX_ID_BYTES = 512
 MAX_CATEGORY_BYTES = 32_766
 
-# What a version can tell apart.
+# The range of times that a version can represent, and the bits it has for the content.
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _END_OF_TIME = datetime(2112, 1, 1, tzinfo=UTC)
 _CONTENT_BITS = 10
@@ -46,14 +46,14 @@ LISTING_SCHEMA = pa.schema(
         # From coarse to fine, e.g. ["Fashion", "Shoes", "Sneakers"].
         pa.field("category", pa.list_(pa.string()), nullable=False),
         pa.field("price", pa.int64(), nullable=False),
-        # An absolute address, or a path relative to the image root that the window's manifest names.
+        # An absolute address, or a path relative to the image root in the window's manifest.
         pa.field("image_uri", pa.string(), nullable=False),
         pa.field("status", pa.string(), nullable=False),
         pa.field("created_at", TIMESTAMP, nullable=False),
         pa.field("updated_at", TIMESTAMP, nullable=False),
-        # Windows that were written without these two are read as if they held nulls.
+        # These two columns are optional: if absent, they are read as nulls.
         pa.field("seller_id", pa.string()),
-        # The marketplace's own code of the product, where it knows one: the same for every listing of it.
+        # The marketplace's own product code, if known: shared by all listings of the product.
         pa.field("product_id", pa.string()),
     ]
 )
@@ -63,7 +63,7 @@ SESSION_SCHEMA = pa.schema(
         pa.field("session_id", pa.string(), nullable=False),
         pa.field("searched_at", TIMESTAMP, nullable=False),
         pa.field("query_image_uri", pa.string(), nullable=False),
-        # The items shown, from the first position on, and whether each was tapped: equally long.
+        # The shown items, from the first position on, and whether each was tapped: lists of the same length.
         pa.field("shown", pa.list_(pa.string()), nullable=False),
         pa.field("tapped", pa.list_(pa.bool_()), nullable=False),
     ]
@@ -80,7 +80,7 @@ DEAD_LETTER_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """One item for sale, at one moment of its life (`updated_at`)."""
+    """One version of an item for sale, as of `updated_at`."""
 
     item_id: str
     title: str
@@ -94,7 +94,7 @@ class Listing:
     product_id: str | None = None
 
     def __post_init__(self) -> None:
-        # However a moment was read, it is written alike: the version depends on it.
+        # Normalise to UTC: the version depends on the representation.
         for moment in ("created_at", "updated_at"):
             object.__setattr__(self, moment, getattr(self, moment).astimezone(UTC))
 
@@ -104,10 +104,11 @@ class Listing:
 
     @property
     def version(self) -> int:
-        """What decides between versions of an item, everywhere: the larger one wins.
+        """Decides between versions of an item, everywhere: the larger one wins.
 
-        It is `updated_at` in microseconds since 1970, times 2048. Of two versions of one time, that which takes the listing
-        off sale wins; then a hash of 10 bits of the content. Until 2112 it fits the 63 bits that Elasticsearch allows.
+        It is `updated_at` in microseconds since 1970, times 2048. Of two versions with the same time, one that is not
+        searchable wins; remaining ties are broken by a 10-bit hash of the content. Until 2112 it fits the 63 bits that
+        Elasticsearch allows.
         """
         microseconds = (self.updated_at - _EPOCH) // timedelta(microseconds=1)
         content = blake2b(repr(self).encode(), digest_size=2)
@@ -117,7 +118,7 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A row that is no listing, and why; the row as JSON."""
+    """An invalid row, with the reason; `row` is the row as JSON."""
 
     item_id: str
     reason: str
@@ -136,13 +137,13 @@ class Session:
 
     @property
     def sound(self) -> bool:
-        """Whether each item was shown once, and said to be tapped or not."""
+        """Whether items were shown, each of them once, with a tap flag for each."""
         return len(self.shown) == len(self.tapped) == len(set(self.shown)) > 0
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """An element that was set aside, with the reason, so that nothing is lost without a word."""
+    """An element that was set aside, with the reason, so that nothing is dropped silently."""
 
     item_id: str
     stage: str
@@ -150,12 +151,12 @@ class DeadLetter:
 
 
 def to_table(rows: Sequence[Any], schema: pa.Schema) -> pa.Table:
-    """Records, as dataclasses or by column, as an Arrow table of the schema."""
+    """Records, as dataclasses or dicts → an Arrow table of the schema."""
     return pa.Table.from_pylist([row if isinstance(row, dict) else asdict(row) for row in rows], schema=schema)
 
 
 def by_version(listing: Listing) -> tuple[int, str]:
-    """What versions of an item are sorted by. The whole record breaks what ties are left, so that a rerun keeps the same one."""
+    """Sort key for versions of an item. The whole record breaks remaining ties, so that a rerun keeps the same one."""
     return listing.version, repr(listing)
 
 
@@ -165,17 +166,17 @@ def listing_columns(listings: Sequence[Listing]) -> dict[str, list[Any]]:
 
 
 def listings_of(batch: pa.RecordBatch) -> Iterator[Listing]:
-    """The rows of a batch that was checked when it was written; it may lack columns that may be null, and have others."""
+    """The rows of a batch that was validated when written; nullable columns may be absent, and there may be others."""
     for row in _rows(batch):
         yield Listing(**row | {"category": tuple(row["category"]), "status": Status(row["status"])})
 
 
 def parse_listings(batch: pa.RecordBatch, window: Window) -> Iterator[Listing | Refused]:
-    """The rows of a batch of landed listings, which anyone may have written.
+    """The rows of a batch of landed listings, which are not trusted to be valid.
 
     Args:
-        batch: has the columns of `LISTING_SCHEMA`, maybe without those that may be null, and maybe others.
-        window: that the listings landed in. A row from before it is late, and welcome; one from after it is refused.
+        batch: has the columns of `LISTING_SCHEMA`; nullable ones may be absent, and there may be others.
+        window: the window in which the listings landed. Late rows, from before it, are accepted; rows from after it are not.
     """
     for row in _rows(batch):
         reason = _problem(row, window)
@@ -186,7 +187,7 @@ def parse_listings(batch: pa.RecordBatch, window: Window) -> Iterator[Listing | 
 
 
 def require_columns(schema: pa.Schema, wanted: pa.Schema, where: str) -> None:
-    """Raise LensError unless a schema has the columns of another, of their types; those that may be null may be absent."""
+    """Raise LensError unless a schema has the columns of another, with the same types; nullable ones may be absent."""
     for field in wanted:
         at = schema.get_field_index(field.name)
         if at < 0 and not field.nullable:
@@ -204,7 +205,7 @@ def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
 
 
 def _problem(row: dict[str, Any], window: Window) -> str | None:
-    """Why a row is no listing; None when it is one."""
+    """Why a row is invalid; None if it is valid."""
     for field in LISTING_SCHEMA:
         if not field.nullable and row.get(field.name) is None:
             return f"it has no {field.name}"

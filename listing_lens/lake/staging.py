@@ -1,4 +1,4 @@
-"""What workers write before it is merged: Arrow files of an attempt, which nobody reads before all of them are there."""
+"""Staged rows, before they are merged: Arrow files of an attempt, which are not read until all of them are written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from listing_lens.lake.windows import Lake
 
-# Bodies are compressed: they cross the network twice.
+# Compressed, since the data crosses the network twice.
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
 
 
@@ -27,13 +27,13 @@ class StagedFile:
         self._writer.write_batch(batch)
 
     def close(self) -> None:
-        """Write the end of the file."""
+        """Write the footer, and close the file."""
         self._writer.close()
         self._file.close()
 
 
 def read_staged(lake: Lake, paths: Iterable[str], columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """Stream staged files, one batch as it was written at a time."""
+    """Stream staged files, batch by batch as written."""
     for path in paths:
         with lake.filesystem.open(path, "rb") as file, pa.ipc.open_file(cast("IO[bytes]", file)) as reader:
             for number in range(reader.num_record_batches):

@@ -1,10 +1,10 @@
 """Lance tables with a key: one row per key, one committer at a time.
 
-A merge writes its rows beside the table and makes them part of it in one commit, all or nothing; whoever reads sees the
-version that they opened, for as long as it is kept. Lance's own resolution of concurrent commits is not relied on: commits
-take turns (`listing_lens.lake.locks`), one is refused when the version it was computed on is no longer the latest, and after
-each the merged keys are looked for again, to be there once. The key is declared (`unenforced-primary-key`) and never
-indexed: with an index on it, concurrent merges were seen to leave duplicates.
+A merge writes its rows beside the table and adds them in one atomic commit; a reader sees the version that it opened, for as
+long as that is kept. Lance's own resolution of concurrent commits is not relied on: commits are serialised
+(`listing_lens.lake.locks`), a commit is rejected if the version it was computed on is no longer the latest, and after each
+merge its keys are checked to be in the table exactly once. The key is declared (`unenforced-primary-key`) but never indexed:
+with an index on it, concurrent merges have been seen to leave duplicates.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PRIMARY_KEY = {b"lance-schema:unenforced-primary-key": b"true"}
-# Rows of a file: 1.6 GB of 768-d float16 embeddings, a minute's work for one worker.
+# Rows per file: 1.6 GB of 768-d float16 embeddings, about a minute of one worker's time.
 _ROWS_PER_FILE = 1_000_000
-# Rows of a batch: 6 MB of 768-d embeddings in float32, which stay in the processor's cache.
+# Rows per batch: 6 MB of 768-d embeddings in float32, which fit the CPU cache.
 BATCH_ROWS = 2048
-# Keys that are looked through together, 10 MB of them: comparing them with some others costs a hash table of those a batch.
+# Keys per batch, about 10 MB: large, since looking keys up builds a hash table of the wanted ones for every batch.
 KEY_BATCH_ROWS = 500_000
-# What is read ahead of who scans: two batches keep the decoder busy; by default Lance would hold 2 GB of a far file.
+# Read-ahead of a scan: two batches keep the decoder busy; by default, Lance would buffer 2 GB of a remote file.
 _BATCHES_AHEAD = 2
 _BYTES_AHEAD = 32 * 2**20
-# Lance names a version's manifest by this less its number, so that the latest comes first in a listing.
+# Lance names a version's manifest by this number minus the version, so that the latest comes first in a listing.
 _LAST_NAME = 2**64 - 1
 _CHANGED = "_row_last_updated_at_version > {version}"
 
 
 def keyed(schema: pa.Schema, key: str) -> pa.Schema:
-    """A schema whose column `key` is declared to be the primary key."""
+    """A schema with its column `key` declared as the primary key."""
     at = schema.get_field_index(key)
     return schema.set(at, schema.field(at).with_metadata(_PRIMARY_KEY))
 
 
 @dataclass(frozen=True)
 class Merged:
-    """What a merge did: the version that it made, and how many of its rows got in."""
+    """The result of a merge: the new version, and the number of rows inserted and updated."""
 
     version: int
     inserted: int
@@ -63,7 +63,7 @@ class Merged:
 
 @dataclass(frozen=True)
 class Compacted:
-    """What a compaction did: files before and after, and bytes of old versions that were removed."""
+    """The result of a compaction: the number of files before and after, and the bytes of old versions removed."""
 
     files_before: int
     files_after: int
@@ -72,7 +72,7 @@ class Compacted:
 
 @dataclass(frozen=True)
 class Table:
-    """A table at a folder or a gs:// prefix. Cheap to make, safe to pickle; it exists from the first merge on.
+    """A table in a folder or under a gs:// prefix. Cheap to construct, safe to pickle; the first merge creates it.
 
     Attributes:
         path: where it is; ends in ``.lance``.
@@ -86,10 +86,10 @@ class Table:
         return self._find(None) is not None
 
     def open(self, version: int | None = None) -> LanceDataset:
-        """The table as of a version; None is the latest.
+        """A version of the table; None means the latest.
 
         Raises:
-            LensError: there is no table, or the version is no longer kept.
+            LensError: there is no such table, or the version is no longer kept.
         """
         found = self._find(version)
         if found is None:
@@ -98,32 +98,32 @@ class Table:
         return found
 
     def version(self) -> int | None:
-        """The latest version; None when there is no table yet."""
+        """The latest version; None if there is no table yet."""
         found = self._find(None)
         return None if found is None else int(found.version)
 
     def rows(self, columns: list[str] | None = None, filter: str | None = None) -> list[dict[str, Any]]:
-        """The rows of a small table, or of one that does not exist yet: none."""
+        """The rows of a small table; none if it does not exist yet."""
         found = self._find(None)
         rows: list[dict[str, Any]] = [] if found is None else found.to_table(columns, filter=filter).to_pylist()
         return rows
 
     def merge(self, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, newer: str | None = None) -> Merged:
-        """Insert rows, and replace those of the same key, in one commit.
+        """Upsert rows by key, in one commit.
 
         Memory is bounded by the keys: those of the table, about 70 bytes each, and those of the rows.
 
         Args:
-            schema: of the rows, and of the table if it is new.
+            schema: the schema of the rows, and of the table if it is new.
             batches: the rows, at most one per key.
-            newer: when a row replaces one of the same key, in SQL over `source` and `target`; None is always.
+            newer: SQL condition over `source` and `target` for replacing an existing row; None means always.
 
         Raises:
-            LensError: the lock cannot be had, or keys were not there once after the commit, which is then undone.
+            LensError: the lock cannot be acquired, or a key is not there exactly once after the commit, which is then undone.
         """
         with self._one_committer() as lock:
             found = self._find(None)
-            # A table without rows is false.
+            # Not `found or …`: an empty table is falsy.
             table = self._create(schema) if found is None else found
             keys: list[pa.Array] = []
 
@@ -143,13 +143,13 @@ class Table:
             return Merged(version, counts["num_inserted_rows"], counts["num_updated_rows"])
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Delete the rows of some keys; those that are not there are left out."""
+        """Delete the rows with the given keys; keys that are not in the table are ignored."""
         listed = ", ".join("'{}'".format(key.replace("'", "''")) for key in keys)
         if listed:
             self.delete_where(f"{self.key} IN ({listed})")
 
     def delete_where(self, filter: str) -> int:
-        """Delete the rows that a filter in SQL lets through. Returns how many there were."""
+        """Delete the rows that match an SQL filter. Returns how many there were."""
         with self._one_committer() as lock:
             table = self._find(None)
             count = 0 if table is None else int(table.count_rows(filter))
@@ -159,12 +159,12 @@ class Table:
             return count
 
     def compact(self, keep: timedelta) -> Compacted:
-        """Rewrite small files, and those with many replaced rows, as large ones; then forget versions older than `keep`.
+        """Rewrite small files, and files with many replaced rows, as large ones; then drop versions older than `keep`.
 
-        Each large file is a commit of its own, so that merges wait for one at most. Compacted rows do not count as changed.
+        Each large file is its own commit, so that a merge waits for at most one. Compacted rows do not count as changed.
 
         Raises:
-            LensError: a key is in the table twice.
+            LensError: a key is in the table more than once.
         """
         from lance.optimize import Compaction
 
@@ -185,7 +185,7 @@ class Table:
         return Compacted(before, len(self.open().get_fragments()), int(removed.bytes_removed))
 
     def require_unique(self) -> None:
-        """Raise LensError when any key is in the table twice. Holds a 64-bit hash per key."""
+        """Raise LensError if any key is in the table more than once. Keeps a 64-bit hash per key in memory."""
         import numpy as np
         import pandas as pd
 
@@ -228,7 +228,7 @@ class Table:
         return lance.write_dataset(
             keyed(schema, self.key).empty_table(),
             self.path,
-            # What changed since a version stays known, also when rows move to other files.
+            # Keeps track of what changed since a version even when compaction moves rows to other files.
             enable_stable_row_ids=True,
             storage_options=_storage_options(self.path),
         )
@@ -250,7 +250,7 @@ class Table:
         return version
 
     def _require_latest(self, lock: HeldLock, table: LanceDataset) -> None:
-        """Raise LensError when somebody has committed since the table was opened, who did not ask for the lock."""
+        """Raise LensError if another process has committed without the lock since the table was opened."""
         lock.confirm()
         if table.latest_version != table.version:
             raise LensError(
@@ -259,7 +259,7 @@ class Table:
             )
 
     def _require_once(self, keys: pa.Array, version: int, before: int) -> None:
-        """Undo the commit and raise LensError unless each key is in the table once."""
+        """Undo the commit and raise LensError unless each key is in the table exactly once."""
         table = self.open(version)
         there = sum(
             pc.sum(pc.is_in(batch.column(self.key), value_set=keys)).as_py() or 0
@@ -276,13 +276,13 @@ class Table:
 def scan(
     source: LanceDataset | LanceFragment, columns: list[str], *, filter: str | None = None, batch_size: int = BATCH_ROWS
 ) -> Iterator[pa.RecordBatch]:
-    """Stream columns of a table, or of one fragment of it; memory is bounded by a few batches.
+    """Stream columns of a table, or of one of its fragments; memory is bounded by a few batches.
 
     Args:
-        source: the table at a version, or a fragment of it.
-        columns: their names; others are not read.
-        filter: which rows, in SQL.
-        batch_size: rows of a batch, at most.
+        source: a version of the table, or a fragment of it.
+        columns: names of the columns to read.
+        filter: an SQL filter for the rows.
+        batch_size: maximum rows per batch.
     """
     yield from source.scanner(
         columns=columns,
@@ -333,12 +333,12 @@ def version_at(table: Table, moment: datetime) -> int:
 
 
 def changed_since(version: int) -> str:
-    """A filter, in SQL, for the rows that were inserted or replaced after a version; compaction does not count."""
+    """An SQL filter for the rows inserted or replaced after a version; compaction does not count."""
     return _CHANGED.format(version=version)
 
 
 def _files_of(path: str, transaction: Any) -> list[str]:
-    """What a merge has written beside the table, with the folders that name it."""
+    """The files that a merge has written, and the folders that contain them."""
     operation = transaction.operation
     data = [file.path for fragment in operation.new_fragments for file in fragment.files]
     changed = [fragment for fragment in operation.updated_fragments if fragment.deletion_file]
@@ -347,7 +347,7 @@ def _files_of(path: str, transaction: Any) -> list[str]:
 
 
 def _storage_options(path: str) -> dict[str, str] | None:
-    """How Lance finds an emulated Cloud Storage; the real one it finds by the credentials of the environment."""
+    """Lance's options for a Cloud Storage emulator; for the real one, it uses the environment's credentials."""
     emulator = os.environ.get("STORAGE_EMULATOR_HOST")
     if not path.startswith("gs://") or not emulator:
         return None

@@ -1,4 +1,4 @@
-"""A window: a half-open interval of time, the unit in which the lake is written and Airflow schedules."""
+"""A window: a half-open time interval, the unit in which the lake is written and Airflow schedules runs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _NAME_FORMAT = "%Y%m%dT%H%M%SZ"
 
 @dataclass(frozen=True, order=True)
 class Window:
-    """``[start, end)``, both aware and in UTC, to the second.
+    """``[start, end)``, both timezone-aware, in UTC, in whole seconds.
 
     Raises:
-        LensError: a bound without a time zone or with a fraction of a second, or an empty interval.
+        LensError: a bound has no time zone or has a fraction of a second, or the interval is empty.
     """
 
     start: datetime
@@ -39,7 +39,7 @@ class Window:
 
     @classmethod
     def parse(cls, start: str | None, end: str | None) -> Window:
-        """Read two ISO 8601 texts; a missing one is refused, since a run without a data interval has no window."""
+        """Parse two ISO 8601 strings. Raises LensError if one is missing, as in a run without a data interval, or invalid."""
         if not start or not end:
             raise LensError(
                 "the run has no data interval: replay windows with `airflow backfill create`, or trigger through the API "
@@ -58,7 +58,7 @@ class Window:
 
     @property
     def name(self) -> str:
-        """As the lake's folders write it: sorts by time."""
+        """The window's name in the lake's folders; names sort by time."""
         return f"{self.start:{_NAME_FORMAT}}_{self.end:{_NAME_FORMAT}}"
 
     def __str__(self) -> str:
@@ -71,7 +71,7 @@ class Window:
         return self.start < other.end and other.start < self.end
 
     def split(self, step: timedelta) -> Iterator[Window]:
-        """Consecutive windows of one length; the last may be shorter."""
+        """Consecutive windows of the same length; the last may be shorter."""
         start = self.start
         while start < self.end:
             yield Window(start, min(start + step, self.end))
@@ -79,7 +79,7 @@ class Window:
 
 
 def gaps(wanted: Window, present: Iterable[Window]) -> list[Window]:
-    """The parts of a window that no present window covers."""
+    """The parts of a window that none of the present windows cover."""
     found, reached = [], wanted.start
     for window in sorted(w for w in present if w.overlaps(wanted)):
         if window.start > reached:

@@ -1,11 +1,11 @@
-"""The lake's layout: small files by path, and datasets of windows in Parquet, each all or nothing.
+"""The lake's layout: small files by path, and datasets of windows in Parquet, each written atomically.
 
     <root>/<dataset>/window=<start>_<end>/manifest.json            written last, in one atomic step
                                          /<attempt>-00000.parquet  …
 
-A window exists when its manifest does, and consists of the files that the manifest names. A job writes its files under
-the name of a new attempt, then the manifest; so a reader sees the old files or the new ones, on a file system as on an
-object store, and a job that dies leaves the window as it was. Embeddings are in tables (`listing_lens.lake.embeddings`).
+A window exists if its manifest does, and consists of the files that the manifest names. A job writes its files under
+the name of a new attempt, then the manifest; so a reader sees either the old files or the new ones, on file systems and object
+stores alike, and a job that dies leaves the window unchanged. Embeddings are in tables (`listing_lens.lake.embeddings`).
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ from models.cloud_storage import cloud_storage
 LISTINGS = "listings"
 SESSIONS = "sessions"
 
-# What a window's files hold: its rows; what was set aside.
+# The kinds of a window's files: rows, and dead letters.
 ROWS = "rows"
 DEAD_LETTERS = "dead_letters"
 
 _MANIFEST = "manifest.json"
 _ATTEMPT_FORMAT = "%Y%m%dT%H%M%S%fZ"
-# No job writes or reads a file for longer: what no manifest has named for that long is removed.
+# No job takes longer: files that no manifest has named for this long are safe to remove.
 _LONGEST_JOB = timedelta(days=2)
-# Manifests are small, and far away on Cloud Storage.
+# Threads that read manifests, which are small but on Cloud Storage have a high latency.
 _READERS = 16
-# What others land is checked against these.
+# The schemas of landed data, which others may write.
 _LANDED = {LISTINGS: LISTING_SCHEMA, SESSIONS: SESSION_SCHEMA}
-# Bad rows that a refusal names.
+# How many invalid rows an error message lists.
 _EXAMPLES = 3
 
 
 def evaluations(space: str) -> str:
-    """The dataset that holds one space's evaluations."""
+    """The dataset of a space's evaluations."""
     return f"evaluations/{space}"
 
 
@@ -65,29 +65,29 @@ class Manifest(BaseModel):
 
     dataset: str
     window: str
-    # File names by what they hold: ROWS, and whatever else a job sets apart.
+    # File names by kind: ROWS, and others that a job may define.
     files: dict[str, list[str]]
     counts: dict[str, int]
-    # What relative image addresses of this window start from.
+    # The base address of this window's relative image addresses.
     image_root: str | None = None
     parameters: dict[str, Any] = {}
     created_at: datetime
 
     @property
     def identity(self) -> str:
-        """What tells this content of the window from any other that it had or will have."""
+        """Identifies this content of the window, as opposed to any earlier or later content."""
         content = f"{sorted(chain(*self.files.values()))} {self.image_root} {self.created_at.isoformat()}"
         return blake2b(content.encode(), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True)
 class Lake:
-    """The lake at a folder or a gs:// prefix. Cheap to make, safe to pickle."""
+    """The lake, in a folder or under a gs:// prefix. Cheap to construct, safe to pickle."""
 
     root: str
 
     def __post_init__(self) -> None:
-        # "gs://bucket//listings" would be another place than "gs://bucket/listings".
+        # "gs://bucket//listings" is not the same path as "gs://bucket/listings".
         object.__setattr__(self, "root", self.root.rstrip("/"))
 
     @property
@@ -104,7 +104,7 @@ class Lake:
 
     @property
     def filesystem(self) -> fsspec.AbstractFileSystem:
-        """Where the lake's paths are read, for readers that take an fsspec file system."""
+        """The fsspec file system of the lake's paths."""
         return self._fs
 
     def __getstate__(self) -> dict[str, str]:
@@ -115,13 +115,13 @@ class Lake:
 
     @staticmethod
     def new_attempt(now: datetime) -> str:
-        """A name that no other run of the same window uses, and that sorts by time."""
+        """A unique name for an attempt; names sort by time."""
         return f"{now.astimezone(UTC):{_ATTEMPT_FORMAT}}-{secrets.token_hex(4)}"
 
     # ---- windows ----------------------------------------------------------------------------------------------------
 
     def windows(self, dataset: str, within: Window | None = None) -> list[Window]:
-        """The complete windows of a dataset that overlap the given one, by time."""
+        """The complete windows of a dataset that overlap the given one, in chronological order."""
         found = []
         for path in self._fs.find(f"{self.root}/{dataset}", maxdepth=2):
             folder, name = path.split("/")[-2:]
@@ -136,7 +136,7 @@ class Lake:
         """The windows that together cover the given one.
 
         Raises:
-            LensError: a part of it has not landed. Nothing may be computed over a gap as if it were empty.
+            LensError: a part of it has not landed. A gap must never be treated as if it were empty.
         """
         found = self.windows(dataset, wanted)
         if missing := gaps(wanted, found):
@@ -147,7 +147,7 @@ class Lake:
         return found
 
     def manifest(self, dataset: str, window: Window) -> Manifest:
-        """Raises LensError when the window is absent or its manifest unreadable."""
+        """A window's manifest. Raises LensError when the window is absent or its manifest unreadable."""
         path = f"{self.folder(dataset, window)}/{_MANIFEST}"
         try:
             return Manifest.model_validate_json(self.read_bytes(path))
@@ -157,13 +157,13 @@ class Lake:
             raise LensError(f"{path} is not a manifest of this version: {err.errors()[0]['msg']}") from err
 
     def manifests(self, dataset: str, windows: Iterable[Window]) -> dict[Window, Manifest]:
-        """The manifests of some windows, many read at a time."""
+        """The manifests of the given windows, read in parallel."""
         wanted = list(windows)
         with ThreadPoolExecutor(_READERS) as pool:
             return dict(zip(wanted, pool.map(lambda window: self.manifest(dataset, window), wanted), strict=True))
 
     def image_roots(self, dataset: str, windows: Iterable[Window]) -> list[str]:
-        """What the relative image addresses of some windows start from: their images may be read."""
+        """The base addresses of the windows' relative image addresses: images below them may be read."""
         roots = {manifest.image_root for manifest in self.manifests(dataset, windows).values()}
         return sorted(root for root in roots if root is not None)
 
@@ -176,17 +176,17 @@ class Lake:
         kind: str = ROWS,
         batch_rows: int = 4096,
     ) -> Iterator[pa.RecordBatch]:
-        """Stream what some windows hold of one kind; memory is bounded by a row group and a batch."""
+        """Stream the files of one kind of the given windows; memory is bounded by a row group and a batch."""
         for window in windows:
             yield from self.read_manifest(self.manifest(dataset, window), columns, kind=kind, batch_rows=batch_rows)
 
     def read_manifest(
         self, manifest: Manifest, columns: list[str] | None = None, *, kind: str = ROWS, batch_rows: int = 4096
     ) -> Iterator[pa.RecordBatch]:
-        """Stream what a manifest names, also when the window has another one by now; it stays for two days.
+        """Stream the files of a manifest, even if it has been replaced: they are kept for at least two days.
 
         Raises:
-            LensError: a file of listings or sessions lacks a column, or has one of another type.
+            LensError: a file of listings or sessions lacks a column, or has one of the wrong type.
         """
         for path in self._paths(manifest, kind):
             with self._fs.open(path, "rb") as file, pq.ParquetFile(file) as parquet:
@@ -196,18 +196,18 @@ class Lake:
                     yield from parquet.iter_batches(batch_size=batch_rows, columns=columns, row_groups=together)
 
     def paths(self, dataset: str, windows: Iterable[Window], kind: str = ROWS) -> list[str]:
-        """The files of one kind that some windows consist of. Raises LensError when a window is absent."""
+        """The files of one kind of the given windows. Raises LensError when a window is absent."""
         return [path for window in windows for path in self._paths(self.manifest(dataset, window), kind)]
 
     def open_for_writing(self, dataset: str, window: Window, name: str) -> IO[bytes]:
-        """A new file of a window; it is not part of it until a manifest names it."""
+        """A new file for a window; it becomes part of the window when a manifest names it."""
         return self.create(f"{self.folder(dataset, window)}/{name}")
 
     def write_table(self, dataset: str, window: Window, table: pa.Table, now: datetime, **manifest: Any) -> Manifest:
-        """Write a small window, that fits in memory, in one go.
+        """Write a small window, which fits in memory, in one go.
 
         Raises:
-            LensError: listings or sessions lack a column or have one of another type, or a row is invalid; nothing is
+            LensError: listings or sessions lack a column or have one of the wrong type, or a row is invalid; nothing is
                 written then.
         """
         _require_sound(dataset, window, table)
@@ -224,10 +224,10 @@ class Lake:
         )
 
     def commit(self, manifest: Manifest) -> Manifest:
-        """Make the files that a manifest names the window, in one atomic step.
+        """Write a window's manifest, which atomically makes the files it names the window's content.
 
-        The files that it replaces stay for readers that are in the middle of them. What neither manifest names is
-        removed once no run can still be writing or reading it.
+        The files it replaces stay for readers that have already opened the window. Files that neither manifest names are
+        removed once no run can still be writing or reading them.
         """
         folder = f"{self.root}/{manifest.dataset}/window={manifest.window}"
         names = self._names(folder)
@@ -240,7 +240,7 @@ class Lake:
         return manifest
 
     def _committed(self, manifest: Manifest) -> Manifest | None:
-        """The manifest in force of the same window; None when there is none, or none that can be read."""
+        """The current manifest of the same window; None if there is none, or it cannot be read."""
         try:
             return self.manifest(manifest.dataset, Window.from_name(manifest.window))
         except LensError:
@@ -259,7 +259,7 @@ class Lake:
     # ---- files ------------------------------------------------------------------------------------------------------
 
     def create(self, path: str) -> IO[bytes]:
-        """A new file, in a folder that is made for it."""
+        """Create a file, and its folder if necessary."""
         self._fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
         return cast("IO[bytes]", self._fs.open(path, "wb"))
 
@@ -267,7 +267,7 @@ class Lake:
         return bytes(self._fs.cat_file(path))
 
     def write_bytes(self, path: str, data: bytes) -> None:
-        """Write a small file so that it appears whole or not at all."""
+        """Write a small file atomically."""
         self._fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
         if self._in_cloud:
             self._fs.pipe_file(path, data)
@@ -280,36 +280,36 @@ class Lake:
         flush_to_disk([os.path.dirname(path)])
 
     def _flush(self, paths: Iterable[str]) -> None:
-        """Make sure that files outlast a power cut before a manifest names them; object stores do so by themselves."""
+        """Make files durable before a manifest names them; object stores do so by themselves."""
         if not self._in_cloud:
             flush_to_disk(paths)
 
     def files(self, folder: str, suffix: str) -> list[str]:
-        """The files of a folder whose names end so, sorted; none when there is no such folder."""
+        """The files in a folder with the given suffix, sorted; none if there is no such folder."""
         self._fs.invalidate_cache(folder)
         if not self._fs.exists(folder):
             return []
         return sorted(path for path in self._fs.find(folder, maxdepth=1) if path.endswith(suffix))
 
     def folders(self, folder: str) -> list[str]:
-        """The names of what lies in a folder, sorted; none when there is no such folder."""
+        """The names of the entries of a folder, sorted; none if there is no such folder."""
         self._fs.invalidate_cache(folder)
         if not self._fs.exists(folder):
             return []
         return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in self._fs.ls(folder, detail=False))
 
     def size(self, folder: str) -> int:
-        """Bytes of all files below a folder."""
+        """The total size of all files below a folder, in bytes."""
         self._fs.invalidate_cache(folder)
         return sum(entry["size"] for entry in self._fs.find(folder, detail=True).values())
 
     def remove(self, path: str) -> None:
-        """Remove a file, if it is still there: another run may remove the same."""
+        """Remove a file, if it is still there: another run may have removed it."""
         with suppress(FileNotFoundError):
             self._fs.rm_file(path)
 
     def remove_folder(self, folder: str) -> None:
-        """Remove a folder with all that it holds, if it is still there."""
+        """Remove a folder with all its contents, if it is still there."""
         with suppress(FileNotFoundError):
             self._fs.rm(folder, recursive=True)
 
@@ -317,14 +317,14 @@ class Lake:
         return bool(self._fs.exists(path))
 
     def check(self) -> None:
-        """Make sure, before a job is started that would find out late, that the lake can be used.
+        """Check that the lake can be used, before a job starts and would find out late.
 
         Raises:
-            LensError: it cannot be reached, or is of a layout that this version does not read.
+            LensError: it cannot be reached, or has a layout that this version does not support.
         """
         try:
             self._fs.makedirs(self.root, exist_ok=True)
-            # A prefix under which nothing lies yet does not exist; its bucket does.
+            # A prefix without objects does not exist; its bucket does.
             self._fs.ls("/".join(self.root.split("/")[:3]) if self._in_cloud else self.root)
         except OSError as err:
             raise LensError(f"lake {self.root} cannot be reached ({err}): check LENS_LAKE") from err
@@ -337,7 +337,7 @@ class Lake:
 
 
 def is_abandoned(attempt: str, now: datetime) -> bool:
-    """Whether a name begins with that of an attempt which no run can still be writing."""
+    """Whether a name begins with an attempt so old that its run cannot still be writing."""
     try:
         started = datetime.strptime(attempt.split("-", 1)[0], _ATTEMPT_FORMAT).replace(tzinfo=UTC)
     except ValueError:
@@ -346,12 +346,12 @@ def is_abandoned(attempt: str, now: datetime) -> bool:
 
 
 def outlived(names: Iterable[str], last: Manifest | None, now: datetime) -> list[str]:
-    """Of files of a window, those that no run can be writing, and none be reading since its last manifest named them.
+    """The files of a window that no run can still be writing, or reading through its previous manifest.
 
     Args:
-        names: of files, which begin with their attempts' names; others are nobody's to remove.
-        last: the window's manifest up to now; None when there is none, or none that can be read.
-        now: the time, aware.
+        names: file names; only those that begin with an attempt's name can be removed.
+        last: the window's previous manifest; None if there is none, or it cannot be read.
+        now: the current time, timezone-aware.
     """
     if last and now - last.created_at <= _LONGEST_JOB:
         return []
@@ -360,7 +360,7 @@ def outlived(names: Iterable[str], last: Manifest | None, now: datetime) -> list
 
 
 def _require_sound(dataset: str, window: Window, table: pa.Table) -> None:
-    """Refuse what others could not use, before it lands."""
+    """Reject data that could not be used, before it lands."""
     if dataset in _LANDED:
         require_columns(table.schema, _LANDED[dataset], f"{dataset} of {window}")
     if dataset != LISTINGS:
@@ -372,9 +372,9 @@ def _require_sound(dataset: str, window: Window, table: pa.Table) -> None:
 
 
 def _streamed_together(metadata: pq.FileMetaData) -> Iterator[list[int]]:
-    """Runs of row groups that are not longer, together, than one of full length.
+    """Runs of consecutive row groups that together are no longer than one full row group.
 
-    pyarrow keeps what it has read of every row group until the iterator over its batches ends; so each run has its own.
+    pyarrow keeps all row groups that it has read until its batch iterator ends; so each run gets its own iterator.
     """
     together: list[int] = []
     rows = 0

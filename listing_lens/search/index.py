@@ -2,12 +2,12 @@
 
 An index is named `<alias>-<space>-<build>`, and its mapping's `_meta` carries the embedder's card. Documents are written
 under the listing's id with `Listing.version` as an external version, so that writes commute: whatever the order of loads,
-upserts and replays, the newest version of a listing is what remains.
-A sold or deleted listing stays as a document without a vector, which no vector search returns: a late replay finds it
-newer, and cannot bring the listing back.
+upserts and replays, the newest version of a listing remains.
+A sold or deleted listing stays as a document without a vector, which vector search never returns: its version is newer than
+any late replay's, which therefore cannot bring the listing back.
 
-Documents are written through an alias of the index's own, `<alias>.<space>-<build>`. It goes when the index is deleted,
-so that a load that is still running fails, rather than have Elasticsearch make the index anew, without its mapping.
+Documents are written through a write alias per index, `<alias>.<space>-<build>`. It is deleted with the index, so that a load
+that is still running fails, instead of making Elasticsearch recreate the index without its mapping.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _BULK_DOCUMENTS = 500
-# Candidates that each shard considers per result: a trade-off between recall and work.
+# Candidates that each shard considers per result: a trade-off between recall and latency.
 _CANDIDATES_PER_RESULT = 10
 _LEAST_CANDIDATES = 100
 
@@ -42,7 +42,7 @@ Method = Callable[Concatenate["SearchIndex", P], T]
 
 
 def _said_plainly(method: Method[P, T]) -> Method[P, T]:
-    """Turn the client's errors into a sentence."""
+    """Turn the client's errors into LensErrors."""
 
     @wraps(method)
     def plainly(self: SearchIndex, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -66,7 +66,7 @@ def _said_plainly(method: Method[P, T]) -> Method[P, T]:
 
 @dataclass(frozen=True)
 class Index:
-    """A versioned index that exists, and the embedder that its vectors come from."""
+    """An existing versioned index, and the embedder that its vectors come from."""
 
     name: str
     card: EmbedderCard
@@ -75,7 +75,7 @@ class Index:
 
 @dataclass(frozen=True)
 class Hit:
-    """A search result: score is the cosine similarity, from −1 to 1."""
+    """A search result; `score` is the cosine similarity, from −1 to 1."""
 
     item_id: str
     score: float
@@ -95,10 +95,10 @@ class SearchIndex:
 
     @classmethod
     def connect(cls, settings: Settings) -> SearchIndex:
-        """Open a client and make sure that the cluster answers.
+        """Open a client, and check that the cluster responds.
 
         Raises:
-            LensError: no address is set, or nothing answers there.
+            LensError: no address is set, or nothing responds there.
         """
         url = settings.elasticsearch_url or missing(
             "elasticsearch_url", "set it, or start the local stack with `lens up`"
@@ -118,21 +118,21 @@ class SearchIndex:
 
     @_said_plainly
     def check(self) -> None:
-        """Raise LensError unless the cluster answers."""
+        """Raise LensError unless the cluster responds."""
         self.client.cluster.health(timeout="10s")
 
     # ---- indexes ----------------------------------------------------------------------------------------------------
 
     @_said_plainly
     def create(self, card: EmbedderCard, build: str) -> Index:
-        """Create an empty index for an embedder's vectors; an existing one of the same space and build is used as it is."""
+        """Create an empty index for an embedder's vectors; an existing one of the same space and build is kept."""
         name = f"{self.alias}-{card.space}-{build}"
         meta = {"alias": self.alias, "card": card.model_dump(), "space": card.space, "build": build}
         if not self.client.indices.exists(index=name):
             self.client.indices.create(
                 index=name,
                 aliases={_write_alias(self.alias, name): {}},
-                # A replica of every shard, if there is a second node to hold it.
+                # One replica per shard, if there is a second node for it.
                 settings={"number_of_shards": 1, "auto_expand_replicas": "0-1", "refresh_interval": "5s"},
                 mappings={"dynamic": "strict", "_meta": meta, "properties": _properties(card.dims)},
             )
@@ -140,10 +140,10 @@ class SearchIndex:
 
     @_said_plainly
     def get(self, name: str) -> Index:
-        """An index by its name.
+        """An index by name.
 
         Raises:
-            LensError: there is none, or it does not name the space of its vectors.
+            LensError: there is no such index, or it does not name the space of its vectors.
         """
         try:
             mapping = self.client.indices.get_mapping(index=name)[name]["mappings"]
@@ -153,18 +153,18 @@ class SearchIndex:
 
     @_said_plainly
     def all(self) -> list[Index]:
-        """Every index that was made for this alias, by name: live, being built, kept for rollback."""
+        """Every index of this alias, sorted by name: live, being built, kept for rollback."""
         mappings = self.client.indices.get_mapping(index=f"{self.alias}-*")
         return [
             _index_of(name, body["mappings"])
             for name, body in sorted(mappings.items())
-            # Another alias's names may start like this one's.
+            # The name of another alias may begin with this one's.
             if body["mappings"].get("_meta", {}).get("alias") == self.alias
         ]
 
     @_said_plainly
     def live(self) -> Index | None:
-        """The index that readers are sent to; None before the first swap.
+        """The index that the alias points to; None before the first swap.
 
         Raises:
             LensError: the alias points to several indexes.
@@ -177,7 +177,7 @@ class SearchIndex:
         return self.get(names[0]) if names else None
 
     def require_live(self) -> Index:
-        """The live index. Raises LensError when there is none."""
+        """The live index. Raises LensError if there is none."""
         live = self.live()
         if live is None:
             raise LensError(f"alias {self.alias!r} points to no index yet: build one with `lens index rebuild`")
@@ -185,7 +185,7 @@ class SearchIndex:
 
     @_said_plainly
     def swap(self, name: str) -> str | None:
-        """Point the alias to an index, and away from any other, in one request. Returns the one it pointed to."""
+        """Atomically point the alias to an index, and away from any other. Returns the index it pointed to before."""
         self.get(name)
         others = [other for other in self._behind_alias() if other != name]
         removals = [{"remove": {"index": other, "alias": self.alias}} for other in others]
@@ -202,12 +202,12 @@ class SearchIndex:
 
     @_said_plainly
     def finish_load(self, name: str) -> None:
-        """Make everything written so far visible to searches."""
+        """Make all writes so far visible to searches."""
         self.client.indices.refresh(index=name)
 
     @_said_plainly
     def counts(self, name: str) -> dict[str, int]:
-        """Documents in an index: `searchable` with a vector, `removed` without."""
+        """The number of documents in an index: `searchable` ones have a vector, `removed` ones do not."""
         searchable = self.client.count(index=name, query={"exists": {"field": "vector"}})["count"]
         return {"searchable": searchable, "removed": self.client.count(index=name)["count"] - searchable}
 
@@ -217,13 +217,13 @@ class SearchIndex:
     def write(
         self, name: str, listings: Sequence[Listing], vectors: Sequence[NDArray[np.float32] | None]
     ) -> Counter[str]:
-        """Write listings, newer versions over older ones; None marks one that is not searchable.
+        """Write listings, newer versions over older ones; the vector of a listing that is not searchable is None.
 
         Returns:
-            How many were `written`, and how many `superseded` because the index holds a newer version.
+            How many were `written`, and how many were `superseded` because the index holds a newer version.
 
         Raises:
-            LensError: the index refused a document for any other reason, or could not be reached.
+            LensError: the index rejected a document for any other reason, or could not be reached.
         """
         into = _write_alias(self.alias, name)
         actions = (_action(into, listing, vector) for listing, vector in zip(listings, vectors, strict=True))
@@ -249,7 +249,7 @@ class SearchIndex:
 
     @_said_plainly
     def versions(self, name: str, item_ids: Sequence[str]) -> dict[str, tuple[int, str]]:
-        """The version and status that an index holds of each of some items; absent ones are left out."""
+        """The version and status of each item in an index; items that are not there are left out."""
         answer = self.client.mget(index=name, ids=list(item_ids), source_includes=["status"])
         return {
             document["_id"]: (document["_version"], document["_source"]["status"])
@@ -259,7 +259,7 @@ class SearchIndex:
 
     @_said_plainly
     def with_vector(self, name: str, item_ids: Sequence[str]) -> set[str]:
-        """Of at most 10,000 items, those that a search can find, as of the last `finish_load`."""
+        """Those of at most 10,000 items that a search can find, as of the last `finish_load`."""
         answer = self.client.search(
             index=name,
             query={"bool": {"filter": [{"ids": {"values": list(item_ids)}}, {"exists": {"field": "vector"}}]}},
@@ -270,7 +270,7 @@ class SearchIndex:
 
     @_said_plainly
     def search(self, index: Index, vector: NDArray[np.float32], k: int) -> list[Hit]:
-        """The k listings nearest to a unit vector (dims,) of the index's own space, by decreasing similarity."""
+        """The k listings nearest to a unit vector (dims,) of the index's space, by decreasing similarity."""
         if vector.shape != (index.card.dims,):
             raise LensError(
                 f"index {index.name} holds vectors of {index.card.dims} dimensions, the query has shape {vector.shape}"
@@ -308,7 +308,7 @@ def _properties(dims: int) -> dict[str, Any]:
         "image_uri": {"type": "keyword", "index": False, "doc_values": False},
         "created_at": {"type": "date"},
         "updated_at": {"type": "date"},
-        # Vectors have unit length, so the dot product is the cosine, without dividing at every comparison.
+        # Vectors have unit length, so the dot product is the cosine, without a division per comparison.
         "vector": {
             "type": "dense_vector",
             "dims": dims,

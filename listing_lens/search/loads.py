@@ -1,4 +1,4 @@
-"""What was loaded into an index: a record of each load, in the lake, from which follows what it still lacks."""
+"""Records of each load into an index, kept in the lake; they determine what the index is still missing."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from listing_lens.lake.windows import Lake
 
 
 class Load(BaseModel):
-    """One load, of the rows that changed up to a version of the encoder's table: `read` = `written` + `superseded`."""
+    """One load of the rows that changed up to a version of the encoder's table; `read` = `written` + `superseded`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     index: str
-    # Rows that changed after `since`, which is 0 for all, up to `version`.
+    # The rows that changed after version `since` (0: all rows), up to `version`.
     since: int
     version: int
     counts: dict[str, int]
@@ -24,7 +24,7 @@ class Load(BaseModel):
 
 
 def record_load(lake: Lake, load: Load) -> None:
-    """Keep the record of a load that has finished."""
+    """Save the record of a finished load."""
     path = f"{_folder(lake, load.index)}/{Lake.new_attempt(load.finished_at)}.json"
     lake.write_bytes(path, load.model_dump_json(indent=2).encode())
 
@@ -35,10 +35,10 @@ def loads_of(lake: Lake, index_name: str) -> list[Load]:
 
 
 def loaded_version(lake: Lake, index_name: str) -> int:
-    """The version of the encoder's table that an index holds all changes up to; 0 when nothing was loaded yet."""
+    """The version of the encoder's table up to which an index has all changes; 0 if nothing has been loaded yet."""
     reached = 0
     for load in sorted(loads_of(lake, index_name), key=lambda load: (load.since, load.version)):
-        # A load that began after a version that was never reached leaves a gap before it.
+        # A load that starts beyond the version reached so far leaves a gap, and does not count.
         if load.since <= reached:
             reached = max(reached, load.version)
     return reached
