@@ -12,6 +12,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from tenacity import wait_none
 from tiny import Indexed, land_marketplace
 
 from beam_jobs import embed_listings, fit_projection
@@ -115,7 +116,7 @@ def photo_server(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> Iterator[PhotoS
     monkeypatch.setenv("LENS_IMAGE_PRIVATE_NETWORKS", '["127.0.0.0/8"]')
     # What is held is waited for, also on a busy machine.
     monkeypatch.setenv("LENS_IMAGE_TIMEOUT_S", "600")
-    monkeypatch.setattr("tenacity.nap.time.sleep", lambda _seconds: None)
+    monkeypatch.setattr("listing_lens.images.source.wait_exponential_jitter", lambda **_: wait_none())
     yield server
     for event in server.held.values():
         event.set()

@@ -734,7 +734,7 @@ class TestARunThatEndsEarly:
         answer = photo_server.hold("a.jpg")
         with ThreadPoolExecutor(1) as thread:
             run = thread.submit(main, bounds(FIRST))
-            assert photo_server.waiting.wait(60)
+            assert photo_server.waiting.wait(600)
             Ledger(Embeddings(lake, encoder_id)).begin([FIRST], "another attempt", NOW)
             answer.set()
             sentence = refused(run.result)
@@ -750,7 +750,7 @@ class TestARunThatEndsEarly:
         answer = photo_server.hold("a.jpg")
         with ThreadPoolExecutor(1) as thread:
             run = thread.submit(main, bounds(FIRST))
-            assert photo_server.waiting.wait(60)
+            assert photo_server.waiting.wait(600)
             del photo_server.held["a.jpg"]
             main(bounds(FIRST))
             done, at = line(lake, encoder_id, FIRST), version(lake, encoder_id)
@@ -793,7 +793,7 @@ class TestAKilledRun:
     def kill(self, process: subprocess.Popen[str]) -> None:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait(60)
+            process.wait(600)
         assert process.stderr is not None
         process.stderr.close()
 
