@@ -17,6 +17,8 @@ from listing_lens.settings import load_settings
 
 app = typer.Typer(no_args_is_help=True)
 
+_KEPT = "MB of every version that is kept"
+
 Encoder = Annotated[str | None, typer.Option(help="Only embeddings of this encoder; default: of every one.")]
 
 
@@ -33,7 +35,7 @@ def show() -> None:
         landed = lake.windows(dataset)
         span = f", from {landed[0].start:%Y-%m-%d %H:%M} to {landed[-1].end:%Y-%m-%d %H:%M}" if landed else ""
         console.print(f"{dataset}: {len(landed):,} windows{span}")
-    table = Table(Column("encoder", overflow="fold"), "items", "on sale", "version", "files", "MB")
+    table = Table(Column("encoder", overflow="fold"), "items", "on sale", "version", "files", "MB", caption=_KEPT)
     windows = Table(Column("encoder", overflow="fold"), "windows", "running", "to embed", "dead letters", "transient")
     for embeddings in every_encoder(lake):
         table.add_row(embeddings.encoder_id, *_items(embeddings))
@@ -76,7 +78,7 @@ def compact(encoder: Encoder = None) -> None:
     lake = _lake()
     before = {embeddings.encoder_id: _size(embeddings) for embeddings in every_encoder(lake)}
     run_with_bars("compact", "compact_lake", ["--encoder", encoder] if encoder else [], load_settings())
-    table = Table(Column("encoder", overflow="fold"), "files", "were", "MB", "were")
+    table = Table(Column("encoder", overflow="fold"), "files", "were", "MB", "were", caption=_KEPT)
     for embeddings in every_encoder(lake):
         files, size = _size(embeddings)
         files_before, size_before = before.get(embeddings.encoder_id, (files, size))
