@@ -111,7 +111,7 @@ class Table:
     def merge(self, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, newer: str | None = None) -> Merged:
         """Upsert rows by key, in one commit.
 
-        Memory is bounded by the keys: those of the table, about 70 bytes each, and those of the rows.
+        Memory is bounded by the keys: those of the table, about 110 bytes each, and those of the rows.
 
         Args:
             schema: the schema of the rows, and of the table if it is new.
