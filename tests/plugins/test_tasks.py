@@ -120,12 +120,13 @@ class TestFindDue:
         assert find_due("pixels:16") == [{"encoder": "pixels:16", "all": False}]
 
     @pytest.mark.parametrize(
-        "waiting",
-        [letter(ago=timedelta(minutes=1)), letter(ago=_LONG_AGO, transient=False)],
+        ("ago", "transient"),
+        # So lately that no machine is slow enough for it to be due.
+        [(timedelta(days=-1), True), (_LONG_AGO, False)],
         ids=["tried lately", "will not pass by itself"],
     )
-    def test_others_are_tried_when_all_are_to_be(self, waiting: Letter) -> None:
-        set_aside("pixels-4", waiting)
+    def test_others_are_tried_when_all_are_to_be(self, ago: timedelta, transient: bool) -> None:
+        set_aside("pixels-4", letter(ago=ago, transient=transient))
         assert find_due("pixels:4") == []
         assert find_due("pixels:4", every=True) == [{"encoder": "pixels:4", "all": True}]
 
