@@ -24,9 +24,6 @@ from listing_lens.lake.window import Window
 MOST_ATTEMPTS = 8
 _FIRST_PAUSE = timedelta(minutes=15)
 
-# Where a listing failed: its row is invalid; its photo cannot be fetched; or not decoded; or its embedding is not finite.
-STAGES = ("read", "fetch", "decode", "encode")
-
 SCHEMA = pa.schema(
     [
         # The item's id; for an invalid row, a hash of the row.
@@ -37,6 +34,7 @@ SCHEMA = pa.schema(
         pa.field("updated_at", TIMESTAMP),
         pa.field("image_uri", pa.string()),
         pa.field("window", pa.string(), nullable=False),
+        # `read`: the row is invalid; `fetch` or `decode`: so failed the photo; `encode`: the embedding is not finite.
         pa.field("stage", pa.string(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),
         pa.field("transient", pa.bool_(), nullable=False),

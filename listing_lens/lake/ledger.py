@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -84,11 +84,8 @@ class Ledger:
     def begin(self, windows: Iterable[Window], attempt: str, now: datetime) -> None:
         """Make an attempt the one that may complete these windows; earlier attempts are superseded."""
         lines = self.lines()
-        rows = []
-        for window in windows:
-            before = lines.get(window)
-            rows.append(_row_of(_with_attempt(before, window, attempt, now)))
-        self._write(rows)
+        begun = (lines.get(window, Line(window, attempt, now)) for window in windows)
+        self._write([_row_of(replace(line, attempt=attempt, attempted_at=now)) for line in begun])
 
     def current(self, windows: Iterable[Window], attempt: str) -> list[Window]:
         """The windows, of those given, that an attempt may still complete.
@@ -96,9 +93,12 @@ class Ledger:
         Raises:
             LensError: it has been superseded in all of them.
         """
+        return [line.window for line in self._current(windows, attempt)]
+
+    def _current(self, windows: Iterable[Window], attempt: str) -> list[Line]:
         lines = self.lines()
         wanted = list(windows)
-        mine = [window for window in wanted if window in lines and lines[window].attempt == attempt]
+        mine = [lines[window] for window in wanted if window in lines and lines[window].attempt == attempt]
         if wanted and not mine:
             other = lines[wanted[0]].attempt if wanted[0] in lines else "none"
             raise LensError(
@@ -115,27 +115,19 @@ class Ledger:
         Raises:
             LensError: it has been superseded in all of them.
         """
-        mine = self.current(completed, attempt)
-        lines = self.lines()
-        self._write(
-            [
-                _row_of(
-                    Line(
-                        window,
-                        attempt,
-                        lines[window].attempted_at,
-                        completed_by=attempt,
-                        completed_at=now,
-                        inputs=completed[window].inputs,
-                        counts=completed[window].counts,
-                        parameters=parameters,
-                    )
-                )
-                for window in mine
-            ],
-            newer=f"target.attempt = '{attempt}'",
-        )
-        return mine
+        done = [
+            replace(
+                line,
+                completed_by=attempt,
+                completed_at=now,
+                inputs=completed[line.window].inputs,
+                counts=completed[line.window].counts,
+                parameters=parameters,
+            )
+            for line in self._current(completed, attempt)
+        ]
+        self._write(list(map(_row_of, done)), newer=f"target.attempt = '{attempt}'")
+        return [line.window for line in done]
 
     def _write(self, rows: list[dict[str, object]], newer: str | None = None) -> None:
         if rows:
@@ -168,21 +160,6 @@ def _part(window: Window, within: Window | None) -> Window:
 def input_of(window: Window, identity: str) -> str:
     """The ledger's name for a landed window as it was read."""
     return f"{window.name}@{identity}"
-
-
-def _with_attempt(before: Line | None, window: Window, attempt: str, now: datetime) -> Line:
-    if before is None:
-        return Line(window, attempt, now)
-    return Line(
-        window,
-        attempt,
-        now,
-        before.completed_by,
-        before.completed_at,
-        before.inputs,
-        before.counts,
-        before.parameters,
-    )
 
 
 def _row_of(line: Line) -> dict[str, object]:
