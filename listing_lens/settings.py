@@ -31,6 +31,9 @@ _OF_THIS_MACHINE = frozenset(
     {"home", "cache", "airflow_url", "training_place", "training_image", "training_options", "training_processes"}
 )
 
+# What Elasticsearch's `index_options` may be: graphs over whole vectors, or over ones of a byte or a bit per dimension.
+_INDEX_TYPES = ("hnsw", "int8_hnsw", "bbq_hnsw")
+
 
 class Settings(BaseSettings):
     """One field per setting; ``defaults.toml`` explains each and holds its default."""
@@ -62,6 +65,21 @@ class Settings(BaseSettings):
     projection_dims: int = Field(gt=0, le=4096)
     max_dead_letter_ratio: float = Field(ge=0, le=1)
     alias: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
+    index_shards: int = Field(gt=0, le=1024)
+    index_replicas: str = Field(pattern=r"^\d+(-(\d+|all))?$")
+    index_options: dict[str, Any]
+    index_refresh: str = Field(pattern=r"^(-1|\d+(ms|s|m))$")
+    index_segments: int = Field(ge=0)
+    index_writers: int = Field(gt=0, le=64)
+    index_removed_days: float = Field(ge=0)
+    index_keep_builds: int = Field(ge=0)
+    index_keep_days: float = Field(ge=0)
+    verify_queries: int = Field(ge=10)
+    verify_sample: int = Field(ge=10)
+    verify_canaries: int = Field(ge=0)
+    verify_least_recall: float = Field(ge=0, le=1)
+    verify_least_found: float = Field(ge=0, le=1)
+    verify_least_size: float = Field(ge=0)
     training_place: Literal["host", "kubernetes", "vertex"]
     training_processes: int = Field(gt=0)
     training_folder: Path
@@ -111,6 +129,13 @@ class Settings(BaseSettings):
                 "an address must not hold a user or password; Elasticsearch's key is LENS_ELASTICSEARCH_API_KEY"
             )
         return url
+
+    @field_validator("index_options")
+    @classmethod
+    def _are_index_options(cls, options: dict[str, Any]) -> dict[str, Any]:
+        if options.get("type") not in _INDEX_TYPES:
+            raise ValueError(f"its type must be one of {', '.join(_INDEX_TYPES)}")
+        return options
 
     @field_validator("image_private_networks")
     @classmethod
