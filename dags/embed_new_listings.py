@@ -2,7 +2,7 @@
 ### Embed new listings
 
 Embeds the listings that were created or updated in each window, by every encoder in use, and brings them into every
-index that was filled: the live one, those kept for rollback, and one that awaits its swap.
+index that was filled: the live one first, then those kept for rollback, and one that awaits its swap.
 
 **When.** Hourly, in UTC (`LENS_EMBED_SCHEDULE`), from `LENS_EMBED_START` on; a run covers the hour before it. Missed
 windows are caught up, two at a time. To replay windows, e.g. after listings were corrected and landed again, run a backfill:
@@ -24,20 +24,23 @@ all windows that have landed together, and embeds each item once.
 Then run `refit_projection` with `{"encoder": "models:/listing-encoder/3", "promote": true}`, which rebuilds the index.
 Set `LENS_ENCODER` to the new encoder when it is live. The previous one continues to embed for as long as it has an index.
 
-**What.** `require_window` checks the data interval. `encoders_in_use` waits for the window's listings, and finds the
-encoders of all indexes and of `LENS_ENCODER`. `embed` runs once for each of them: it reads the listings that landed in the
-window, late ones included, and compares the newest version of each with the encoder's table. New photos are decoded and
+**What.** `require_window` checks the data interval. `find_encoders` waits for the window's listings, and finds the encoders of
+all indexes and of `LENS_ENCODER`. `embed` embeds the window by the live index's encoder: it reads the listings that landed in
+the window, late ones included, and compares the newest version of each with the encoder's table. New photos are decoded and
 encoded; a photo that did not change keeps its embedding. Everything comes into the table in one commit, and the ledger says
 which input is embedded. Invalid rows, and photos that cannot be used, become dead letters, which `redrive_dead_letters` tries
-again where that may help. `load_indexes` projects what has changed in the tables since each index was last loaded to the
-index's space and writes it; newer versions of a listing win, whatever the order.
+again where that may help. `load_live` projects what has changed in the table since the live index was last loaded to the
+index's space and writes it; newer versions of a listing win, whatever the order. `embed_others` and `load_others` do the same
+for the other encoders and for the indexes that `find_other_indexes` finds: an abandoned index or an encoder that cannot be loaded
+fails its own task, and nothing else. `require_live_is_fed` ends the run as `load_live` did.
 
 **When it fails.** *Listings have not landed*: the task tries again; see what feeds the lake. *Listings are unusable*: more
 than `LENS_MAX_DEAD_LETTER_RATIO` of them failed, and nothing of the run was kept; the message has the commonest reasons. *The
 window was taken over*: another run of it began later and does the work. *An encoder cannot be loaded*: restore it; or, if it
-only belongs to an index that is no longer needed, remove that index with `lens index delete` and clear `encoders_in_use` with
-what follows. *The live index would lack the window*: its encoder went out of use and came back; clear the same. Clear a failed
-task to continue; every task may run twice.
+only belongs to an index that is no longer needed, remove that index with `lens index retire` and clear `find_encoders` with
+what follows. *The live index would lack the window*: its encoder went out of use and came back; clear the same. A failed
+task of `embed_others` or `load_others` does not fail the run: clear it once its cause is mended, or retire its index. Clear a
+failed task to continue; every task may run twice.
 
 **May run beside** everything: commits to a table take turns, windows come in any order, and a running `rebuild_index` gets
 them into its new index too.
@@ -52,7 +55,7 @@ from airflow.timetables.interval import CronDataIntervalTimetable
 
 from listing_lens.settings import load_settings
 from plugins.operators.beam_job import BeamJobOperator
-from plugins.tasks import WINDOW_ARGUMENTS, encoder_param, encoders_in_use, first_day, require_window
+from plugins.tasks import WINDOW_ARGUMENTS, encoder_param, feed_indexes, find_encoders, first_day, require_window
 
 with DAG(
     dag_id="embed_new_listings",
@@ -75,13 +78,15 @@ with DAG(
     render_template_as_native_obj=True,
     tags=["embedding", "index"],
 ):
-    encoders = encoders_in_use("{{ params.encoder }}")
-    embed = BeamJobOperator.partial(task_id="embed", job="embed_listings").expand(arguments=encoders)
-    load_indexes = BeamJobOperator(
-        task_id="load_indexes", job="load_index", arguments=WINDOW_ARGUMENTS | {"encoder": "{{ params.encoder }}"}
+    encoders = find_encoders("{{ params.encoder }}")
+    embed = BeamJobOperator(task_id="embed", job="embed_listings", arguments=encoders["required"])
+    embed_others = BeamJobOperator.partial(task_id="embed_others", job="embed_listings").expand(
+        arguments=encoders["others"]
     )
+    load_live, find_others = feed_indexes("{{ params.encoder }}", WINDOW_ARGUMENTS)
 
     # Indexes are looked for after the window has landed, and a rebuild looks for windows after its index exists: so no
     # window can slip between the two.
     require_window() >> encoders
-    embed >> load_indexes
+    # The live index first: nothing that is wrong with another may keep listings from it.
+    embed >> load_live >> embed_others >> find_others

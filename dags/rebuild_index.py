@@ -3,34 +3,51 @@
 
 Builds a new index for an embedder and, once it is verified, moves the alias to it.
 
-**When.** By hand with its parameter, e.g. after the alias `champion` was moved in MLflow; `refit_projection` triggers it
-when its version became the champion.
+**When.** `follow_champion` triggers it when the alias `champion` was moved in MLflow, by a person or by `refit_projection`; or by
+hand, e.g. after a change of the settings `LENS_INDEX_…`.
 
-**What.** `resolve_embedder` looks the version up in MLflow. `create_index` makes an empty index that names its space.
-`embed_missing` embeds what has landed and the embedder's encoder has not embedded yet: all windows together, only the newest
-version of each item; from `create_index` on, `embed_new_listings` embeds new windows with it as well. `load` projects and
-writes the newest version of every item, then whatever was embedded meanwhile, until nothing is left. `verify` looks every
-item up in the index, and fails when one is missing or older, when a search could not find it, or when a window that landed
-before the load began was never embedded. `swap` moves the alias in one request: searches see the old index or the new one,
-never both or neither. The old index is kept for rollback, and continues to receive new listings.
+**What.** `begin_build` takes the lock of builds, looks the embedder up in MLflow and makes an empty index that names its space,
+or goes on with one that an earlier build of that space left unfinished. `embed_missing` embeds what has landed and the
+embedder's encoder has not embedded yet: all windows together, only the newest version of each item; from now on
+`embed_new_listings` embeds new windows with it as well. `load` projects and writes the newest version of every item, in parts
+that are recorded: another try goes on where the last one stopped. `finish_load` gives the index its replicas and refreshes it,
+and `wait_for_merge` waits for its segments to be merged, if `LENS_INDEX_SEGMENTS` asks for that. `catch_up` loads what was
+embedded meanwhile, until nothing is left. `verify` compares the index with the lake and tries it out (`LENS_VERIFY_…`), and
+`log_verification` puts the report into MLflow. `swap` moves the alias in one request: searches see the old index or the new one,
+never both or neither. `retire` removes indexes that are no longer needed for rollback (`LENS_INDEX_KEEP_…`), and what failed
+builds left. `give_up` runs only if a task failed for good: it frees the lock.
 
-**When it fails.** The alias has not moved, and readers noticed nothing. Clear the failed task to continue: `embed_missing` does
-not embed again what is in the encoder's table, and a load may be repeated. *Windows were not embedded*: clear `embed_missing`
-and what follows. An index of a failed build, or one no longer needed for rollback, stays until `lens index delete`.
+**When it fails.** The alias has not moved, and readers noticed nothing. Clear the failed task to continue. *Another build is
+running*: wait for it, or trigger with `wait`. *The verification failed*: its message and page say which checks; mend the cause
+and clear the task, or trigger again with `force_checks`, which is recorded. *The champion, or the alias, was moved since*: the
+build is of yesterday's embedder; trigger again. *The build is kept, failed or retired*: this run is over, trigger a new one.
+`lens index show` has the build's record.
 
-**Must not race with** another rebuild: one run at a time. It may run beside every other DAG: `embed_new_listings` and
-`redrive_dead_letters` feed the new index too.
+**Must not race with** another rebuild or rollback: the lock, which `lens index rebuild` takes too, sees to that. It may run
+beside every other DAG: `embed_new_listings` and `redrive_dead_letters` feed the new index once it is loaded.
 """
 
 from __future__ import annotations
 
 from datetime import timedelta
 
-from airflow.sdk import DAG
+from airflow.sdk import DAG, Param
 
-from plugins.operators.beam_job import BeamJobOperator
-from plugins.operators.search_index import CreateIndexOperator, SwapAliasOperator
-from plugins.tasks import RUN_NAME, embedder_param, first_day, resolve_embedder
+from plugins.operators.beam_job import BuildStepOperator
+from plugins.tasks import (
+    begin_build,
+    embedder_param,
+    finish_load,
+    first_day,
+    force_checks_param,
+    force_swap_param,
+    give_up,
+    log_verification,
+    retire,
+    swap,
+    wait_for_merge,
+    wait_param,
+)
 
 with DAG(
     dag_id="rebuild_index",
@@ -47,21 +64,41 @@ with DAG(
     },
     params={
         "model": embedder_param("whose index is built"),
+        "afresh": Param(
+            False, type="boolean", description="Begin a new index, also where an unfinished one could be gone on with."
+        ),
+        "wait": wait_param(),
+        "force_checks": force_checks_param(),
+        "force_swap": force_swap_param(),
     },
+    # Params reach the tasks as what they are: booleans and lists rather than text.
+    render_template_as_native_obj=True,
     tags=["index"],
 ):
-    embedder = resolve_embedder("{{ params.model }}")
-    index = CreateIndexOperator(task_id="create_index", card=embedder["card"], build=RUN_NAME)
-    embed_missing = BeamJobOperator(
+    build = begin_build("{{ params.model }}", "{{ params.afresh }}", "{{ params.wait }}")
+    index = build["index"]
+    embed_missing = BuildStepOperator(
         task_id="embed_missing",
         job="embed_listings",
-        arguments={"each_landed": True, "encoder": embedder["encoder_source"]},
+        index=index,
+        arguments={"each_landed": True, "encoder": build["encoder_source"]},
     )
-    load = BeamJobOperator(task_id="load", job="load_index", arguments={"index": index.output})
-    verify = BeamJobOperator(task_id="verify", job="verify_index", arguments={"index": index.output})
-    swap = SwapAliasOperator(task_id="swap", index=index.output)
+    load = BuildStepOperator(task_id="load", job="load_index", index=index, arguments={"index": index})
+    merge = finish_load(index)
+    merged = wait_for_merge(index, merge)
+    catch_up = BuildStepOperator(task_id="catch_up", job="load_index", index=index, arguments={"index": index})
+    verify = BuildStepOperator(
+        task_id="verify",
+        job="verify_index",
+        index=index,
+        arguments={"index": index, "force": "{{ params.force_checks }}"},
+    )
+    logged = log_verification(index)
+    swapped = swap(index, "{{ params.force_swap }}")
+    retired = retire()
 
-    # Once the index exists, its encoder is in use: what lands from then on is embedded by `embed_new_listings`.
-    index >> embed_missing
-    # The alias moves only to an index that holds all that the lake holds.
-    embed_missing >> load >> verify >> swap
+    # The index exists before its encoder is asked what it lacks: what lands from then on is embedded by `embed_new_listings`.
+    embed_missing >> load >> merge >> merged >> catch_up >> verify
+    # The alias moves only to an index that has earned it.
+    verify >> logged >> swapped >> retired
+    retired >> give_up(build)

@@ -11,11 +11,12 @@ until somebody asks: when an image server was repaired, or its address was added
 **What.** `find_due` finds the encoders in use, or takes the one that was asked for, and keeps those with letters to try now. If
 there are none, everything that follows is skipped. `redrive` runs once for each encoder: what succeeds comes into the table in
 one commit, and its letter goes; what fails again keeps its letter, with the new reason. A letter whose listing has a newer
-version by now goes without a try. `load_indexes` brings what succeeded into every index of these encoders.
+version by now goes without a try. `load_live` brings what succeeded into the live index; `load_others` does so for each of the
+others that `find_other_indexes` finds, which may fail alone. `require_live_is_fed` ends the run as `load_live` did.
 
 **When it fails.** Letters that were not tried stay due, and the next run tries them: usually there is nothing to do. *An
 encoder cannot be loaded*: restore it; or, if it only belongs to an index that is no longer needed, remove that index with
-`lens index delete`.
+`lens index retire`.
 
 **May run beside** everything: commits to a table take turns, and the newest version of a listing wins.
 """
@@ -27,7 +28,7 @@ from datetime import timedelta
 from airflow.sdk import DAG, Param
 
 from plugins.operators.beam_job import BeamJobOperator
-from plugins.tasks import encoder_param, find_due, first_day
+from plugins.tasks import encoder_param, feed_indexes, find_due, first_day
 
 with DAG(
     dag_id="redrive_dead_letters",
@@ -56,8 +57,6 @@ with DAG(
 ):
     due = find_due("{{ params.encoder }}", "{{ params.all }}")
     redrive = BeamJobOperator.partial(task_id="redrive", job="redrive_dead_letters").expand(arguments=due)
-    load_indexes = BeamJobOperator(
-        task_id="load_indexes", job="load_index", arguments={"encoder": "{{ params.encoder }}"}
-    )
+    load_live, find_others = feed_indexes("{{ params.encoder }}")
 
-    redrive >> load_indexes
+    redrive >> load_live >> find_others

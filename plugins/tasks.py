@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, time
+from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
-from airflow.sdk import Param, get_current_context, task
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk import BaseOperator, Param, XComArg, get_current_context, task
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from listing_lens.errors import LensError
 from listing_lens.lake.window import Window
 from listing_lens.settings import load_settings
+from plugins.operators.beam_job import BeamJobOperator
 
 WINDOW_ARGUMENTS = {"window_start": "{{ data_interval_start }}", "window_end": "{{ data_interval_end }}"}
+
+# The task that feeds the live index.
+LOAD_LIVE = "load_live"
 
 # One name a run, the same in every try: it names a fit or a build.
 RUN_NAME = "{{ dag_run.run_after.strftime('%Y%m%dt%H%M%S') }}"
@@ -47,6 +51,33 @@ def encoder_param(purpose: str) -> Param:
     )
 
 
+def wait_param() -> Param:
+    """Whether a run waits for another build to end, or fails at once."""
+    return Param(True, type="boolean", description="Wait while another build is running, for 11 hours; otherwise fail.")
+
+
+def force_checks_param() -> Param:
+    """The checks of the verification that may fail."""
+    return Param(
+        [],
+        type="array",
+        items={"type": "string"},
+        description="Checks of the verification that may fail, by their names, e.g. size. They are recorded.",
+    )
+
+
+def force_swap_param() -> Param:
+    """The fences of the swap that are passed over."""
+    return Param(
+        [],
+        type="array",
+        items={"type": "string", "enum": ["live", "champion"]},
+        description=(
+            "Swap also if the alias (live) or the champion was moved since the build began. They are recorded."
+        ),
+    )
+
+
 @task(retries=0)
 def require_window() -> str:
     """Refuse a run without a data interval, or with an empty one, before anything is computed. Returns its name."""
@@ -58,10 +89,10 @@ def require_window() -> str:
 
 
 @task
-def encoders_in_use(encoder: str | None) -> list[dict[str, str]]:
+def find_encoders(encoder: str | None) -> dict[str, Any]:
     """Find the encoders that the run's window is embedded by: the one asked for, or those of every index and LENS_ENCODER.
 
-    Returns the arguments of `embed_listings` for each.
+    Returns the arguments of `embed_listings`: for the `required` one, which is the live index's, and for each of the `others`.
     """
     from listing_lens.embedding import sources as encoders
     from listing_lens.lake.windows import LISTINGS, Lake
@@ -71,9 +102,16 @@ def encoders_in_use(encoder: str | None) -> list[dict[str, str]]:
     # First the window, then the indexes: an index that is created after both finds the window landed, and its rebuild
     # embeds it.
     Lake(settings.lake).covering(LISTINGS, window)
-    sources = [encoders.resolve_encoder(encoder, settings)] if encoder else encoders.encoders_in_use(settings)
+    if encoder:
+        required, others = encoders.resolve_encoder(encoder, settings), ()
+    else:
+        in_use = encoders.encoders_in_use(settings)
+        required, others = in_use.required, in_use.others
     bounds = {"window_start": window.start.isoformat(), "window_end": window.end.isoformat()}
-    return [bounds | {"encoder": source} for source in sources]
+    return {
+        "required": bounds | {"encoder": required},
+        "others": [bounds | {"encoder": source} for source in others],
+    }
 
 
 @task
@@ -91,7 +129,7 @@ def find_due(encoder: str | None, every: bool) -> list[dict[str, Any]]:
     settings, now = load_settings(), datetime.now(UTC)
     lake = Lake(settings.lake)
     lake.check()
-    sources = [encoders.resolve_encoder(encoder, settings)] if encoder else encoders.encoders_in_use(settings)
+    sources = [encoders.resolve_encoder(encoder, settings)] if encoder else encoders.encoders_in_use(settings).all
     found = []
     for source in sources:
         if DeadLetters(Embeddings(lake, identify(source))).to_try(now, every=every):
@@ -107,6 +145,170 @@ def resolve_embedder(model: str) -> dict[str, Any]:
     embedder = connect_registry(load_settings()).get(str(model))
     card = embedder.card.model_dump()
     return {"version": embedder.version, "card": card, "encoder_source": card["encoder_source"]}
+
+
+# ---- feeding indexes -------------------------------------------------------------------------------------------------
+
+
+@task(trigger_rule="all_done")
+def find_other_indexes(encoder: str | None) -> list[dict[str, str]]:
+    """Find the indexes that receive new listings besides the live one. Returns the arguments of `load_index` for each.
+
+    One that is being filled for the first time is left to its build: a load would read the whole table beside it.
+    """
+    if _state_of(LOAD_LIVE) == "skipped":
+        raise AirflowSkipException("there is nothing new for any index")
+    from listing_lens.embedding.sources import resolve_encoder
+    from listing_lens.search.builds import Builds
+    from listing_lens.search.index import SearchIndex
+    from listing_lens.search.loads import Loads
+    from models.encoders.files import identify
+
+    settings = load_settings()
+    search_index = SearchIndex.connect(settings)
+    live, only = search_index.live(), identify(resolve_encoder(encoder, settings)) if encoder else None
+    return [
+        {"index": index.name}
+        for index in Builds(search_index).fed()
+        if index != live and only in (None, index.card.encoder_id) and Loads(search_index, index).reached()
+    ]
+
+
+@task(trigger_rule="all_done")
+def require_live_is_fed() -> None:
+    """Let the run end as the load of the live index did: what failed for another index stays red, but does not fail the run."""
+    state = _state_of(LOAD_LIVE)
+    if state not in ("success", "skipped"):
+        raise AirflowFailException(f"task {LOAD_LIVE} is {state}: the live index lacks listings; clear it to go on")
+
+
+def _state_of(task_id: str) -> str | None:
+    run: Any = get_current_context()["ti"]
+    states = run.get_task_states(run.dag_id, task_ids=[task_id], run_ids=[run.run_id])
+    state: str | None = states.get(run.run_id, {}).get(task_id)
+    return state
+
+
+def feed_indexes(encoder: str, window: dict[str, str] | None = None) -> tuple[BaseOperator, XComArg]:
+    """The tasks that bring what was embedded into every index: the live one, and then the others, which cannot fail the run.
+
+    Args:
+        encoder: the encoder whose indexes alone are fed, as a template; empty is every one.
+        window: the arguments that name the window that the live index must receive.
+
+    Returns:
+        The first task, and the one that finds the other indexes: what must have ended before that goes between the two.
+    """
+    live = BeamJobOperator(
+        task_id=LOAD_LIVE, job="load_index", arguments={**(window or {}), "live": True, "encoder": encoder}
+    )
+    others = find_other_indexes(encoder)
+    load_others = BeamJobOperator.partial(task_id="load_others", job="load_index").expand(arguments=others)
+    live >> others
+    [live, load_others] >> require_live_is_fed()
+    return live, others
+
+
+# ---- builds ----------------------------------------------------------------------------------------------------------
+
+# How long a run waits for another build to end.
+_PATIENCE = timedelta(hours=11)
+
+
+@task
+def begin_build(model: str, afresh: bool, wait: bool) -> dict[str, str]:
+    """Take the lock and create the index of a build, or find the one to go on with. Returns it, and its encoder's source."""
+    from listing_lens.search import lifecycle
+
+    build = lifecycle.begin_build(
+        str(model),
+        load_settings(),
+        owner=_owner(),
+        because=f"rebuild for {model}",
+        afresh=afresh,
+        wait=_PATIENCE if wait else timedelta(0),
+    )
+    return {"index": build.index, "encoder_source": build.card.encoder_source}
+
+
+@task
+def begin_rollback(index: str | None, wait: bool) -> dict[str, str]:
+    """Take the lock for a kept build. Returns its index and its encoder's source."""
+    from listing_lens.search import lifecycle
+
+    build = lifecycle.begin_rollback(
+        index, load_settings(), owner=_owner(), because="rollback", wait=_PATIENCE if wait else timedelta(0)
+    )
+    return {"index": build.index, "encoder_source": build.card.encoder_source}
+
+
+@task
+def finish_load(index: str) -> str | None:
+    """Make what was loaded visible to searches, and start to merge segments if LENS_INDEX_SEGMENTS asks for it.
+
+    Returns the merge's task in Elasticsearch; None without one.
+    """
+    from listing_lens.search import lifecycle
+
+    return lifecycle.finish_load(index, load_settings())
+
+
+@task.sensor(mode="reschedule", poke_interval=15)
+def wait_for_merge(index: str, merge: str | None) -> bool:
+    """Wait until the segments are merged."""
+    from listing_lens.search import lifecycle
+
+    return lifecycle.is_merged(index, merge, load_settings())
+
+
+@task
+def log_verification(index: str) -> str:
+    """Log the build's verification to MLflow, with its page. Returns the page's path."""
+    from listing_lens import registration
+
+    return str(registration.log_verification(index, load_settings()))
+
+
+@task
+def promote_build(index: str) -> None:
+    """Make the embedder of a build the champion: the champion is what should serve."""
+    from listing_lens import registration
+
+    registration.promote_build(index, load_settings(), by=_owner())
+
+
+@task
+def swap(index: str, force: list[str]) -> str | None:
+    """Point the alias to the build's index, away from any other, in one request. Returns the index that was live before."""
+    from listing_lens.search import lifecycle
+
+    return lifecycle.swap_in(index, load_settings(), force=force)
+
+
+@task
+def retire() -> list[str]:
+    """Remove the indexes that nothing needs any more. Returns their names."""
+    from listing_lens.search import lifecycle
+
+    return lifecycle.retire(load_settings())
+
+
+# It runs if any task before it failed for good; a build that went live is left alone.
+@task(trigger_rule="one_failed")
+def give_up(build: dict[str, str] | None) -> None:
+    """End the build without success, so that the lock is free, and nothing feeds its index any more."""
+    from listing_lens.search import lifecycle
+
+    if build:
+        lifecycle.give_up(build["index"], load_settings(), because=f"{_owner()} failed")
+
+
+def _owner() -> str:
+    run = get_current_context()["dag_run"]
+    return f"airflow {run.dag_id} {run.run_id}"
+
+
+# ---- embedders -------------------------------------------------------------------------------------------------------
 
 
 @task

@@ -163,3 +163,10 @@ def correlated(
     axes = np.linalg.qr(rng.standard_normal((dims, dims)))[0]
     deviations = scale * 0.9 ** np.arange(dims)
     return (mean + (rng.standard_normal((rows, dims)) * deviations) @ axes).astype(np.float32)
+
+
+def remove_indexes(search_index: SearchIndex) -> None:
+    """Remove the indexes of an alias, with their records."""
+    names = [index.name for index in search_index.all()]
+    records = [f"{search_index.alias}.builds", f"{search_index.alias}.loads"]
+    search_index.client.indices.delete(index=[*names, *records], ignore_unavailable=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from listing_lens.search.index import SearchIndex
+from listing_lens.search.index import PATIENCE_S, SearchIndex
 from listing_lens.settings import Settings, load_settings
 
 
@@ -21,4 +21,5 @@ class Cluster:
 
     def connect(self) -> SearchIndex:
         """Open a client on the worker."""
-        return SearchIndex.connect(load_settings(elasticsearch_url=self.url, alias=self.alias))
+        settings = load_settings(elasticsearch_url=self.url, alias=self.alias)
+        return SearchIndex.connect(settings, patience_s=PATIENCE_S)

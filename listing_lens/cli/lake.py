@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Column, Table
 
-from listing_lens.cli.pipeline import console
+from listing_lens.cli.console import console
 from listing_lens.cli.progress import run_with_bars
 from listing_lens.lake.dead_letters import DeadLetters
 from listing_lens.lake.embeddings import Embeddings, every_encoder

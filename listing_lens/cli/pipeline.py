@@ -1,16 +1,16 @@
-"""From listings to a searchable index on the command line: embed, fit, rebuild and evaluate, or all in one run."""
+"""From listings to a searchable index on the command line: embed, fit and evaluate, or all in one run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 
+from listing_lens.cli.console import console
+from listing_lens.cli.index import Model, rebuild_index
 from listing_lens.cli.progress import run_with_bars
 from listing_lens.errors import LensError
 from listing_lens.finetuning.records import Comparison
@@ -22,7 +22,6 @@ from listing_lens.settings import Settings, load_settings
 from models.embedder import CANDIDATE, CHAMPION
 
 projection = typer.Typer(no_args_is_help=True)
-index = typer.Typer(no_args_is_help=True)
 
 Start = Annotated[
     str | None, typer.Option(help="Start of the window, e.g. 2026-01-31T00:00:00Z; default: the lake's first.")
@@ -34,10 +33,6 @@ Encoder = Annotated[
         help="A folder, a hub id, a gs:// address, or models:/listing-encoder@champion in MLflow; default: LENS_ENCODER."
     ),
 ]
-Model = Annotated[str, typer.Option(help="A version or an alias of listing-embedder in MLflow.")]
-
-# Names and paths are printed verbatim: not wrapped, so that they can be copied, and with brackets not taken for markup.
-console = Console(soft_wrap=True, markup=False, emoji=False)
 
 
 def embed(start: Start = None, end: End = None, encoder: Encoder = None) -> None:
@@ -85,34 +80,6 @@ def fit(
     _fit(settings, options, assessed_on, promote=promote)
 
 
-@index.command("rebuild")
-def rebuild(model: Model = CHAMPION) -> None:
-    """Build a new index for an embedder, verify it, and point the alias to it; the previous index is kept."""
-    _rebuild(model, load_settings())
-
-
-@index.command("list")
-def list_indexes() -> None:
-    """List the indexes behind the alias, and which one is live."""
-    search_index = SearchIndex.connect(load_settings())
-    live = search_index.live()
-    table = Table(Column("index", overflow="fold"), "searchable", "removed", "")
-    for found in search_index.all():
-        counts = search_index.counts(found.name)
-        here = "live" if live and live.name == found.name else ""
-        table.add_row(found.name, f"{counts['searchable']:,}", f"{counts['removed']:,}", here)
-    console.print(table)
-
-
-@index.command("delete")
-def delete(name: Annotated[str, typer.Argument(help="The index's full name.")]) -> None:
-    """Delete an index that is not live: from a failed build, or no longer needed for rollback."""
-    search_index = SearchIndex.connect(load_settings())
-    search_index.get(name)
-    search_index.delete(name)
-    console.print(f"index {name} is deleted")
-
-
 def evaluate(start: Start = None, end: End = None, model: Model = CHAMPION) -> None:
     """Evaluate an embedder on the search sessions of a window."""
     settings = load_settings()
@@ -134,7 +101,7 @@ def run(
     # An alias may move in the meantime: resolve it once, so that all steps use the same encoder.
     encoder = resolve_encoder(encoder, settings)
     _embed(_span(LISTINGS, None, None, settings), settings, encoder)
-    _rebuild(str(_fit(settings, [*_option("--dims", dims), "--encoder", encoder], promote=True)), settings)
+    rebuild_index(str(_fit(settings, [*_option("--dims", dims), "--encoder", encoder], promote=True)), settings)
     console.print("search it with `lens search PHOTO`")
 
 
@@ -162,28 +129,6 @@ def _fit(settings: Settings, options: Sequence[str], assessed_on: Sequence[str] 
     promoted = registration.promote(version, asked=promote, settings=settings)
     console.print(f"listing-embedder version {version} is the {CHAMPION if promoted else CANDIDATE}")
     return version
-
-
-def _rebuild(model: str, settings: Settings) -> None:
-    from listing_lens.embedding.sources import windows_not_embedded
-    from listing_lens.registry import connect_registry
-
-    search_index = SearchIndex.connect(settings)
-    embedder = connect_registry(settings).get(model)
-    built = search_index.create(embedder.card, _build_name())
-    try:
-        if windows_not_embedded(Lake(settings.lake), embedder.card.encoder_id):
-            arguments = ["--each_landed", "--encoder", embedder.card.encoder_source]
-            run_with_bars("embed", "embed_listings", arguments, settings)
-        run_with_bars("load index", "load_index", ["--index", built.name], settings)
-        run_with_bars("verify index", "verify_index", ["--index", built.name], settings)
-    except BaseException:
-        # The next run builds a new index. If the cluster cannot be reached, this one stays.
-        with suppress(LensError):
-            search_index.delete(built.name)
-        raise
-    before = search_index.swap(built.name)
-    console.print(f"alias {settings.alias} points to {built.name}" + (f", no longer to {before}" if before else ""))
 
 
 def _evaluate(window: Window, model: str, settings: Settings) -> None:

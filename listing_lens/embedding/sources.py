@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from listing_lens.errors import LensError
@@ -10,11 +12,14 @@ from listing_lens.lake.embeddings import Embeddings
 from listing_lens.lake.ledger import Ledger, not_embedded
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import LISTINGS, Lake
+from listing_lens.search.builds import Builds
 from listing_lens.search.index import SearchIndex
 from listing_lens.settings import Settings
 from models.embedder import ENCODER_MODEL
 from models.encoders.files import encoder_id, identify, lasting_source, model_files
 from models.encoders.runtime import Runtime
+
+logger = logging.getLogger(__name__)
 
 _REGISTERED = re.compile(rf"models:/{ENCODER_MODEL}(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
@@ -50,19 +55,46 @@ def resolve_encoder(source: str | None, settings: Settings) -> str:
         raise LensError(f"encoder {source!r} cannot be found: {err}") from err
 
 
-def encoders_in_use(settings: Settings) -> list[str]:
-    """The sources of the encoders that new listings must be embedded with: those of all indexes, and LENS_ENCODER.
+@dataclass(frozen=True)
+class EncodersInUse:
+    """The sources of the encoders that new listings are embedded with, each encoder once.
 
-    Each encoder is listed once, however many indexes and addresses it has.
+    Attributes:
+        required: the live index's; before there is one, LENS_ENCODER.
+        others: those of the indexes that are being built or kept for rollback, and LENS_ENCODER.
+    """
+
+    required: str
+    others: tuple[str, ...]
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        return (self.required, *self.others)
+
+
+def encoders_in_use(settings: Settings) -> EncodersInUse:
+    """Find the encoders that new listings must be embedded with: those of all indexes that are fed, and LENS_ENCODER.
 
     Raises:
-        LensError: the cluster or MLflow does not answer, or LENS_ENCODER cannot be found.
+        LensError: the cluster does not answer; or nothing is live, and LENS_ENCODER cannot be found.
     """
-    wanted = resolve_encoder(None, settings)
-    by_id = {index.card.encoder_id: index.card.encoder_source for index in SearchIndex.connect(settings).all()}
-    by_id.setdefault(identify(wanted), wanted)
+    search_index = SearchIndex.connect(settings)
+    live = search_index.live()
+    by_id: dict[str, str] = {}
+    for index in Builds(search_index).fed():
+        by_id.setdefault(index.card.encoder_id, index.card.encoder_source)
+    sources = list(by_id.values())
+    try:
+        wanted = resolve_encoder(None, settings)
+        if identify(wanted) not in by_id:
+            sources.insert(len(sources) if live else 0, wanted)
+    except LensError as err:
+        if live is None:
+            raise
+        logger.warning("listings are not embedded by LENS_ENCODER: %s", err)
     # A folder whose weights have changed is the source of two encoders, but only the newer one can be loaded from it.
-    return list(dict.fromkeys(by_id.values()))
+    required, *others = dict.fromkeys(sources)
+    return EncodersInUse(required, tuple(others))
 
 
 def landed_identities(lake: Lake, within: Window | None = None) -> dict[Window, str]:

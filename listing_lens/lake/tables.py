@@ -97,6 +97,10 @@ class Table:
             raise LensError(f"there is no table {self.path}{of}: run the job that writes it first, or check LENS_LAKE")
         return found
 
+    def has(self, version: int) -> bool:
+        """Whether a version of the table is still kept."""
+        return self._find(version) is not None
+
     def version(self) -> int | None:
         """The latest version; None if there is no table yet."""
         found = self._find(None)
@@ -274,7 +278,13 @@ class Table:
 
 
 def scan(
-    source: LanceDataset | LanceFragment, columns: list[str], *, filter: str | None = None, batch_size: int = BATCH_ROWS
+    source: LanceDataset | LanceFragment,
+    columns: list[str],
+    *,
+    filter: str | None = None,
+    batch_size: int = BATCH_ROWS,
+    offset: int | None = None,
+    limit: int | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Stream columns of a table, or of one of its fragments; memory is bounded by a few batches.
 
@@ -283,9 +293,12 @@ def scan(
         columns: names of the columns to read.
         filter: an SQL filter for the rows.
         batch_size: maximum rows per batch.
+        offset, limit: which of the rows that match to read; None is all.
     """
     yield from source.scanner(
         columns=columns,
+        offset=offset,
+        limit=limit,
         filter=filter,
         batch_size=batch_size,
         batch_readahead=_BATCHES_AHEAD,

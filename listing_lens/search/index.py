@@ -8,60 +8,69 @@ any late replay's, which therefore cannot bring the listing back.
 
 Documents are written through a write alias per index, `<alias>.<space>-<build>`. It is deleted with the index, so that a load
 that is still running fails, instead of making Elasticsearch recreate the index without its mapping.
+
+Every change of the alias is a compare-and-swap. The index `<alias>.builds` carries an alias `<alias>.epoch-<n>`; the request
+that moves the readers' alias also removes epoch n, which must exist, and adds epoch n + 1. Elasticsearch carries out all
+actions of a request or none, so a swap that was planned before another one is refused.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
-from elastic_transport import ConnectionError as NoConnection
-from elastic_transport import TransportError
-from elasticsearch import ApiError, Elasticsearch, NotFoundError, OrjsonSerializer, helpers
+from elasticsearch import BadRequestError, Elasticsearch, NotFoundError
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
 
 from listing_lens.errors import LensError
 from listing_lens.lake.records import Listing
-from listing_lens.settings import Settings, missing
+from listing_lens.search import bulk
+from listing_lens.search.client import connect_client, said_plainly
+from listing_lens.search.documents import Document, Refusal, document_of, properties
+from listing_lens.settings import Settings
 from models.embedder import EmbedderCard
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-_BULK_DOCUMENTS = 500
 # Candidates that each shard considers per result: a trade-off between recall and latency.
 _CANDIDATES_PER_RESULT = 10
 _LEAST_CANDIDATES = 100
+# For how many seconds a job repeats its requests while the cluster does not answer.
+PATIENCE_S = 300.0
+_JSON = {"accept": "application/json"}
 
 
-Method = Callable[Concatenate["SearchIndex", P], T]
+class Layout(BaseModel):
+    """How a new index is laid out: the settings `index_…`."""
 
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-def _said_plainly(method: Method[P, T]) -> Method[P, T]:
-    """Turn the client's errors into LensErrors."""
+    shards: int = 1
+    replicas: str = "0-1"
+    options: dict[str, Any] = {"type": "hnsw"}
+    refresh: str = "5s"
 
-    @wraps(method)
-    def plainly(self: SearchIndex, *args: P.args, **kwargs: P.kwargs) -> T:
-        node = next(iter(self.client.transport.node_pool.all()))
-        try:
-            return method(self, *args, **kwargs)
-        except NoConnection as err:
-            raise LensError(
-                f"Elasticsearch at {node.base_url} cannot be reached: start it with `lens up`, or check LENS_ELASTICSEARCH_URL"
-            ) from err
-        except ApiError as err:
-            raise LensError(
-                f"Elasticsearch at {node.base_url} answered {err.status_code} to {method.__name__}: {err.message}; "
-                "check LENS_ELASTICSEARCH_API_KEY and the index"
-            ) from err
-        except TransportError as err:
-            raise LensError(f"Elasticsearch at {node.base_url} failed to {method.__name__}: {err.message}") from err
+    @property
+    def serving(self) -> dict[str, Any]:
+        """The settings of an index that is searched; `filling` has those of one that is being filled."""
+        if "-" in self.replicas:
+            return {"refresh_interval": self.refresh, "auto_expand_replicas": self.replicas}
+        return {
+            "refresh_interval": self.refresh,
+            "auto_expand_replicas": "false",
+            "number_of_replicas": int(self.replicas),
+        }
 
-    return plainly
+    @property
+    def filling(self) -> dict[str, Any]:
+        return {
+            "number_of_shards": self.shards,
+            "number_of_replicas": 0,
+            "auto_expand_replicas": "false",
+            "refresh_interval": "-1",
+        }
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,9 @@ class Index:
     name: str
     card: EmbedderCard
     build: str
+    # An index that is deleted and made again has another one.
+    uuid: str
+    created_at: datetime
 
 
 @dataclass(frozen=True)
@@ -92,53 +104,62 @@ class SearchIndex:
 
     client: Elasticsearch
     alias: str
+    layout: Layout = field(default_factory=Layout)
+    # Bulk requests in flight.
+    writers: int = 1
 
     @classmethod
-    def connect(cls, settings: Settings) -> SearchIndex:
+    def connect(cls, settings: Settings, *, patience_s: float = 0.0) -> SearchIndex:
         """Open a client, and check that the cluster responds.
+
+        Args:
+            settings: name the cluster and the alias, and lay out new indexes.
+            patience_s: for how many seconds a request is repeated while the cluster does not answer, or is overloaded.
 
         Raises:
             LensError: no address is set, or nothing responds there.
         """
-        url = settings.elasticsearch_url or missing(
-            "elasticsearch_url", "set it, or start the local stack with `lens up`"
+        layout = Layout(
+            shards=settings.index_shards,
+            replicas=settings.index_replicas,
+            options=settings.index_options,
+            refresh=settings.index_refresh,
         )
-        key = settings.elasticsearch_api_key.get_secret_value()
-        client = Elasticsearch(
-            url,
-            api_key=key or None,
-            serializer=OrjsonSerializer(),
-            request_timeout=60,
-            max_retries=3,
-            retry_on_status=(429, 502, 503, 504),
-        )
-        index = cls(client, settings.alias)
+        client = connect_client(settings, patience_s=patience_s)
+        index = cls(client, settings.alias, layout, settings.index_writers)
         index.check()
         return index
 
-    @_said_plainly
+    @said_plainly
     def check(self) -> None:
         """Raise LensError unless the cluster responds."""
         self.client.cluster.health(timeout="10s")
 
     # ---- indexes ----------------------------------------------------------------------------------------------------
 
-    @_said_plainly
+    @said_plainly
     def create(self, card: EmbedderCard, build: str) -> Index:
-        """Create an empty index for an embedder's vectors; an existing one of the same space and build is kept."""
+        """Create an empty index for an embedder's vectors, to be filled; an existing one of the same space and build is kept."""
         name = f"{self.alias}-{card.space}-{build}"
         meta = {"alias": self.alias, "card": card.model_dump(), "space": card.space, "build": build}
-        if not self.client.indices.exists(index=name):
-            self.client.indices.create(
-                index=name,
+        if not self.exists(name):
+            self._create(
+                name,
                 aliases={_write_alias(self.alias, name): {}},
-                # One replica per shard, if there is a second node for it.
-                settings={"number_of_shards": 1, "auto_expand_replicas": "0-1", "refresh_interval": "5s"},
-                mappings={"dynamic": "strict", "_meta": meta, "properties": _properties(card.dims)},
+                settings=self.layout.filling,
+                mappings={
+                    "dynamic": "strict",
+                    "_meta": meta,
+                    "properties": properties(card.dims, self.layout.options),
+                },
             )
         return self.get(name)
 
-    @_said_plainly
+    @said_plainly
+    def exists(self, name: str) -> bool:
+        return bool(self.client.indices.exists(index=name))
+
+    @said_plainly
     def get(self, name: str) -> Index:
         """An index by name.
 
@@ -146,33 +167,33 @@ class SearchIndex:
             LensError: there is no such index, or it does not name the space of its vectors.
         """
         try:
-            mapping = self.client.indices.get_mapping(index=name)[name]["mappings"]
+            body = self.client.indices.get(index=name)[name]
         except (NotFoundError, KeyError):
             raise LensError(f"there is no index {name!r}: list them with `lens index list`") from None
-        return _index_of(name, mapping)
+        return _index_of(name, body)
 
-    @_said_plainly
+    @said_plainly
     def all(self) -> list[Index]:
         """Every index of this alias, sorted by name: live, being built, kept for rollback."""
-        mappings = self.client.indices.get_mapping(index=f"{self.alias}-*")
+        found = self.client.indices.get(index=f"{self.alias}-*")
         return [
-            _index_of(name, body["mappings"])
-            for name, body in sorted(mappings.items())
+            _index_of(name, body)
+            for name, body in sorted(found.items())
             # The name of another alias may begin with this one's.
             if body["mappings"].get("_meta", {}).get("alias") == self.alias
         ]
 
-    @_said_plainly
+    @said_plainly
     def live(self) -> Index | None:
         """The index that the alias points to; None before the first swap.
 
         Raises:
             LensError: the alias points to several indexes.
         """
-        names = self._behind_alias()
+        names = self.behind_alias()
         if len(names) > 1:
             raise LensError(
-                f"alias {self.alias!r} points to {len(names)} indexes ({', '.join(names)}): rebuild, or swap to one of them"
+                f"alias {self.alias!r} points to {len(names)} indexes ({', '.join(names)}): rebuild, or roll back to one of them"
             )
         return self.get(names[0]) if names else None
 
@@ -183,71 +204,132 @@ class SearchIndex:
             raise LensError(f"alias {self.alias!r} points to no index yet: build one with `lens index rebuild`")
         return live
 
-    @_said_plainly
-    def swap(self, name: str) -> str | None:
-        """Atomically point the alias to an index, and away from any other. Returns the index it pointed to before."""
+    @said_plainly
+    def behind_alias(self) -> list[str]:
+        """The names of the indexes that the alias points to: one, none before the first swap, several if somebody moved it."""
+        try:
+            return sorted(self.client.indices.get_alias(name=self.alias))
+        except NotFoundError:
+            return []
+
+    @said_plainly
+    def epoch(self) -> int:
+        """How often the alias was swapped. A swap is refused if this has changed since it was planned."""
+        mappings = {"dynamic": False, "properties": {"kind": {"type": "keyword"}}}
+        self.ensure(self.bookkeeping, mappings, {f"{self.alias}.epoch-0": {}})
+        aliases = self.client.indices.get_alias(index=self.bookkeeping)[self.bookkeeping]["aliases"]
+        return max(int(name.rsplit("-", 1)[1]) for name in aliases)
+
+    @property
+    def bookkeeping(self) -> str:
+        """The index of the build records (`listing_lens.search.builds`), which carries the epoch."""
+        return f"{self.alias}.builds"
+
+    @said_plainly
+    def swap(self, name: str, *, epoch: int | None = None) -> str | None:
+        """Atomically point the alias to an index, and away from any other. Returns the index it pointed to before.
+
+        Args:
+            name: the index.
+            epoch: what `epoch()` was when this swap was planned; None is now.
+
+        Raises:
+            LensError: there is no such index, or the alias was moved since.
+        """
         self.get(name)
-        others = [other for other in self._behind_alias() if other != name]
-        removals = [{"remove": {"index": other, "alias": self.alias}} for other in others]
-        self.client.indices.update_aliases(actions=[*removals, {"add": {"index": name, "alias": self.alias}}])
+        planned = self.epoch() if epoch is None else epoch
+        others = [other for other in self.behind_alias() if other != name]
+        actions = [
+            *(_removal(other, self.alias) for other in others),
+            {"add": {"index": name, "alias": self.alias}},
+            _removal(self.bookkeeping, f"{self.alias}.epoch-{planned}"),
+            {"add": {"index": self.bookkeeping, "alias": f"{self.alias}.epoch-{planned + 1}"}},
+        ]
+        try:
+            self.client.indices.update_aliases(actions=actions)
+        except NotFoundError:
+            # A request that was repeated because its answer was lost finds that it has been carried out.
+            if self.behind_alias() != [name] or self.epoch() != planned + 1:
+                raise LensError(
+                    f"alias {self.alias!r} was moved since the swap to {name} was planned, and points to "
+                    f"{', '.join(self.behind_alias())}: look at `lens index list`, and begin again"
+                ) from None
         return others[0] if others else None
 
-    @_said_plainly
+    @said_plainly
     def delete(self, name: str) -> None:
         """Delete an index that is not live. Raises LensError for the live one."""
-        live = self.live()
-        if live and live.name == name:
+        if name in self.behind_alias():
             raise LensError(f"index {name!r} is live: swap the alias to another first")
         self.client.indices.delete(index=name, ignore_unavailable=True)
 
-    @_said_plainly
+    @said_plainly
     def finish_load(self, name: str) -> None:
+        """Give an index the settings of one that is searched, and make all writes so far visible."""
+        self.client.indices.put_settings(index=name, settings=self.layout.serving)
+        self.client.indices.refresh(index=name)
+
+    @said_plainly
+    def refresh(self, name: str) -> None:
         """Make all writes so far visible to searches."""
         self.client.indices.refresh(index=name)
 
-    @_said_plainly
+    @said_plainly
+    def start_merge(self, name: str, segments: int) -> str:
+        """Start to merge each shard's segments to so many. Returns the task, for `is_merged`."""
+        answer = self.client.indices.forcemerge(index=name, max_num_segments=segments, wait_for_completion=False)
+        return str(answer["task"])
+
+    @said_plainly
+    def is_merged(self, task: str) -> bool:
+        """Whether a merge has ended; also when the node that ran it has restarted, and it is to be started again."""
+        try:
+            return bool(self.client.perform_request("GET", f"/_tasks/{task}", headers=_JSON).body["completed"])
+        except NotFoundError:
+            return True
+
+    @said_plainly
     def counts(self, name: str) -> dict[str, int]:
         """The number of documents in an index: `searchable` ones have a vector, `removed` ones do not."""
         searchable = self.client.count(index=name, query={"exists": {"field": "vector"}})["count"]
         return {"searchable": searchable, "removed": self.client.count(index=name)["count"] - searchable}
 
+    @said_plainly
+    def ensure(self, name: str, mappings: dict[str, Any], aliases: dict[str, Any] | None = None) -> None:
+        """Create an index for records, unless it exists."""
+        if not self.exists(name):
+            settings = {"number_of_shards": 1, "auto_expand_replicas": "0-1"}
+            self._create(name, settings=settings, mappings=mappings, aliases=aliases or {})
+
+    def _create(self, name: str, **body: Any) -> None:
+        try:
+            self.client.indices.create(index=name, **body)
+        except BadRequestError as err:
+            # Another process came first, or the answer to an earlier try was lost.
+            if err.error != "resource_already_exists_exception":
+                raise
+
     # ---- documents --------------------------------------------------------------------------------------------------
 
-    @_said_plainly
     def write(
         self, name: str, listings: Sequence[Listing], vectors: Sequence[NDArray[np.float32] | None]
-    ) -> Counter[str]:
+    ) -> bulk.Written:
         """Write listings, newer versions over older ones; the vector of a listing that is not searchable is None.
 
-        Returns:
-            How many were `written`, and how many were `superseded` because the index holds a newer version.
-
         Raises:
-            LensError: the index rejected a document for any other reason, or could not be reached.
+            LensError: the index is gone or read-only, or could not be reached.
         """
-        into = _write_alias(self.alias, name)
-        actions = (_action(into, listing, vector) for listing, vector in zip(listings, vectors, strict=True))
-        outcome: Counter[str] = Counter()
-        for ok, result in helpers.streaming_bulk(
-            self.client,
-            actions,
-            chunk_size=_BULK_DOCUMENTS,
-            raise_on_error=False,
-            max_retries=5,
-            initial_backoff=1,
-            require_alias=True,
-        ):
-            answer = result["index"]
-            if ok:
-                outcome["written"] += 1
-            elif answer["status"] == 409:
-                outcome["superseded"] += 1
-            else:
-                reason = answer.get("error", {})
-                raise LensError(f"index {name} refused item {answer['_id']!r}: {reason.get('reason', reason)}")
-        return outcome
+        dims = self.get(name).card.dims
+        return self.write_documents(
+            name, (document_of(listing, vector, dims) for listing, vector in zip(listings, vectors, strict=True))
+        )
 
-    @_said_plainly
+    @said_plainly
+    def write_documents(self, name: str, documents: Iterable[Document | Refusal]) -> bulk.Written:
+        """Write documents, newer versions over older ones. Raises LensError as `write` does."""
+        return bulk.write(self.client, _write_alias(self.alias, name), documents, writers=self.writers)
+
+    @said_plainly
     def versions(self, name: str, item_ids: Sequence[str]) -> dict[str, tuple[int, str]]:
         """The version and status of each item in an index; items that are not there are left out."""
         answer = self.client.mget(index=name, ids=list(item_ids), source_includes=["status"])
@@ -257,7 +339,7 @@ class SearchIndex:
             if document.get("found")
         }
 
-    @_said_plainly
+    @said_plainly
     def with_vector(self, name: str, item_ids: Sequence[str]) -> set[str]:
         """Those of at most 10,000 items that a search can find, as of the last `finish_load`."""
         answer = self.client.search(
@@ -268,7 +350,7 @@ class SearchIndex:
         )
         return {hit["_id"] for hit in answer["hits"]["hits"]}
 
-    @_said_plainly
+    @said_plainly
     def search(self, index: Index, vector: NDArray[np.float32], k: int) -> list[Hit]:
         """The k listings nearest to a unit vector (dims,) of the index's space, by decreasing similarity."""
         if vector.shape != (index.card.dims,):
@@ -287,63 +369,17 @@ class SearchIndex:
         )
         return [_hit(hit) for hit in answer["hits"]["hits"]]
 
-    def _behind_alias(self) -> list[str]:
-        try:
-            return sorted(self.client.indices.get_alias(name=self.alias))
-        except NotFoundError:
-            return []
-
 
 def _write_alias(alias: str, index_name: str) -> str:
     return f"{alias}.{index_name.removeprefix(f'{alias}-')}"
 
 
-def _properties(dims: int) -> dict[str, Any]:
-    return {
-        "item_id": {"type": "keyword"},
-        "title": {"type": "text"},
-        "category": {"type": "keyword"},
-        "price": {"type": "long"},
-        "status": {"type": "keyword"},
-        "image_uri": {"type": "keyword", "index": False, "doc_values": False},
-        "created_at": {"type": "date"},
-        "updated_at": {"type": "date"},
-        # Vectors have unit length, so the dot product is the cosine, without a division per comparison.
-        "vector": {
-            "type": "dense_vector",
-            "dims": dims,
-            "index": True,
-            "similarity": "dot_product",
-            "index_options": {"type": "hnsw"},
-        },
-    }
+def _removal(index: str, alias: str) -> dict[str, Any]:
+    return {"remove": {"index": index, "alias": alias, "must_exist": True}}
 
 
-def _action(name: str, listing: Listing, vector: NDArray[np.float32] | None) -> dict[str, Any]:
-    document: dict[str, Any] = {
-        "item_id": listing.item_id,
-        "title": listing.title,
-        "category": listing.category,
-        "price": listing.price,
-        "status": str(listing.status),
-        "image_uri": listing.image_uri,
-        "created_at": listing.created_at,
-        "updated_at": listing.updated_at,
-    }
-    if vector is not None:
-        document["vector"] = vector
-    return {
-        "_op_type": "index",
-        "_index": name,
-        "_id": listing.item_id,
-        # "gte": writing the same version again is not a conflict, so that a load can be repeated.
-        "version_type": "external_gte",
-        "version": listing.version,
-        "_source": document,
-    }
-
-
-def _index_of(name: str, mapping: dict[str, Any]) -> Index:
+def _index_of(name: str, body: dict[str, Any]) -> Index:
+    mapping, settings = body["mappings"], body["settings"]["index"]
     meta = mapping.get("_meta", {})
     if "card" not in meta:
         raise LensError(f"index {name!r} does not name its vector space: it was not made by `lens index rebuild`")
@@ -353,7 +389,8 @@ def _index_of(name: str, mapping: dict[str, Any]) -> Index:
         raise LensError(
             f"index {name!r} holds {dims} dimensions but its space {card.space} has {card.dims}: rebuild it"
         )
-    return Index(name, card, meta["build"])
+    created_at = datetime.fromtimestamp(int(settings["creation_date"]) / 1000, UTC)
+    return Index(name, card, meta["build"], settings["uuid"], created_at)
 
 
 def _hit(hit: dict[str, Any]) -> Hit:

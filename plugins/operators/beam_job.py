@@ -71,6 +71,25 @@ class BeamJobOperator(BeamRunPythonPipelineOperator):
             self.beam_hook.kill()
 
 
+class BuildStepOperator(BeamJobOperator):
+    """Run a job as a step of an index's build: under the build's lock, and in its record.
+
+    :param index: the build's index. (templated)
+    """
+
+    template_fields = (*BeamJobOperator.template_fields, "index")
+
+    def __init__(self, *, index: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.index = index
+
+    def execute(self, context: Context) -> Any:
+        from listing_lens.search.lifecycle import connect_builds
+
+        with connect_builds(load_settings()).step(self.index, self.task_id):
+            return super().execute(context)
+
+
 def _place_of(settings: Settings) -> dict[str, str]:
     """The settings' place on Dataflow, given explicitly: the provider's own default region would override it."""
     missing = [name for name in ("project", "region", "temp_location") if not settings.beam_options.get(name)]

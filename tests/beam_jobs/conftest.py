@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 from tenacity import wait_none
-from tiny import Indexed, land_marketplace
+from tiny import Indexed, land_marketplace, remove_indexes
 
 from beam_jobs import embed_listings, fit_projection
 from listing_lens.lake.fits import load_fit
@@ -136,5 +136,4 @@ def indexed(
     search_index = SearchIndex.connect(load_settings())
     card = load_fit(lake, "fit").card
     yield Indexed(lake, search_index, search_index.create(card, "one"))
-    for index in search_index.all():
-        search_index.client.indices.delete(index=index.name)
+    remove_indexes(search_index)

@@ -12,12 +12,13 @@ from uuid import uuid4
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG
+from plugins.operators.search_index import CreateIndexOperator, SwapAliasOperator
+from tiny import remove_indexes
 
 from listing_lens.errors import LensError
 from listing_lens.search.index import SearchIndex
 from listing_lens.settings import load_settings
 from models.embedder import EmbedderCard
-from plugins.operators.search_index import CreateIndexOperator, SwapAliasOperator
 
 FILE = Path(__file__).parents[2] / "dags" / "rebuild_index.py"
 CARD = EmbedderCard(encoder_source="x", encoder_id="x-1", encoder_dims=16, projection_id="p1", dims=4)
@@ -30,8 +31,7 @@ def search_index(elasticsearch_url: str, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.setenv("LENS_ALIAS", f"test-{uuid4().hex[:8]}")
     search_index = SearchIndex.connect(load_settings())
     yield search_index
-    for index in search_index.all():
-        search_index.client.indices.delete(index=index.name)
+    remove_indexes(search_index)
 
 
 def create(build: str, card: EmbedderCard = CARD) -> str:

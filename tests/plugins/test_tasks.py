@@ -9,7 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from tiny import FIRST, land, listing
+from tiny import FIRST, land, listing, remove_indexes
 
 from listing_lens.errors import LensError
 from listing_lens.lake.dead_letters import DeadLetters, Letter
@@ -48,8 +48,7 @@ def search_index(
     monkeypatch.setenv("LENS_ALIAS", f"test-{uuid4().hex[:8]}")
     search_index = SearchIndex.connect(load_settings())
     yield search_index
-    for index in search_index.all():
-        search_index.client.indices.delete(index=index.name)
+    remove_indexes(search_index)
 
 
 def encoders_in_use(encoder: str | None) -> list[dict[str, Any]]:

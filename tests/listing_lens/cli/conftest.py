@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 from click.testing import Result
-from tiny import FIRST, land_marketplace, land_sessions
+from tiny import FIRST, land_marketplace, land_sessions, remove_indexes
 from typer.testing import CliRunner
 
 from listing_lens.cli import app
@@ -78,8 +78,7 @@ def own_index(marketplace: Marketplace, monkeypatch: pytest.MonkeyPatch) -> Iter
     monkeypatch.setenv("LENS_ALIAS", f"test-{uuid4().hex[:8]}")
     search_index = SearchIndex.connect(load_settings())
     yield search_index
-    for index in search_index.all():
-        search_index.client.indices.delete(index=index.name)
+    remove_indexes(search_index)
 
 
 @pytest.fixture(scope="session")
@@ -116,8 +115,7 @@ def was_run(
         ran = _lens("run", "--encoder", str(untrained_siglip), "--dims", "8")
     search_index = SearchIndex.connect(settings)
     yield Marketplace(settings, lake, search_index, ran)
-    for index in search_index.all():
-        search_index.client.indices.delete(index=index.name)
+    remove_indexes(search_index)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 from google.cloud.storage import Bucket
-from tiny import FIRST, NOW, SECOND, land, listing
+from tiny import FIRST, NOW, SECOND, land, listing, remove_indexes
 
 from listing_lens.embedding.sources import (
     encoders_in_use,
@@ -64,8 +64,7 @@ def search_index(elasticsearch_url: str, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.setenv("LENS_ALIAS", f"test-{uuid4().hex[:8]}")
     search_index = SearchIndex.connect(load_settings())
     yield search_index
-    for index in search_index.all():
-        search_index.client.indices.delete(index=index.name)
+    remove_indexes(search_index)
 
 
 def card(folder: Path, projection_id: str = "00000001") -> EmbedderCard:

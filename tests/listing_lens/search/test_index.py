@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
-from tiny import listing
+from tiny import listing, remove_indexes
 
 from listing_lens.errors import LensError
 from listing_lens.lake.records import Status
@@ -26,8 +26,7 @@ def search_index(elasticsearch_url: str) -> Iterator[SearchIndex]:
     settings = load_settings(elasticsearch_url=elasticsearch_url, alias=f"test-{uuid4().hex[:8]}")
     search_index = SearchIndex.connect(settings)
     yield search_index
-    for index in search_index.all():
-        search_index.client.indices.delete(index=index.name)
+    remove_indexes(search_index)
 
 
 @pytest.fixture

@@ -1,0 +1,481 @@
+"""Builds: the record of every index, from its first document to its removal, and the lock that lets one build run at a time.
+
+Records and lock are documents of the index `<alias>.builds`, beside the indexes that they describe: whoever can move the alias
+can read them, and they are changed by compare-and-set. The alias itself is the truth about which index is live; a record that
+a killed process left behind is read in the light of it.
+
+The lock belongs to a build, not to a process: its steps may run in different processes, on different machines. Each renews it
+while it runs. A lock that nobody renewed for ten minutes may be taken over. Times of several machines are compared here, but
+only to decide who may go on: a swap that was taken over is refused by the alias's epoch (`SearchIndex.swap`).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from elasticsearch import ConflictError, NotFoundError
+from pydantic import BaseModel, ConfigDict
+
+from listing_lens.errors import LensError
+from listing_lens.search.client import said_plainly
+from listing_lens.search.index import Index, Layout, SearchIndex
+from listing_lens.search.loads import Loads, Progress
+from listing_lens.search.verification import Verification
+from models.embedder import EmbedderCard
+
+logger = logging.getLogger(__name__)
+
+_LOCK = "lock"
+# How long a lock lasts without a renewal: longer than Airflow takes from one task to the next, retries included.
+LEASE = timedelta(minutes=10)
+_RENEWAL_S = 20.0
+_POLL_S = 2.0
+# A build that nothing was done for in this time is not fed any more, and may be removed.
+_ABANDONED = timedelta(hours=24)
+# More builds than anyone keeps records of.
+_MOST_BUILDS = 1000
+
+
+class State(StrEnum):
+    """What a build is: being filled, ready to go live, live, kept for rollback, given up, or removed."""
+
+    BUILDING = "building"
+    VERIFIED = "verified"
+    LIVE = "live"
+    KEPT = "kept"
+    FAILED = "failed"
+    RETIRED = "retired"
+
+
+# These receive new listings, so their encoders are in use.
+FED = frozenset({State.BUILDING, State.VERIFIED, State.LIVE, State.KEPT})
+
+
+class Step(BaseModel):
+    """A step of a build: when it ran, and how it ended; `outcome` is None while it runs, or if its process was killed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    started_at: datetime
+    ended_at: datetime | None = None
+    outcome: str | None = None
+
+
+class Build(BaseModel):
+    """The record of an index."""
+
+    model_config = ConfigDict(frozen=True)
+
+    index: str
+    card: EmbedderCard
+    state: State
+    # Who works on it, and what for.
+    owner: str
+    because: str
+    started_at: datetime
+    updated_at: datetime
+    layout: Layout | None = None
+    # The version of listing-embedder that it is of; and what was the champion, live, and the alias's epoch when it began.
+    model_version: int | None = None
+    champion: int | None = None
+    replaces: str | None = None
+    epoch: int | None = None
+    # Of the first load, as of the last step.
+    progress: Progress | None = None
+    steps: tuple[Step, ...] = ()
+    verification: Verification | None = None
+    # Fences and checks that somebody overrode by name.
+    forced: tuple[str, ...] = ()
+    # When it went live, or stopped to be.
+    live_at: datetime | None = None
+    ended_because: str | None = None
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds the lock."""
+
+    index: str
+    owner: str
+    heartbeat_at: datetime
+    released: bool
+
+    def is_free(self, now: datetime) -> bool:
+        return self.released or now - self.heartbeat_at > LEASE
+
+
+@dataclass(frozen=True)
+class Builds:
+    """The builds of one alias, and their lock.
+
+    Attributes:
+        search_index: the indexes behind the alias.
+        now, sleep: the clock, and how to wait for the lock.
+    """
+
+    search_index: SearchIndex
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    sleep: Callable[[float], None] = time.sleep
+
+    @property
+    def client(self) -> Any:
+        return self.search_index.client
+
+    # ---- records ----------------------------------------------------------------------------------------------------
+
+    @said_plainly
+    def all(self) -> list[Build]:
+        """Every build, newest first, those without an index included; and indexes without a record, as what they seem to be."""
+        self.search_index.epoch()
+        self.client.indices.refresh(index=self._name)
+        answer = self.client.search(index=self._name, query={"term": {"kind": "build"}}, size=_MOST_BUILDS)
+        recorded = [Build.model_validate(hit["_source"]["build"]) for hit in answer["hits"]["hits"]]
+        known = {build.index for build in recorded}
+        indexes = {index.name: index for index in self.search_index.all()}
+        found = [*recorded, *(_unrecorded(index) for name, index in indexes.items() if name not in known)]
+        live = set(self.search_index.behind_alias())
+        holder = self.holder()
+        seen = [self._as_it_is(build, build.index in indexes, build.index in live, holder) for build in found]
+        return sorted(seen, key=lambda build: (build.started_at, build.index), reverse=True)
+
+    def get(self, index_name: str) -> Build:
+        """The build of an index. Raises LensError when there is none."""
+        for build in self.all():
+            if build.index == index_name:
+                return build
+        raise LensError(f"there is no build {index_name!r}: list them with `lens index list`")
+
+    def fed(self) -> list[Index]:
+        """The indexes that receive new listings: the live one first, then those kept or being built, newest first."""
+        builds = sorted(
+            (build for build in self.all() if build.state in FED), key=lambda build: build.state is not State.LIVE
+        )
+        return [self.search_index.get(build.index) for build in builds]
+
+    @said_plainly
+    def change(self, index_name: str, changes: Callable[[Build], dict[str, Any]]) -> Build:
+        """Change a record by compare-and-set; `changes` gives new values by field, and is asked again if another came first."""
+        while True:
+            try:
+                answer = self.client.get(index=self._name, id=index_name)
+                build = Build.model_validate(answer["_source"]["build"])
+                condition = {"if_seq_no": answer["_seq_no"], "if_primary_term": answer["_primary_term"]}
+            except NotFoundError:
+                build, condition = _unrecorded(self.search_index.get(index_name)), {"op_type": "create"}
+            changed = Build.model_validate({**dict(build), "updated_at": self.now(), **changes(build)})
+            try:
+                self._put(index_name, {"kind": "build", "build": changed.model_dump(mode="json")}, **condition)
+            except ConflictError:
+                continue
+            return changed
+
+    def _as_it_is(self, build: Build, exists: bool, live: bool, holder: Holder | None) -> Build:
+        """A record in the light of what is there: its process may have been killed before it could change it."""
+        state, because = build.state, build.ended_because
+        held = holder is not None and holder.index == build.index and not holder.is_free(self.now())
+        if live:
+            state, because = State.LIVE, None
+        elif not exists:
+            state = State.RETIRED
+        elif state is State.LIVE:
+            state = State.KEPT
+        elif state in (State.BUILDING, State.VERIFIED) and not held and self.now() - build.updated_at > _ABANDONED:
+            state, because = _given_up(build), "nothing was done for it in a day"
+        return build.model_copy(update={"state": state, "ended_because": because})
+
+    def verified(self, verification: Verification) -> Build:
+        """Record a verification; a build that has passed it may go live."""
+
+        def changes(build: Build) -> dict[str, Any]:
+            state = build.state
+            if state in (State.BUILDING, State.VERIFIED):
+                state = State.VERIFIED if verification.passed else State.BUILDING
+            return {"verification": verification, "state": state}
+
+        return self.change(verification.index, changes)
+
+    # ---- beginning, and giving up -----------------------------------------------------------------------------------
+
+    def begin(
+        self,
+        card: EmbedderCard,
+        *,
+        owner: str,
+        because: str,
+        model_version: int | None = None,
+        champion: int | None = None,
+        afresh: bool = False,
+        wait: timedelta = timedelta(0),
+    ) -> Build:
+        """Take the lock, and create an index for an embedder's vectors, or go on with one that a build left unfinished.
+
+        Args:
+            card: the embedder.
+            owner: who builds, e.g. "airflow rebuild_index RUN". The same owner may begin again.
+            because: what the build is for, in a few words.
+            model_version: the embedder's version in the registry.
+            champion: which version is the champion now.
+            afresh: do not go on with an unfinished build.
+            wait: for how long to wait for another build to end.
+
+        Raises:
+            LensError: another build is running.
+        """
+        name = f"{self.search_index.alias}-{card.space}-{self.now():%Y%m%dt%H%M%S%f}"
+        self._lock(name, owner, wait)
+        unfinished = [build for build in self.all() if self._can_go_on(build, card)]
+        if afresh:
+            # An earlier try of this very build is gone on with all the same.
+            unfinished = [build for build in unfinished if build.owner == owner and build.state is not State.FAILED]
+        if unfinished:
+            name = unfinished[0].index
+            self._lock(name, owner)
+            logger.info("build %s goes on where it stopped", name)
+        live = self.search_index.live()
+        values = {
+            "state": State.BUILDING,
+            "owner": owner,
+            "because": because,
+            "layout": self.search_index.layout,
+            "model_version": model_version,
+            "champion": champion,
+            "replaces": live.name if live else None,
+            "epoch": self.search_index.epoch(),
+            "verification": None,
+            "forced": (),
+            "ended_because": None,
+        }
+        if not unfinished:
+            # The record comes first: an index without one would be nobody's.
+            new = Build(index=name, card=card, started_at=self.now(), updated_at=self.now(), **values)
+            self._put(name, {"kind": "build", "build": new.model_dump(mode="json")})
+            self.search_index.create(card, name.rsplit("-", 1)[1])
+        return self.change(name, lambda _: values)
+
+    def begin_rollback(
+        self,
+        index_name: str | None,
+        *,
+        owner: str,
+        because: str,
+        champion: int | None = None,
+        wait: timedelta = timedelta(0),
+    ) -> Build:
+        """Take the lock for a kept build, by name or the one that was live last, to bring it up to date and swap back to it.
+
+        Raises:
+            LensError: there is no such build, it is not kept, or another build is running.
+        """
+        holder = self.holder()
+        if holder and holder.owner == owner and not holder.released:
+            # An earlier try of this very rollback has chosen.
+            index_name = holder.index
+        if index_name:
+            build = self.get(index_name)
+            if build.state not in (State.KEPT, State.LIVE) and not (build.live_at and build.state in FED):
+                raise LensError(f"build {index_name} is {build.state}, not kept: rebuild instead")
+        else:
+            kept = [build for build in self.all() if build.state is State.KEPT]
+            if not kept:
+                raise LensError(f"no index of alias {self.search_index.alias!r} is kept: rebuild instead")
+            build = max(kept, key=lambda build: build.live_at or build.started_at)
+        if build.state is State.LIVE:
+            raise LensError(f"build {build.index} is live already: there is nothing to roll back to")
+        self._lock(build.index, owner, wait)
+        live = self.search_index.live()
+        return self.change(
+            build.index,
+            lambda _: {
+                "state": State.BUILDING,
+                "owner": owner,
+                "because": because,
+                "champion": champion,
+                "replaces": live.name if live else None,
+                "epoch": self.search_index.epoch(),
+                # What was live once is kept again if the rollback is given up.
+                "live_at": build.live_at or build.started_at,
+                "verification": None,
+                "forced": (),
+                "ended_because": None,
+            },
+        )
+
+    def give_up(self, index_name: str, because: str) -> Build:
+        """End a build that is not live without success, and release its lock. One that was live before is kept again."""
+        if self.get(index_name).state is not State.LIVE:
+            self.change(index_name, lambda build: {"state": _given_up(build), "ended_because": because})
+        self.release(index_name)
+        return self.get(index_name)
+
+    def _can_go_on(self, build: Build, card: EmbedderCard) -> bool:
+        return (
+            build.card == card
+            and build.layout == self.search_index.layout
+            and build.state in (State.BUILDING, State.VERIFIED, State.FAILED)
+            and build.live_at is None
+            and self.search_index.exists(build.index)
+        )
+
+    # ---- steps ------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def step(self, index_name: str, name: str) -> Iterator[Build]:
+        """Run a step of a build: the lock is renewed meanwhile, and the record says when the step ran and how it ended.
+
+        Raises:
+            LensError: the build is over, or the lock is another build's.
+        """
+        build = self.get(index_name)
+        if build.state is State.FAILED:
+            build = self.change(index_name, lambda _: {"state": State.BUILDING, "ended_because": None})
+        if build.state not in (State.BUILDING, State.VERIFIED, State.LIVE):
+            remedy = "roll back to it instead" if build.state is State.KEPT else "begin a new one"
+            raise LensError(f"build {index_name} is {build.state}, so its step {name} is not repeated: {remedy}")
+        self._lock(index_name, build.owner, joining=True)
+        began = Step(name=name, started_at=self.now())
+        self.change(index_name, lambda build: {"steps": (*build.steps, began)})
+        ended = threading.Event()
+        renewing = threading.Thread(target=self._renew_until, args=(ended, build), name=f"lock of {index_name}")
+        renewing.start()
+        outcome = "stopped"
+        try:
+            yield build
+            outcome = "done"
+        except Exception as err:
+            outcome = f"failed: {err}"
+            raise
+        finally:
+            ended.set()
+            renewing.join()
+            self._end_step(index_name, began.model_copy(update={"ended_at": self.now(), "outcome": outcome}))
+
+    def renew(self, index_name: str) -> None:
+        """Renew the lock of a build whose work goes on elsewhere, between two steps. Raises LensError if it is another's."""
+        self._lock(index_name, self.get(index_name).owner, joining=True)
+
+    def _end_step(self, index_name: str, ended: Step) -> None:
+        def closed(build: Build) -> tuple[Step, ...]:
+            began = (ended.name, ended.started_at)
+            return tuple(ended if (step.name, step.started_at) == began else step for step in build.steps)
+
+        try:
+            progress = self._progress(index_name)
+            self.change(index_name, lambda build: {"steps": closed(build), "progress": progress})
+        except LensError as err:
+            # The step's own outcome must not be lost because its record cannot be reached.
+            logger.warning("step %s of %s could not be recorded: %s", ended.name, index_name, err)
+
+    def _renew_until(self, ended: threading.Event, build: Build) -> None:
+        while not ended.wait(_RENEWAL_S):
+            try:
+                self._lock(build.index, build.owner, joining=True)
+                progress = self._progress(build.index)
+                self.change(build.index, lambda _, now=progress: {"progress": now})
+            except LensError as err:
+                # The next renewal may succeed; if the lock was taken over, the swap is refused.
+                logger.warning("the lock of %s could not be renewed: %s", build.index, err)
+
+    def _progress(self, index_name: str) -> Progress | None:
+        return Loads(self.search_index, self.search_index.get(index_name)).progress()
+
+    # ---- the lock ---------------------------------------------------------------------------------------------------
+
+    @said_plainly
+    def holder(self) -> Holder | None:
+        """Who holds the lock, or held it last; None if nobody ever did."""
+        return self._held()[0]
+
+    @said_plainly
+    def release(self, index_name: str) -> None:
+        """Release the lock if it is this build's."""
+        held, condition = self._held()
+        if held and held.index == index_name and not held.released:
+            self._write_lock(held.index, held.owner, condition, released=True)
+
+    @said_plainly
+    def _lock(self, index_name: str, owner: str, wait: timedelta = timedelta(0), *, joining: bool = False) -> None:
+        """Take the lock for a build, or renew it.
+
+        Args:
+            index_name: the build's index.
+            owner: who takes it; one owner may take it again.
+            wait: for how long to wait for another holder.
+            joining: whether the build itself may hold it already, whoever began it: its steps do.
+
+        Raises:
+            LensError: another holds it for longer.
+        """
+        until = self.now() + wait
+        self.search_index.epoch()
+        while True:
+            held, condition = self._held()
+            mine = held is None or held.owner == owner or held.is_free(self.now())
+            mine = mine or (joining and held is not None and held.index == index_name)
+            if mine and self._write_lock(index_name, owner, condition):
+                if held and held.index != index_name and not held.released and held.owner != owner:
+                    logger.warning("the lock of %s (%s) was not renewed, and is taken over", held.index, held.owner)
+                return
+            if mine:
+                continue
+            assert held is not None
+            if self.now() >= until:
+                raise LensError(
+                    f"index {held.index} is being built by {held.owner}, who was last heard of "
+                    f"{(self.now() - held.heartbeat_at).total_seconds():.0f} s ago: wait for it to end, or for "
+                    f"{LEASE.total_seconds() / 60:.0f} minutes if it was killed"
+                )
+            self.sleep(_POLL_S)
+
+    def _held(self) -> tuple[Holder | None, dict[str, Any]]:
+        """Who holds the lock, and the condition on which it may be overwritten."""
+        try:
+            answer = self.client.get(index=self._name, id=_LOCK)
+        except NotFoundError:
+            return None, {"op_type": "create"}
+        lock = answer["_source"]["lock"]
+        held = Holder(
+            lock["index"], lock["owner"], datetime.fromisoformat(lock["heartbeat_at"]), released=lock["released"]
+        )
+        return held, {"if_seq_no": answer["_seq_no"], "if_primary_term": answer["_primary_term"]}
+
+    def _write_lock(self, index_name: str, owner: str, condition: dict[str, Any], *, released: bool = False) -> bool:
+        lock = {"index": index_name, "owner": owner, "heartbeat_at": self.now().isoformat(), "released": released}
+        try:
+            self._put(_LOCK, {"kind": "lock", "lock": lock}, **condition)
+        except ConflictError:
+            return False
+        return True
+
+    def _put(self, key: str, document: dict[str, Any], **condition: Any) -> None:
+        self.client.index(index=self._name, id=key, document=document, **condition)
+
+    @property
+    def _name(self) -> str:
+        return self.search_index.bookkeeping
+
+
+def _given_up(build: Build) -> State:
+    return State.KEPT if build.live_at else State.FAILED
+
+
+def _unrecorded(index: Index) -> Build:
+    """What is known of an index without a record: it was made before there were any, or the records were lost."""
+    return Build(
+        index=index.name,
+        card=index.card,
+        state=State.KEPT,
+        owner="unknown",
+        because="its record is missing",
+        started_at=index.created_at,
+        updated_at=index.created_at,
+        live_at=index.created_at,
+    )

@@ -1,0 +1,223 @@
+"""The life of an index: who may begin a build, when the alias may move, what is kept, what is removed.
+
+The command line and Airflow call the same functions, one per step of a build; between the steps, Beam jobs load and verify.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from listing_lens.errors import LensError
+from listing_lens.search.builds import Build, Builds, State
+from listing_lens.search.index import PATIENCE_S, SearchIndex
+from listing_lens.search.loads import Loads
+from listing_lens.settings import Settings
+from models.embedder import CHAMPION
+
+logger = logging.getLogger(__name__)
+
+# What `swap_in` requires, and can be told to pass over: that the alias was not moved since the build began, and that the
+# champion is still the version that it was then.
+FENCES = ("live", "champion")
+
+
+def connect_builds(settings: Settings, *, patience_s: float = PATIENCE_S) -> Builds:
+    """The builds of the alias that the settings name."""
+    return Builds(SearchIndex.connect(settings, patience_s=patience_s))
+
+
+def begin_build(
+    model: str,
+    settings: Settings,
+    *,
+    owner: str,
+    because: str,
+    afresh: bool = False,
+    wait: timedelta = timedelta(0),
+) -> Build:
+    """Take the lock and create an index for a version of listing-embedder; an unfinished build of its space goes on.
+
+    Args:
+        model: the version's number, or an alias in MLflow.
+        settings: name the servers.
+        owner, because: for the record: who builds, and what for.
+        afresh: begin a new index in any case.
+        wait: for how long to wait for another build to end.
+
+    Raises:
+        LensError: the version is not in the registry, its parts are not in reach, or another build is running.
+    """
+    # MLflow takes seconds to import.
+    from listing_lens.registry import connect_registry
+
+    embedder = connect_registry(settings).get(model)
+    return connect_builds(settings).begin(
+        embedder.card,
+        owner=owner,
+        because=because,
+        model_version=embedder.version,
+        champion=_champion(settings),
+        afresh=afresh,
+        wait=wait,
+    )
+
+
+def finish_load(index_name: str, settings: Settings) -> str | None:
+    """Make what was loaded visible to searches; start to merge segments if the settings ask for it. Returns the merge's task."""
+    builds = connect_builds(settings)
+    with builds.step(index_name, "finish_load"):
+        builds.search_index.finish_load(index_name)
+        if not settings.index_segments:
+            return None
+        return builds.search_index.start_merge(index_name, settings.index_segments)
+
+
+def is_merged(index_name: str, merge: str | None, settings: Settings) -> bool:
+    """Whether a merge that `finish_load` started has ended. The build's lock is renewed."""
+    if merge is None:
+        return True
+    builds = connect_builds(settings)
+    builds.renew(index_name)
+    return builds.search_index.is_merged(merge)
+
+
+def swap_in(index_name: str, settings: Settings, *, force: Collection[str] = ()) -> str | None:
+    """Point the alias to the index of a verified build. Returns the index that it pointed to before.
+
+    A build that is live already is left as it is, so that a killed swap can be repeated.
+
+    Args:
+        index_name: the build's index.
+        settings: name the servers.
+        force: fences to pass over, of `FENCES`.
+
+    Raises:
+        LensError: the build has not passed its verification, or the alias or the champion was moved since it began.
+    """
+    if unknown := sorted(set(force) - set(FENCES)):
+        raise LensError(f"{unknown[0]!r} cannot be forced: of a swap, {' and '.join(FENCES)} can")
+    builds = connect_builds(settings)
+    build = builds.get(index_name)
+    if build.state is State.LIVE:
+        logger.info("alias %s points to %s already", settings.alias, index_name)
+        before = None
+    else:
+        with builds.step(index_name, "swap") as build:
+            before = _swap(builds, build, settings, force)
+    _record_swap(builds, index_name, before or build.replaces, force)
+    builds.release(index_name)
+    return before
+
+
+def _swap(builds: Builds, build: Build, settings: Settings, force: Collection[str]) -> str | None:
+    if build.state is not State.VERIFIED:
+        raise LensError(f"build {build.index} is {build.state}: the alias only moves to one that passed verify_index")
+    champion = _champion(settings)
+    if champion != build.champion and "champion" not in force:
+        raise LensError(
+            f"champion was version {build.champion} when build {build.index} began and is {champion} now: rebuild for "
+            "that one, or force `champion`"
+        )
+    return builds.search_index.swap(build.index, epoch=None if "live" in force else build.epoch)
+
+
+def _record_swap(builds: Builds, index_name: str, before: str | None, force: Collection[str]) -> None:
+    """Bring the records of two indexes up to date; a swap that was killed leaves that to its next try."""
+    now = builds.now()
+
+    def went_live(build: Build) -> dict[str, Any]:
+        forced = tuple(dict.fromkeys([*build.forced, *force]))
+        return {} if build.state is State.LIVE else {"state": State.LIVE, "live_at": now, "forced": forced}
+
+    builds.change(index_name, went_live)
+    if before:
+        # When it stopped to be live decides how long it is kept.
+        builds.change(before, lambda build: {"state": State.KEPT, "live_at": now} if build.state is State.LIVE else {})
+
+
+def begin_rollback(
+    index_name: str | None, settings: Settings, *, owner: str, because: str, wait: timedelta = timedelta(0)
+) -> Build:
+    """Take the lock for a kept build (default: the one that was live last), to bring it up to date and swap back to it.
+
+    Raises:
+        LensError: there is no such build, or another one is running.
+    """
+    return connect_builds(settings).begin_rollback(
+        index_name, owner=owner, because=because, champion=_champion(settings), wait=wait
+    )
+
+
+def give_up(index_name: str, settings: Settings, *, because: str) -> None:
+    """End a build without success: it is not fed any more, and the lock is free for the next."""
+    builds = connect_builds(settings, patience_s=0)
+    builds.give_up(index_name, because)
+
+
+def retire(settings: Settings, *, now: datetime | None = None) -> list[str]:
+    """Remove the indexes that nothing needs any more: old ones beyond those kept for rollback, and what failed builds left.
+
+    Returns their names.
+    """
+    builds = connect_builds(settings)
+    gone = to_retire(
+        builds.all(),
+        keep=settings.index_keep_builds,
+        younger_than=timedelta(days=settings.index_keep_days),
+        now=now or datetime.now(UTC),
+    )
+    for build in gone:
+        _remove(builds, build, "retired by policy" if build.state is State.KEPT else build.ended_because or "it failed")
+    return [build.index for build in gone]
+
+
+def retire_build(index_name: str, settings: Settings) -> None:
+    """Remove one index that is not live.
+
+    Raises:
+        LensError: it is live, or being built.
+    """
+    builds = connect_builds(settings)
+    build, holder = builds.get(index_name), builds.holder()
+    if build.state is State.LIVE:
+        raise LensError(f"build {index_name} is live: roll back or rebuild before you retire it")
+    if holder and holder.index == index_name and not holder.is_free(builds.now()):
+        raise LensError(f"build {index_name} is in the hands of {holder.owner}: wait for it to end")
+    _remove(builds, build, "retired by hand")
+
+
+def to_retire(builds: Sequence[Build], *, keep: int, younger_than: timedelta, now: datetime) -> list[Build]:
+    """The builds whose indexes can go: failed ones, and kept ones but the `keep` that were live last and any live since then.
+
+    Args:
+        builds: all of them.
+        keep: how many kept ones stay in any case.
+        younger_than: those stay that were live this long ago, or less.
+        now: the time.
+    """
+    kept = sorted(
+        (build for build in builds if build.state is State.KEPT),
+        key=lambda build: build.live_at or build.started_at,
+        reverse=True,
+    )
+    old = [build for build in kept[keep:] if now - (build.live_at or build.started_at) > younger_than]
+    return [*old, *(build for build in builds if build.state is State.FAILED)]
+
+
+def _remove(builds: Builds, build: Build, because: str) -> None:
+    search_index = builds.search_index
+    if search_index.exists(build.index):
+        Loads(search_index, search_index.get(build.index)).forget()
+        search_index.delete(build.index)
+    builds.change(build.index, lambda _: {"state": State.RETIRED, "ended_because": because})
+    logger.info("index %s is removed: %s", build.index, because)
+
+
+def _champion(settings: Settings) -> int | None:
+    from listing_lens.registry import connect_registry
+
+    registry = connect_registry(settings)
+    return registry.get(CHAMPION).version if registry.has(CHAMPION) else None
