@@ -13,55 +13,24 @@ that is still running fails, instead of making Elasticsearch recreate the index 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
 import numpy as np
-from elastic_transport import ConnectionError as NoConnection
-from elastic_transport import TransportError
-from elasticsearch import ApiError, Elasticsearch, NotFoundError, OrjsonSerializer, helpers
+from elasticsearch import Elasticsearch, NotFoundError, helpers
 from numpy.typing import NDArray
 
 from listing_lens.errors import LensError
 from listing_lens.lake.records import Listing
-from listing_lens.settings import Settings, missing
+from listing_lens.search.client import connect_client, said_plainly
+from listing_lens.settings import Settings
 from models.embedder import EmbedderCard
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 _BULK_DOCUMENTS = 500
 # Candidates that each shard considers per result: a trade-off between recall and latency.
 _CANDIDATES_PER_RESULT = 10
 _LEAST_CANDIDATES = 100
-
-
-Method = Callable[Concatenate["SearchIndex", P], T]
-
-
-def _said_plainly(method: Method[P, T]) -> Method[P, T]:
-    """Turn the client's errors into LensErrors."""
-
-    @wraps(method)
-    def plainly(self: SearchIndex, *args: P.args, **kwargs: P.kwargs) -> T:
-        node = next(iter(self.client.transport.node_pool.all()))
-        try:
-            return method(self, *args, **kwargs)
-        except NoConnection as err:
-            raise LensError(
-                f"Elasticsearch at {node.base_url} cannot be reached: start it with `lens up`, or check LENS_ELASTICSEARCH_URL"
-            ) from err
-        except ApiError as err:
-            raise LensError(
-                f"Elasticsearch at {node.base_url} answered {err.status_code} to {method.__name__}: {err.message}; "
-                "check LENS_ELASTICSEARCH_API_KEY and the index"
-            ) from err
-        except TransportError as err:
-            raise LensError(f"Elasticsearch at {node.base_url} failed to {method.__name__}: {err.message}") from err
-
-    return plainly
 
 
 @dataclass(frozen=True)
@@ -94,36 +63,28 @@ class SearchIndex:
     alias: str
 
     @classmethod
-    def connect(cls, settings: Settings) -> SearchIndex:
+    def connect(cls, settings: Settings, *, patience_s: float = 0.0) -> SearchIndex:
         """Open a client, and check that the cluster responds.
+
+        Args:
+            patience_s: see `connect_client`.
 
         Raises:
             LensError: no address is set, or nothing responds there.
         """
-        url = settings.elasticsearch_url or missing(
-            "elasticsearch_url", "set it, or start the local stack with `lens up`"
-        )
-        key = settings.elasticsearch_api_key.get_secret_value()
-        client = Elasticsearch(
-            url,
-            api_key=key or None,
-            serializer=OrjsonSerializer(),
-            request_timeout=60,
-            max_retries=3,
-            retry_on_status=(429, 502, 503, 504),
-        )
+        client = connect_client(settings, patience_s=patience_s)
         index = cls(client, settings.alias)
         index.check()
         return index
 
-    @_said_plainly
+    @said_plainly
     def check(self) -> None:
         """Raise LensError unless the cluster responds."""
         self.client.cluster.health(timeout="10s")
 
     # ---- indexes ----------------------------------------------------------------------------------------------------
 
-    @_said_plainly
+    @said_plainly
     def create(self, card: EmbedderCard, build: str) -> Index:
         """Create an empty index for an embedder's vectors; an existing one of the same space and build is kept."""
         name = f"{self.alias}-{card.space}-{build}"
@@ -138,7 +99,7 @@ class SearchIndex:
             )
         return self.get(name)
 
-    @_said_plainly
+    @said_plainly
     def get(self, name: str) -> Index:
         """An index by name.
 
@@ -151,7 +112,7 @@ class SearchIndex:
             raise LensError(f"there is no index {name!r}: list them with `lens index list`") from None
         return _index_of(name, mapping)
 
-    @_said_plainly
+    @said_plainly
     def all(self) -> list[Index]:
         """Every index of this alias, sorted by name: live, being built, kept for rollback."""
         mappings = self.client.indices.get_mapping(index=f"{self.alias}-*")
@@ -162,7 +123,7 @@ class SearchIndex:
             if body["mappings"].get("_meta", {}).get("alias") == self.alias
         ]
 
-    @_said_plainly
+    @said_plainly
     def live(self) -> Index | None:
         """The index that the alias points to; None before the first swap.
 
@@ -183,7 +144,7 @@ class SearchIndex:
             raise LensError(f"alias {self.alias!r} points to no index yet: build one with `lens index rebuild`")
         return live
 
-    @_said_plainly
+    @said_plainly
     def swap(self, name: str) -> str | None:
         """Atomically point the alias to an index, and away from any other. Returns the index it pointed to before."""
         self.get(name)
@@ -192,7 +153,7 @@ class SearchIndex:
         self.client.indices.update_aliases(actions=[*removals, {"add": {"index": name, "alias": self.alias}}])
         return others[0] if others else None
 
-    @_said_plainly
+    @said_plainly
     def delete(self, name: str) -> None:
         """Delete an index that is not live. Raises LensError for the live one."""
         live = self.live()
@@ -200,12 +161,12 @@ class SearchIndex:
             raise LensError(f"index {name!r} is live: swap the alias to another first")
         self.client.indices.delete(index=name, ignore_unavailable=True)
 
-    @_said_plainly
+    @said_plainly
     def finish_load(self, name: str) -> None:
         """Make all writes so far visible to searches."""
         self.client.indices.refresh(index=name)
 
-    @_said_plainly
+    @said_plainly
     def counts(self, name: str) -> dict[str, int]:
         """The number of documents in an index: `searchable` ones have a vector, `removed` ones do not."""
         searchable = self.client.count(index=name, query={"exists": {"field": "vector"}})["count"]
@@ -213,7 +174,7 @@ class SearchIndex:
 
     # ---- documents --------------------------------------------------------------------------------------------------
 
-    @_said_plainly
+    @said_plainly
     def write(
         self, name: str, listings: Sequence[Listing], vectors: Sequence[NDArray[np.float32] | None]
     ) -> Counter[str]:
@@ -247,7 +208,7 @@ class SearchIndex:
                 raise LensError(f"index {name} refused item {answer['_id']!r}: {reason.get('reason', reason)}")
         return outcome
 
-    @_said_plainly
+    @said_plainly
     def versions(self, name: str, item_ids: Sequence[str]) -> dict[str, tuple[int, str]]:
         """The version and status of each item in an index; items that are not there are left out."""
         answer = self.client.mget(index=name, ids=list(item_ids), source_includes=["status"])
@@ -257,7 +218,7 @@ class SearchIndex:
             if document.get("found")
         }
 
-    @_said_plainly
+    @said_plainly
     def with_vector(self, name: str, item_ids: Sequence[str]) -> set[str]:
         """Those of at most 10,000 items that a search can find, as of the last `finish_load`."""
         answer = self.client.search(
@@ -268,7 +229,7 @@ class SearchIndex:
         )
         return {hit["_id"] for hit in answer["hits"]["hits"]}
 
-    @_said_plainly
+    @said_plainly
     def search(self, index: Index, vector: NDArray[np.float32], k: int) -> list[Hit]:
         """The k listings nearest to a unit vector (dims,) of the index's space, by decreasing similarity."""
         if vector.shape != (index.card.dims,):
