@@ -13,8 +13,9 @@ that is still running fails, instead of making Elasticsearch recreate the index 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -36,6 +37,8 @@ _BULK_DOCUMENTS = 500
 # Candidates that each shard considers per result: a trade-off between recall and latency.
 _CANDIDATES_PER_RESULT = 10
 _LEAST_CANDIDATES = 100
+# How long a scan's snapshot is kept while nothing is read from it.
+_SCAN_PATIENCE = "10m"
 
 
 Method = Callable[Concatenate["SearchIndex", P], T]
@@ -84,6 +87,24 @@ class Hit:
     price: int
     status: str
     image_uri: str
+
+
+@dataclass(frozen=True)
+class Held:
+    """A document as an index holds it: its version, and those of its fields that were asked for."""
+
+    version: int
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """A document that a scan came upon, and what tells whether it has changed since."""
+
+    item_id: str
+    updated_at: datetime
+    seq_no: int
+    primary_term: int
 
 
 @dataclass(frozen=True)
@@ -287,6 +308,90 @@ class SearchIndex:
         )
         return [_hit(hit) for hit in answer["hits"]["hits"]]
 
+    # What a verification looks at.
+
+    @_said_plainly
+    def mapping(self, name: str) -> dict[str, Any]:
+        """An index's mapping, as Elasticsearch gives it."""
+        mapping: dict[str, Any] = self.client.indices.get_mapping(index=name)[name]["mappings"]
+        return mapping
+
+    @_said_plainly
+    def documents(self, name: str, item_ids: Sequence[str], fields: Sequence[str]) -> dict[str, Held]:
+        """The version and some fields of each item in an index; items that are not there are left out."""
+        answer = self.client.mget(index=name, ids=list(item_ids), source_includes=list(fields))
+        return {
+            document["_id"]: Held(document["_version"], document["_source"])
+            for document in answer["docs"]
+            if document.get("found")
+        }
+
+    @_said_plainly
+    def vectors(self, name: str, item_ids: Sequence[str]) -> dict[str, tuple[int, NDArray[np.float32] | None]]:
+        """The version and the vector (dims,) of at most 10,000 items, as of the last `finish_load`.
+
+        Items that are not there are left out; the vector is None of those that no search can find.
+        """
+        answer = self.client.search(
+            index=name,
+            query={"ids": {"values": list(item_ids)}},
+            size=max(1, len(item_ids)),
+            version=True,
+            source_includes=["vector"],
+            source_exclude_vectors=False,
+        )
+        found = ((hit["_id"], hit["_version"], hit["_source"].get("vector")) for hit in answer["hits"]["hits"])
+        return {
+            item_id: (version, None if vector is None else np.array(vector, np.float32))
+            for item_id, version, vector in found
+        }
+
+    @_said_plainly
+    def scan_searchable(self, name: str, *, batch_size: int = 5000) -> Iterator[list[Scanned]]:
+        """All documents that a search can find, as of this call, in batches; they are read as the caller goes on."""
+        return self._scanned(self.client.open_point_in_time(index=name, keep_alive=_SCAN_PATIENCE)["id"], batch_size)
+
+    def _scanned(self, snapshot: str, batch_size: int) -> Iterator[list[Scanned]]:
+        after: list[Any] | None = None
+        try:
+            while hits := self._scan_on(snapshot, after, batch_size):
+                yield [_scanned_of(hit) for hit in hits]
+                after = hits[-1]["sort"]
+        finally:
+            self.client.close_point_in_time(id=snapshot)
+
+    @_said_plainly
+    def _scan_on(self, snapshot: str, after: list[Any] | None, size: int) -> list[dict[str, Any]]:
+        answer = self.client.search(
+            pit={"id": snapshot, "keep_alive": _SCAN_PATIENCE},
+            query={"bool": {"filter": {"exists": {"field": "vector"}}}},
+            sort=["_shard_doc"],
+            search_after=after,
+            size=size,
+            source=False,
+            docvalue_fields=[{"field": "updated_at", "format": "epoch_millis"}],
+            seq_no_primary_term=True,
+            track_total_hits=False,
+        )
+        hits: list[dict[str, Any]] = answer["hits"]["hits"]
+        return hits
+
+    @_said_plainly
+    def remove(self, name: str, documents: Sequence[Scanned]) -> int:
+        """Delete documents, unless they have changed since they were scanned. Returns how many were deleted."""
+        actions = (
+            {
+                "_op_type": "delete",
+                "_index": name,
+                "_id": document.item_id,
+                "if_seq_no": document.seq_no,
+                "if_primary_term": document.primary_term,
+            }
+            for document in documents
+        )
+        answers = helpers.streaming_bulk(self.client, actions, chunk_size=_BULK_DOCUMENTS, raise_on_error=False)
+        return sum(ok for ok, _ in answers)
+
     def _behind_alias(self) -> list[str]:
         try:
             return sorted(self.client.indices.get_alias(name=self.alias))
@@ -368,3 +473,9 @@ def _hit(hit: dict[str, Any]) -> Hit:
         status=source["status"],
         image_uri=source["image_uri"],
     )
+
+
+def _scanned_of(hit: dict[str, Any]) -> Scanned:
+    [milliseconds] = hit["fields"]["updated_at"]
+    moment = datetime.fromtimestamp(int(milliseconds) / 1000, UTC)
+    return Scanned(hit["_id"], moment, hit["_seq_no"], hit["_primary_term"])
