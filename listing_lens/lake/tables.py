@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -26,8 +26,10 @@ from listing_lens.lake.files import flush_to_disk
 from listing_lens.lake.locks import CloudObjects, HeldLock, file_lock, lease
 
 if TYPE_CHECKING:
+    import numpy as np
     from lance import LanceDataset
     from lance.fragment import LanceFragment
+    from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
 
@@ -191,13 +193,8 @@ class Table:
     def require_unique(self) -> None:
         """Raise LensError if any key is in the table more than once. Keeps a 64-bit hash per key in memory."""
         import numpy as np
-        import pandas as pd
 
-        hashes = [
-            pd.util.hash_array(batch.column(self.key).to_numpy(zero_copy_only=False), categorize=False)
-            for batch in scan(self.open(), [self.key], batch_size=KEY_BATCH_ROWS)
-        ]
-        every = np.concatenate(hashes) if hashes else np.empty(0, np.uint64)
+        every = self.key_hashes()
         if len(np.unique(every)) == len(every):
             return
         values, counts = np.unique(every, return_counts=True)
@@ -205,11 +202,20 @@ class Table:
         seen: set[str] = set()
         for batch in scan(self.open(), [self.key], batch_size=KEY_BATCH_ROWS):
             for key in batch.column(self.key).to_pylist():
-                if int(pd.util.hash_array(np.array([key], object), categorize=False)[0]) not in suspects:
+                if int(hash_keys([key])[0]) not in suspects:
                     continue
                 if key in seen:
                     raise LensError(f"table {self.path} holds {self.key} {key!r} twice: restore the version before")
                 seen.add(key)
+
+    def key_hashes(self) -> NDArray[np.uint64]:
+        """A hash of each key of the latest version, (n,), in no order; none if there is no table."""
+        import numpy as np
+
+        found = self._find(None)
+        batches = [] if found is None else scan(found, [self.key], batch_size=KEY_BATCH_ROWS)
+        hashes = [hash_keys(batch.column(self.key).to_numpy(zero_copy_only=False)) for batch in batches]
+        return np.concatenate(hashes) if hashes else np.empty(0, np.uint64)
 
     @property
     def _in_cloud(self) -> bool:
@@ -304,6 +310,15 @@ def scan(
         batch_readahead=_BATCHES_AHEAD,
         io_buffer_size=_BYTES_AHEAD,
     ).to_batches()
+
+
+def hash_keys(keys: Sequence[str] | NDArray[np.object_]) -> NDArray[np.uint64]:
+    """A 64-bit hash of each key, (n,): of a billion keys, two are expected to share theirs with a chance of 3 %."""
+    import numpy as np
+    import pandas as pd
+
+    hashes: NDArray[np.uint64] = pd.util.hash_array(np.asarray(keys, object), categorize=False)
+    return hashes
 
 
 # A fragment of a table, at a version that has it.

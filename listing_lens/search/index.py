@@ -16,13 +16,13 @@ actions of a request or none, so a swap that was planned before another one is r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-from elasticsearch import BadRequestError, Elasticsearch, NotFoundError
+from elasticsearch import BadRequestError, Elasticsearch, NotFoundError, helpers
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
@@ -40,6 +40,8 @@ _LEAST_CANDIDATES = 100
 # For how many seconds a job repeats its requests while the cluster does not answer.
 PATIENCE_S = 300.0
 _JSON = {"accept": "application/json"}
+# How long a scan's snapshot is kept while nothing is read from it.
+_SCAN_PATIENCE = "10m"
 
 
 class Layout(BaseModel):
@@ -96,6 +98,24 @@ class Hit:
     price: int
     status: str
     image_uri: str
+
+
+@dataclass(frozen=True)
+class Held:
+    """A document as an index holds it: its version, and those of its fields that were asked for."""
+
+    version: int
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """A document that a scan came upon, and what tells whether it has changed since."""
+
+    item_id: str
+    updated_at: datetime
+    seq_no: int
+    primary_term: int
 
 
 @dataclass(frozen=True)
@@ -369,6 +389,90 @@ class SearchIndex:
         )
         return [_hit(hit) for hit in answer["hits"]["hits"]]
 
+    # What a verification looks at.
+
+    @said_plainly
+    def mapping(self, name: str) -> dict[str, Any]:
+        """An index's mapping, as Elasticsearch gives it."""
+        mapping: dict[str, Any] = self.client.indices.get_mapping(index=name)[name]["mappings"]
+        return mapping
+
+    @said_plainly
+    def documents(self, name: str, item_ids: Sequence[str], fields: Sequence[str]) -> dict[str, Held]:
+        """The version and some fields of each item in an index; items that are not there are left out."""
+        answer = self.client.mget(index=name, ids=list(item_ids), source_includes=list(fields))
+        return {
+            document["_id"]: Held(document["_version"], document["_source"])
+            for document in answer["docs"]
+            if document.get("found")
+        }
+
+    @said_plainly
+    def vectors(self, name: str, item_ids: Sequence[str]) -> dict[str, tuple[int, NDArray[np.float32] | None]]:
+        """The version and the vector (dims,) of at most 10,000 items, as of the last `finish_load`.
+
+        Items that are not there are left out; the vector is None of those that no search can find.
+        """
+        answer = self.client.search(
+            index=name,
+            query={"ids": {"values": list(item_ids)}},
+            size=max(1, len(item_ids)),
+            version=True,
+            source_includes=["vector"],
+            source_exclude_vectors=False,
+        )
+        found = ((hit["_id"], hit["_version"], hit["_source"].get("vector")) for hit in answer["hits"]["hits"])
+        return {
+            item_id: (version, None if vector is None else np.array(vector, np.float32))
+            for item_id, version, vector in found
+        }
+
+    @said_plainly
+    def scan_searchable(self, name: str, *, batch_size: int = 5000) -> Iterator[list[Scanned]]:
+        """All documents that a search can find, as of this call, in batches; they are read as the caller goes on."""
+        return self._scanned(self.client.open_point_in_time(index=name, keep_alive=_SCAN_PATIENCE)["id"], batch_size)
+
+    def _scanned(self, snapshot: str, batch_size: int) -> Iterator[list[Scanned]]:
+        after: list[Any] | None = None
+        try:
+            while hits := self._scan_on(snapshot, after, batch_size):
+                yield [_scanned_of(hit) for hit in hits]
+                after = hits[-1]["sort"]
+        finally:
+            self.client.close_point_in_time(id=snapshot)
+
+    @said_plainly
+    def _scan_on(self, snapshot: str, after: list[Any] | None, size: int) -> list[dict[str, Any]]:
+        answer = self.client.search(
+            pit={"id": snapshot, "keep_alive": _SCAN_PATIENCE},
+            query={"bool": {"filter": {"exists": {"field": "vector"}}}},
+            sort=["_shard_doc"],
+            search_after=after,
+            size=size,
+            source=False,
+            docvalue_fields=[{"field": "updated_at", "format": "epoch_millis"}],
+            seq_no_primary_term=True,
+            track_total_hits=False,
+        )
+        hits: list[dict[str, Any]] = answer["hits"]["hits"]
+        return hits
+
+    @said_plainly
+    def remove(self, name: str, documents: Sequence[Scanned]) -> int:
+        """Delete documents, unless they have changed since they were scanned. Returns how many were deleted."""
+        actions = (
+            {
+                "_op_type": "delete",
+                "_index": name,
+                "_id": document.item_id,
+                "if_seq_no": document.seq_no,
+                "if_primary_term": document.primary_term,
+            }
+            for document in documents
+        )
+        answers = helpers.streaming_bulk(self.client, actions, raise_on_error=False)
+        return sum(ok for ok, _ in answers)
+
 
 def _write_alias(alias: str, index_name: str) -> str:
     return f"{alias}.{index_name.removeprefix(f'{alias}-')}"
@@ -405,3 +509,9 @@ def _hit(hit: dict[str, Any]) -> Hit:
         status=source["status"],
         image_uri=source["image_uri"],
     )
+
+
+def _scanned_of(hit: dict[str, Any]) -> Scanned:
+    [milliseconds] = hit["fields"]["updated_at"]
+    moment = datetime.fromtimestamp(int(milliseconds) / 1000, UTC)
+    return Scanned(hit["_id"], moment, hit["_seq_no"], hit["_primary_term"])

@@ -14,6 +14,7 @@ from listing_lens.lake.windows import LISTINGS, Lake
 from listing_lens.search.index import Hit, Index, SearchIndex
 from listing_lens.serving.pages import ShownHit, search_page
 from listing_lens.settings import Settings
+from models.encoders.runtime import Runtime
 from models.images import ImageError, ImageLimits, decode_image
 
 # A page may show photos below the image roots of this many of the newest windows.
@@ -42,13 +43,24 @@ def search_by_photo(photo: Path, k: int, settings: Settings) -> SearchResult:
     search_index = SearchIndex.connect(settings)
     # The alias is resolved once: a swap between here and the search cannot mix two spaces.
     index = search_index.require_live()
+    hits = search_by_image(query, k, index, search_index=search_index, lake=lake, runtime=encoder_runtime(settings))
+    return SearchResult(query, photo.name, index, hits)
+
+
+def search_by_image(
+    image: Image.Image, k: int, index: Index, *, search_index: SearchIndex, lake: Lake, runtime: Runtime
+) -> list[Hit]:
+    """The k listings of an index whose photos are most like an RGB image, by decreasing similarity.
+
+    Raises:
+        LensError: the index's embedder cannot be loaded.
+    """
     # torch takes seconds to import: everything that can be refused without it has been by now.
     from listing_lens.embedding.embedder import Embedder
 
     # One photo is quick on the CPU, and the GPUs are left to the jobs.
-    runtime = replace(encoder_runtime(settings), device="cpu")
-    vector = Embedder.load(index.card, lake, runtime).embed([query])[0]
-    return SearchResult(query, photo.name, index, search_index.search(index, vector, k))
+    embedder = Embedder.load(index.card, lake, replace(runtime, device="cpu"))
+    return search_index.search(index, embedder.embed([image])[0], k)
 
 
 def as_page(result: SearchResult, settings: Settings) -> str:

@@ -13,13 +13,11 @@ import pytest
 from tiny import FIRST, SECOND, Indexed, bounds, items_of, land, listing, take_photo
 
 from beam_jobs import compact_lake, embed_listings, fit_projection, load_index, verify_index
-from beam_jobs.launcher import refusal
 from listing_lens.errors import LensError
 from listing_lens.lake.embeddings import Embeddings
 from listing_lens.lake.fits import load_fit, load_projection, save_projection
-from listing_lens.lake.records import LISTING_SCHEMA, Listing, Status, to_table
+from listing_lens.lake.records import Listing, Status
 from listing_lens.lake.window import Window
-from listing_lens.lake.windows import LISTINGS
 from listing_lens.search.index import Index, SearchIndex
 from listing_lens.search.loads import Load, loaded_version, loads_of, record_load
 from listing_lens.settings import load_settings
@@ -345,83 +343,3 @@ def test_an_index_of_another_dimension_is_refused(indexed: Indexed) -> None:
             load_index.main(["--index", name])
     finally:
         indexed.search_index.client.indices.delete(index=name)
-
-
-def test_verification_names_what_is_missing(indexed: Indexed) -> None:
-    load_index.main(["--index", indexed.index.name])
-    indexed.search_index.client.delete(index=indexed.index.name, id="m010")
-    with pytest.raises(Exception, match="m010 is missing") as failure:
-        verify_index.main(["--index", indexed.index.name])
-    assert "1 of 39 items differ" in (refusal(failure.value) or "")
-
-
-def test_verification_names_what_is_older(indexed: Indexed) -> None:
-    land(indexed.lake, _THIRD, [listing("m010", _THIRD, status=Status.SOLD)])
-    embed_listings.main(bounds(_THIRD))
-    load_index.main(["--index", indexed.index.name])
-    client = indexed.search_index.client
-    # A deleted document's version is remembered for a minute, within which nothing older gets in: an index of its own does.
-    client.indices.put_settings(index=indexed.index.name, settings={"index.gc_deletes": "0s"})
-    client.delete(index=indexed.index.name, id="m010", refresh=True)
-    indexed.search_index.write(indexed.index.name, [listing("m010", minute=10)], [None])
-    with pytest.raises(Exception, match="m010 is missing|m010 is older than in the lake"):
-        verify_index.main(["--index", indexed.index.name])
-
-
-def test_a_window_that_landed_since_is_left_to_its_own_run(indexed: Indexed) -> None:
-    load_index.main(["--index", indexed.index.name])
-    land(indexed.lake, _THIRD, [listing("m010", _THIRD, status=Status.SOLD)])
-    embed_listings.main(bounds(_THIRD))
-    verify_index.main(["--index", indexed.index.name])
-
-
-def test_verification_names_a_window_that_was_never_embedded(indexed: Indexed) -> None:
-    _land_third(indexed)
-    load_index.main(["--index", indexed.index.name])
-    with pytest.raises(LensError, match=r"lacks 1 windows of listings .*, e.g. \[2026-11-03 .* --each_landed"):
-        verify_index.main(["--index", indexed.index.name])
-    embed_listings.main(["--each_landed"])
-    load_index.main(["--index", indexed.index.name])
-    verify_index.main(["--index", indexed.index.name])
-
-
-def test_a_window_of_listings_that_landed_since_is_left_to_its_own_run(indexed: Indexed) -> None:
-    load_index.main(["--index", indexed.index.name])
-    table = to_table([listing("late", _THIRD)], LISTING_SCHEMA)
-    indexed.lake.write_table(LISTINGS, _THIRD, table, datetime.now(UTC))
-    verify_index.main(["--index", indexed.index.name])
-
-
-def test_verification_names_what_should_not_be_searchable(indexed: Indexed) -> None:
-    load_index.main(["--index", indexed.index.name])
-    # The same version with another status cannot come from a listing: somebody wrote the document by hand.
-    held = indexed.search_index.client.get(index=indexed.index.name, id="m001")
-    vector = np.eye(1, indexed.index.card.dims)[0].tolist()
-    indexed.search_index.client.index(
-        index=indexed.index.name,
-        id="m001",
-        document=held["_source"] | {"status": "on_sale", "vector": vector},
-        version=held["_version"],
-        version_type="external_gte",
-    )
-    with pytest.raises(Exception, match="m001 is on_sale instead of sold"):
-        verify_index.main(["--index", indexed.index.name])
-
-
-def test_verification_names_what_no_search_can_find(indexed: Indexed) -> None:
-    load_index.main(["--index", indexed.index.name])
-    held = indexed.search_index.client.get(index=indexed.index.name, id="m012", source_excludes=["vector"])
-    indexed.search_index.client.index(
-        index=indexed.index.name,
-        id="m012",
-        document=held["_source"],
-        version=held["_version"],
-        version_type="external_gte",
-    )
-    with pytest.raises(Exception, match="m012 is on_sale, but a search cannot find it"):
-        verify_index.main(["--index", indexed.index.name])
-
-
-def test_an_index_that_nothing_was_loaded_into_is_not_verified(indexed: Indexed) -> None:
-    with pytest.raises(LensError, match="nothing was loaded into index"):
-        verify_index.main(["--index", indexed.index.name])

@@ -24,6 +24,7 @@ JOBS = sorted(
 NEEDED_FOR_ONE_JOB = {
     "embed_listings": {"window_start", "window_end"},
     "load_index": {"index"},
+    "verify_index": {"index"},
 }
 
 
