@@ -103,14 +103,13 @@ def find_encoders(encoder: str | None) -> dict[str, Any]:
     # embeds it.
     Lake(settings.lake).covering(LISTINGS, window)
     if encoder:
-        required, others = encoders.resolve_encoder(encoder, settings), ()
+        in_use = encoders.EncodersInUse(encoders.resolve_encoder(encoder, settings), ())
     else:
         in_use = encoders.encoders_in_use(settings)
-        required, others = in_use.required, in_use.others
     bounds = {"window_start": window.start.isoformat(), "window_end": window.end.isoformat()}
     return {
-        "required": bounds | {"encoder": required},
-        "others": [bounds | {"encoder": source} for source in others],
+        "required": bounds | {"encoder": in_use.required},
+        "others": [bounds | {"encoder": source} for source in in_use.others],
     }
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from listing_lens.lake.embeddings import NEWER, Embedded, Embeddings, Item, item_batch, item_schema
+from listing_lens.lake.embeddings import NEWER, Embedded, Embeddings, Item, item_batch
 from listing_lens.lake.ledger import Ledger
 from listing_lens.lake.records import LISTING_SCHEMA, SESSION_SCHEMA, Listing, Session, Status, to_table
 from listing_lens.lake.window import Window
@@ -130,12 +130,13 @@ def put_items(
     window: Window = FIRST,
 ) -> int:
     """Put items into an encoder's table, without embedding them; None is of one without. Returns the table's version."""
-    schema = item_schema(next(len(vector) for vector in vectors if vector is not None))
+    embeddings = Embeddings(lake, encoder_id)
+    schema = embeddings.schema(next(len(vector) for vector in vectors if vector is not None), "float32")
     items = [
         Item(listing, window, None if vector is None else Embedded(vector, listing.item_id.encode(), "float32"))
         for listing, vector in zip(listings, vectors, strict=True)
     ]
-    return Embeddings(lake, encoder_id).items.merge(schema, [item_batch(items, schema)], newer=NEWER).version
+    return embeddings.items.merge(schema, [item_batch(items, schema)], newer=NEWER).version
 
 
 def items_of(lake: Lake, encoder_id: str) -> dict[str, dict[str, Any]]:

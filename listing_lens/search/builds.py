@@ -241,7 +241,7 @@ class Builds:
             self._lock(name, owner)
             logger.info("build %s goes on where it stopped", name)
         live = self.search_index.live()
-        values = {
+        values: dict[str, Any] = {
             "state": State.BUILDING,
             "owner": owner,
             "because": because,
@@ -378,11 +378,14 @@ class Builds:
         while not ended.wait(_RENEWAL_S):
             try:
                 self._lock(build.index, build.owner, joining=True)
-                progress = self._progress(build.index)
-                self.change(build.index, lambda _, now=progress: {"progress": now})
+                self._note_progress(build.index)
             except LensError as err:
                 # The next renewal may succeed; if the lock was taken over, the swap is refused.
                 logger.warning("the lock of %s could not be renewed: %s", build.index, err)
+
+    def _note_progress(self, index_name: str) -> None:
+        progress = self._progress(index_name)
+        self.change(index_name, lambda _: {"progress": progress})
 
     def _progress(self, index_name: str) -> Progress | None:
         return Loads(self.search_index, self.search_index.get(index_name)).progress()
