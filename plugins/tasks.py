@@ -125,17 +125,21 @@ def register_fit(name: str) -> int:
     return registration.register_fit(name, load_settings())
 
 
-@task.short_circuit
+@task
 def promote(version: int, asked: bool) -> bool:
-    """Make a version the champion if that was asked for, or if there is none yet. Skips what follows if nothing does.
+    """Make a version the champion if that was asked for, or if there is none yet. Returns whether it is the champion now.
 
-    A rebuild follows while the champion is not what the live index serves, also when a try before this one was killed
-    after it had promoted.
+    Nothing is started here: `follow_champion` watches the alias, whoever moves it.
     """
     from listing_lens import registration
 
-    settings = load_settings()
-    return registration.promote(version, asked=asked, settings=settings) and not registration.is_live(version, settings)
+    return registration.promote(version, asked=asked, settings=load_settings(), by=this_run())
+
+
+def this_run() -> str:
+    """The run that a task is of, for records of who did something."""
+    dag_run = get_current_context()["dag_run"]
+    return f"airflow {dag_run.dag_id} {dag_run.run_id}"
 
 
 @task
