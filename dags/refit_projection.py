@@ -13,11 +13,16 @@ looks up the champion's projection, if it is of the same encoder, and `assess` c
 items that can be found today: recall against exact search with the full embeddings, at 8, 16, 32 … dimensions, and the angles
 between the two subspaces. Its log ends with a sentence on whether a rebuild is worth it, which is also the description of the
 version in MLflow. `register_fit` logs the fit and its assessment to MLflow, with figures, and makes it the candidate.
-`promote` makes it the champion if the run was asked to, or if there is no champion yet; then `rebuild_index` is triggered,
-since vectors of two projections are never compared. Otherwise it stays the candidate, and the index stays as it is.
+`promote` makes it the champion if the run was asked to, or if there is no champion yet. Otherwise it stays the candidate, and
+the index stays as it is.
+
+**Next.** This run changes no index. `follow_champion` sees the new champion within half a minute and starts `rebuild_index`,
+since vectors of two projections are never compared. To make the candidate the champion later, move the alias `champion` in
+MLflow, or `lens promote candidate`.
 
 **When it fails.** *Too few embeddings*: embed more windows, or keep fewer dimensions. *Whitening would blow up rounding*: keep
-as few dimensions as it says. A repeated run fits anew; an equal projection is registered once.
+as few dimensions as it says. *Not in the lake* or *not in reach*: the alias has not moved; a champion must be loadable here. A
+repeated run fits anew; an equal projection is registered once.
 
 **May run beside** everything: another projection gets another id, and one that is fitted again is left as it is.
 """
@@ -26,7 +31,6 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, Param
 
 from plugins.operators.beam_job import BeamJobOperator
@@ -95,7 +99,7 @@ with DAG(
         "promote": Param(
             False,
             type="boolean",
-            description="Make the new version the champion and rebuild the index. The first version becomes it anyway.",
+            description="Make the new version the champion, which the index then follows. The first version becomes it anyway.",
         ),
     },
     # Params reach the tasks as what they are: numbers, booleans and None rather than text.
@@ -119,15 +123,5 @@ with DAG(
         },
     )
     version = register_fit(RUN_NAME)
-    promoted = promote(version, "{{ params.promote }}")
-    rebuild = TriggerDagRunOperator(
-        task_id="rebuild_index",
-        trigger_dag_id="rebuild_index",
-        conf={"model": "champion"},
-        # One rebuild a fit, also when this task is tried again.
-        trigger_run_id="promoted__{{ dag_run.run_id }}",
-        skip_when_already_exists=True,
-    )
 
-    fit >> previous >> assess >> version
-    promoted >> rebuild
+    fit >> previous >> assess >> version >> promote(version, "{{ params.promote }}")

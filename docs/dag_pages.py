@@ -140,6 +140,8 @@ def _when(dag: Any, dags: Sequence[Any]) -> str:
     if dag.schedule is None:
         triggers = [f"`{by.dag_id}`" for by in dags for task in by.tasks if _triggers(task, dag)]
         return ", ".join(["by hand", *(f"or triggered by {by}" for by in triggers)])
+    if isinstance(dag.schedule, list):
+        return f"by hand, or on the asset {', '.join(f'`{asset.name}`' for asset in dag.schedule)}"
     cron = dag.schedule if isinstance(dag.schedule, str) else dag.schedule.summary
     presets = {expression: name for name, expression in cron_presets.items()}
     name = presets.get(cron, cron)

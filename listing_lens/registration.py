@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from getpass import getuser
 from pathlib import Path
+from socket import gethostname
 
 from listing_lens.errors import LensError
 from listing_lens.finetuning.records import load_finetune
@@ -13,14 +17,15 @@ from listing_lens.lake.fits import HEADLINE, Assessment, load_assessment, load_f
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import Lake, evaluations
 from listing_lens.registry import connect_registry
-from listing_lens.search.index import SearchIndex
+from listing_lens.search.builds import State
+from listing_lens.search.index import Index
+from listing_lens.search.lifecycle import Move, connect_builds, require_in_reach, what_follows
 from listing_lens.serving.pages import evaluation_page
 from listing_lens.settings import Settings
 from models import figures
-from models.embedder import CHAMPION
 from models.encoders.files import encoder_folder
 from models.projection import prefix_dims
-from models.registry import RegisteredEmbedder
+from models.registry import PromotionMove, RegisteredEmbedder
 
 logger = logging.getLogger(__name__)
 
@@ -62,15 +67,14 @@ def previous_projection(name: str, settings: Settings) -> str | None:
     """The id of the champion's projection if a fit can be compared with it: of the same encoder, and in the lake."""
     lake, registry = Lake(settings.lake), connect_registry(settings)
     encoder_id = load_fit(lake, name).card.encoder_id
-    if not registry.has(CHAMPION):
+    champion = registry.champion()
+    if champion is None or champion.card.encoder_id != encoder_id:
         return None
-    champion = registry.get(CHAMPION).card
-    if champion.encoder_id != encoder_id:
+    projection_id = champion.card.projection_id
+    if not projection_exists(lake, projection_id):
+        logger.warning("the champion's projection %s is not in the lake: nothing to compare", projection_id)
         return None
-    if not projection_exists(lake, champion.projection_id):
-        logger.warning("the champion's projection %s is not in the lake: nothing to compare", champion.projection_id)
-        return None
-    return champion.projection_id
+    return projection_id
 
 
 def register_finetune(name: str, settings: Settings) -> int:
@@ -95,28 +99,118 @@ def register_finetune(name: str, settings: Settings) -> int:
     )
 
 
-def promote_encoder(version: int, settings: Settings) -> None:
+def promote_encoder(version: int, settings: Settings, *, by: str | None = None) -> None:
     """Make a version of listing-encoder the champion because the run that registered it was asked to."""
     connect_registry(settings).promote_encoder(
-        version, reason="asked for by the run that trained it", now=datetime.now(UTC)
+        version, by=by or by_whom(), reason="asked for by the run that trained it", now=datetime.now(UTC)
     )
 
 
-def promote(version: int, *, asked: bool, settings: Settings) -> bool:
-    """Make a version the champion if asked to, or if there is no champion yet. Returns whether it is the champion now."""
+# ---- the champion and the live index ---------------------------------------------------------------------------------
+
+
+def promote(
+    version: int, *, asked: bool, settings: Settings, by: str | None = None, because: str | None = None
+) -> bool:
+    """Make a version the champion if asked to, or if there is no champion yet. Returns whether it is the champion now.
+
+    Args:
+        version: of listing-embedder.
+        asked: False promotes only the first version ever.
+        settings: name the registry and the lake.
+        by: who asks, or what; default: this user on this host.
+        because: the reason; default: that the run which fitted it was asked to.
+
+    Raises:
+        LensError: it cannot serve, since its projection or its encoder is not in reach; the alias stays where it is.
+    """
     registry = connect_registry(settings)
-    champion = registry.get(CHAMPION).version if registry.has(CHAMPION) else None
-    if champion != version and (asked or champion is None):
-        reason = "asked for by the run that fitted it" if asked else "there was no champion"
-        registry.promote(version, reason=reason, now=datetime.now(UTC))
-        champion = version
-    return champion == version
+    champion = registry.champion()
+    if champion is not None and (champion.version == version or not asked):
+        return champion.version == version
+    require_in_reach(registry.get(str(version)).card, settings)
+    reason = because or ("asked for by the run that fitted it" if asked else "there was no champion")
+    registry.promote(version, by=by or by_whom(), reason=reason, now=datetime.now(UTC))
+    return True
 
 
-def is_live(version: int, settings: Settings) -> bool:
-    """Whether the live index holds vectors of this version's space."""
-    live = SearchIndex.connect(settings).live()
-    return live is not None and live.card.space == connect_registry(settings).get(str(version)).card.space
+def promote_build(index_name: str, settings: Settings, *, by: str) -> None:
+    """Make the embedder of an index the champion again, before the alias moves back to that index.
+
+    Raises:
+        LensError: the registry does not know the embedder, or it is not in reach.
+    """
+    builds = connect_builds(settings)
+    build = builds.get(index_name)
+    version = build.model_version or connect_registry(settings).of_space(build.card.space)
+    if version is None:
+        raise LensError(f"no version of listing-embedder is of space {build.card.space}: register its fit again")
+    promote(version, asked=True, settings=settings, by=by, because=f"rolled back to {index_name}")
+    # From now on, this is the champion that the swap is planned for.
+    builds.change(index_name, lambda _: {"model_version": version, "champion": version})
+
+
+def by_whom() -> str:
+    """Who moves the champion from a terminal."""
+    try:
+        user = getuser()
+    except (KeyError, OSError):
+        # In a container the user may have no name.
+        user = f"user {os.getuid()}"
+    return f"lens on {gethostname()} by {user}"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where the champion and the live index stand.
+
+    Attributes:
+        champion: None before the first promotion.
+        live: None before the first swap.
+        kept: the indexes that may serve again as they are.
+        told: the record of how the champion became it; None if the alias was moved in MLflow and nothing wrote that down.
+    """
+
+    champion: RegisteredEmbedder | None
+    live: Index | None
+    kept: tuple[Index, ...]
+    told: PromotionMove | None
+
+    @property
+    def follows(self) -> Move | None:
+        """What brings the champion live."""
+        return what_follows(self.champion, self.live, self.kept)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is left to do: the champion is live, and its move is kept."""
+        return self.champion is None or (self.told is not None and self.follows is None)
+
+
+def standing(settings: Settings) -> Standing:
+    """Ask MLflow and Elasticsearch. Raises LensError if one of them does not answer."""
+    registry = connect_registry(settings)
+    champion = registry.champion()
+    # Only the newest move can have made the champion what it is: one before it was undone since.
+    newest = next(iter(registry.promotions()), None)
+    told = newest if champion and newest and newest.version == champion.version else None
+    builds = connect_builds(settings, patience_s=0)
+    kept = [builds.search_index.get(build.index) for build in builds.all() if build.state is State.KEPT]
+    return Standing(champion, builds.search_index.live(), tuple(kept), told)
+
+
+def tell_move(at: Standing, settings: Settings, now: datetime) -> PromotionMove | None:
+    """Keep the move that made the champion what it is, unless it is told already. Returns it; None without a champion."""
+    if at.champion is None or at.told is not None:
+        return at.told
+    registry = connect_registry(settings)
+    return registry.record_move(
+        at.champion.version,
+        by="MLflow",
+        reason="the alias was moved in MLflow",
+        over=registry.of_space(at.live.card.space) if at.live else None,
+        now=now,
+    )
 
 
 def log_evaluation(window: Window, embedder: RegisteredEmbedder, settings: Settings) -> Path:

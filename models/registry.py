@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from time import time
 from typing import Any, Literal
@@ -49,6 +49,9 @@ _REMEDIES = {
 }
 # The tag by which a resumed training finds its run.
 _KEY = "finetune_key"
+# A version has a tag for every time that it became the champion: this and the time.
+_MOVE = "move_"
+_NONE = "none"
 # MLflow's limit for the length of a parameter's value.
 _PARAM_CHARACTERS = 6000
 _PATIENCE_S = 10
@@ -81,6 +84,56 @@ class RegisteredEncoder:
     parent_id: str
     parent_source: str
     pairs_fingerprint: str
+
+
+@dataclass(frozen=True)
+class PromotionMove:
+    """How a version became the champion.
+
+    Attributes:
+        version: its number.
+        at: when.
+        by: who moved the alias, or what.
+        because: the reason.
+        over: the version that it replaced; None if there was none.
+        metrics: of the version's run, as they were then; empty if it has none.
+        thresholds: what the metrics had to pass; empty if nothing was asked of them.
+    """
+
+    version: int
+    at: datetime
+    by: str
+    because: str
+    over: int | None
+    metrics: Mapping[str, float]
+    thresholds: Mapping[str, float]
+
+    @property
+    def key(self) -> str:
+        """The tag's key, which no other move of the version has."""
+        return f"{_MOVE}{self.at.astimezone(UTC):%Y%m%dT%H%M%S.%fZ}"
+
+    def value(self) -> str:
+        """The tag's value: JSON, for people too, who read it on the version's page."""
+        said = {"at": self.at.isoformat(), "by": self.by, "because": self.because, "over": self.over or _NONE}
+        return json.dumps(
+            said | {"metrics": dict(self.metrics) or _NONE, "thresholds": dict(self.thresholds) or _NONE},
+            ensure_ascii=False,
+        )
+
+    @classmethod
+    def of_tag(cls, version: int, value: str) -> PromotionMove:
+        """The move that a tag of a version tells."""
+        said = json.loads(value)
+        return cls(
+            version=version,
+            at=datetime.fromisoformat(said["at"]),
+            by=said["by"],
+            because=said["because"],
+            over=None if said["over"] == _NONE else said["over"],
+            metrics={} if said["metrics"] == _NONE else said["metrics"],
+            thresholds={} if said["thresholds"] == _NONE else said["thresholds"],
+        )
 
 
 @dataclass(frozen=True)
@@ -154,9 +207,44 @@ class Registry:
         found = self._find(MODEL, name)
         return RegisteredEmbedder(int(found.version), self._card_of(found))
 
-    def promote(self, version: int, *, reason: str, now: datetime) -> None:
-        """Make an embedder the champion, and leave on its version a record of when, why, and what it replaced."""
-        self._promote(MODEL, version, reason, now)
+    def champion(self) -> RegisteredEmbedder | None:
+        """The version that should serve; None before the first promotion."""
+        return self.get(CHAMPION) if self.has(CHAMPION) else None
+
+    def of_space(self, space: str) -> int | None:
+        """The version of listing-embedder whose vectors are of this space; None if there is none."""
+        return self._version_with(MODEL, space=space)
+
+    def promote(
+        self, version: int, *, by: str, reason: str, now: datetime, thresholds: Mapping[str, float] | None = None
+    ) -> None:
+        """Make an embedder the champion. A tag of its version keeps the move; nothing happens if it is the champion.
+
+        Args:
+            version: its number.
+            by: who asks for it, or what.
+            reason: why.
+            now: the time.
+            thresholds: what its metrics had to pass, if anything.
+        """
+        self._promote(MODEL, version, by, reason, now, thresholds or {})
+
+    def record_move(self, version: int, *, by: str, reason: str, over: int | None, now: datetime) -> PromotionMove:
+        """Keep a move of the champion that something else made; `over` is the version that it replaced."""
+        return self._record(MODEL, version, by, reason, over, now, {})
+
+    def moves(self, version: int, model: str = MODEL) -> list[PromotionMove]:
+        """Every time that a version became the champion, newest first.
+
+        Raises:
+            LensError: there is no such version.
+        """
+        return _moves_of(self._find(model, str(version)))
+
+    def promotions(self, model: str = MODEL) -> list[PromotionMove]:
+        """Every move of the champion that is known, over all versions, newest first."""
+        versions = self.client.search_model_versions(f"name = '{model}'")
+        return _newest_first([move for version in versions for move in _moves_of(version)])
 
     # ---- encoders ---------------------------------------------------------------------------------------------------
 
@@ -223,18 +311,24 @@ class Registry:
                 f"version {found.version} of {ENCODER_MODEL} lacks the tag {err}: it was not registered by finetune_encoder"
             ) from None
 
-    def promote_encoder(self, version: int, *, reason: str, now: datetime) -> None:
-        """Make an encoder the champion, and leave on its version a record of when, why, and what it replaced."""
-        self._promote(ENCODER_MODEL, version, reason, now)
+    def promote_encoder(self, version: int, *, by: str, reason: str, now: datetime) -> None:
+        """Make an encoder the champion. A tag of its version keeps the move; nothing happens if it is the champion."""
+        self._promote(ENCODER_MODEL, version, by, reason, now, {})
 
     # ---- versions ---------------------------------------------------------------------------------------------------
 
     def has(self, alias: str, model: str = MODEL) -> bool:
-        """Whether an alias names a version."""
+        """Whether an alias names a version.
+
+        Raises:
+            LensError: MLflow did not say.
+        """
         try:
             return alias in self.client.get_registered_model(model).aliases
-        except MlflowException:
-            return False
+        except MlflowException as err:
+            if err.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise LensError(f"MLflow does not say whether {model} has the alias {alias!r} ({err}): try again") from err
 
     def _find(self, model: str, name: str) -> ModelVersion:
         try:
@@ -269,15 +363,34 @@ class Registry:
         )
         return int(created.version)
 
-    def _promote(self, model: str, version: int, reason: str, now: datetime) -> None:
+    def _promote(
+        self, model: str, version: int, by: str, reason: str, now: datetime, thresholds: Mapping[str, float]
+    ) -> None:
         before = int(self._find(model, CHAMPION).version) if self.has(CHAMPION, model) else None
         if before == version:
-            # Its record says what it replaced when it became the champion.
+            # Its newest move says what it replaced when it became the champion.
             return
-        tags = {"promoted_at": now.isoformat(), "promoted_because": reason, "promoted_over": str(before or "none")}
-        for key, value in tags.items():
-            self.client.set_model_version_tag(model, str(version), key, value)
+        # First the record: a move that no tag tells is taken for one that was made in MLflow.
+        self._record(model, version, by, reason, before, now, thresholds)
         self.client.set_registered_model_alias(model, CHAMPION, str(version))
+
+    def _record(
+        self,
+        model: str,
+        version: int,
+        by: str,
+        reason: str,
+        over: int | None,
+        now: datetime,
+        thresholds: Mapping[str, float],
+    ) -> PromotionMove:
+        run_id = self._find(model, str(version)).run_id
+        metrics = self.client.get_run(run_id).data.metrics if run_id else {}
+        move = PromotionMove(version, now, by, reason, over, metrics, thresholds)
+        latest = {"promoted_at": now.isoformat(), "promoted_because": reason, "promoted_over": str(over or _NONE)}
+        for key, value in (latest | {"promoted_by": by, move.key: move.value()}).items():
+            self.client.set_model_version_tag(model, str(version), key, value)
+        return move
 
     # ---- fine-tuning ------------------------------------------------------------------------------------------------
 
@@ -396,6 +509,15 @@ class Registry:
 
 def _space_tags(card: EmbedderCard) -> dict[str, str]:
     return {"space": card.space, "encoder_id": card.encoder_id, "projection_id": card.projection_id}
+
+
+def _moves_of(version: ModelVersion) -> list[PromotionMove]:
+    told = [value for key, value in version.tags.items() if key.startswith(_MOVE)]
+    return _newest_first([PromotionMove.of_tag(int(version.version), value) for value in told])
+
+
+def _newest_first(moves: Sequence[PromotionMove]) -> list[PromotionMove]:
+    return sorted(moves, key=lambda move: move.at, reverse=True)
 
 
 def _metric_name(name: str) -> str:

@@ -13,6 +13,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from listing_lens.errors import LensError
 from listing_lens.lake.window import Window
 from listing_lens.settings import Settings, load_settings
+from plugins.tasks import this_run
 
 # The DAG's params that are passed to `sample_pairs` unchanged.
 _SAMPLING = ("pairs", "sessions", "validation_share", "image_side", "split_by", "balance")
@@ -54,7 +55,7 @@ def promote_encoder(version: int) -> None:
         raise AirflowSkipException("the run was not asked to promote: set the alias champion in MLflow, or leave it")
     from listing_lens import registration
 
-    registration.promote_encoder(version, load_settings())
+    registration.promote_encoder(version, load_settings(), by=this_run())
 
 
 def _window(name: str, params: Mapping[str, Any], settings: Settings) -> Window:

@@ -222,7 +222,7 @@ def begin_build(model: str, afresh: bool, wait: bool) -> dict[str, str]:
     build = lifecycle.begin_build(
         str(model),
         load_settings(),
-        owner=_owner(),
+        owner=this_run(),
         because=f"rebuild for {model}",
         afresh=afresh,
         wait=_PATIENCE if wait else timedelta(0),
@@ -236,7 +236,7 @@ def begin_rollback(index: str | None, wait: bool) -> dict[str, str]:
     from listing_lens.search import lifecycle
 
     build = lifecycle.begin_rollback(
-        index, load_settings(), owner=_owner(), because="rollback", wait=_PATIENCE if wait else timedelta(0)
+        index, load_settings(), owner=this_run(), because="rollback", wait=_PATIENCE if wait else timedelta(0)
     )
     return {"index": build.index, "encoder_source": build.card.encoder_source}
 
@@ -273,7 +273,7 @@ def promote_build(index: str) -> None:
     """Make the embedder of a build the champion: the champion is what should serve."""
     from listing_lens import registration
 
-    registration.promote_build(index, load_settings(), by=_owner())
+    registration.promote_build(index, load_settings(), by=this_run())
 
 
 @task
@@ -299,12 +299,7 @@ def give_up(build: dict[str, str] | None) -> None:
     from listing_lens.search import lifecycle
 
     if build:
-        lifecycle.give_up(build["index"], load_settings(), because=f"{_owner()} failed")
-
-
-def _owner() -> str:
-    run = get_current_context()["dag_run"]
-    return f"airflow {run.dag_id} {run.run_id}"
+        lifecycle.give_up(build["index"], load_settings(), because=f"{this_run()} failed")
 
 
 # ---- embedders -------------------------------------------------------------------------------------------------------
@@ -326,17 +321,21 @@ def register_fit(name: str) -> int:
     return registration.register_fit(name, load_settings())
 
 
-@task.short_circuit
+@task
 def promote(version: int, asked: bool) -> bool:
-    """Make a version the champion if that was asked for, or if there is none yet. Skips what follows if nothing does.
+    """Make a version the champion if that was asked for, or if there is none yet. Returns whether it is the champion now.
 
-    A rebuild follows while the champion is not what the live index serves, also when a try before this one was killed
-    after it had promoted.
+    Nothing is started here: `follow_champion` watches the alias, whoever moves it.
     """
     from listing_lens import registration
 
-    settings = load_settings()
-    return registration.promote(version, asked=asked, settings=settings) and not registration.is_live(version, settings)
+    return registration.promote(version, asked=asked, settings=load_settings(), by=this_run())
+
+
+def this_run() -> str:
+    """The run that a task is of, for records of who did something."""
+    dag_run = get_current_context()["dag_run"]
+    return f"airflow {dag_run.dag_id} {dag_run.run_id}"
 
 
 @task

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
 import os
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -181,8 +179,10 @@ def rebuild_index(
 
 
 def owner() -> str:
-    """Who the records say it was."""
-    return f"lens on {socket.gethostname()} by {getpass.getuser()} (process {os.getpid()})"
+    """Who the records say it was; two terminals are two owners."""
+    from listing_lens.registration import by_whom
+
+    return f"{by_whom()} (process {os.getpid()})"
 
 
 def verification_table(verification: Verification) -> Table:

@@ -7,21 +7,57 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from listing_lens.errors import LensError
+from listing_lens.lake.fits import projection_exists
+from listing_lens.lake.windows import Lake
 from listing_lens.search.builds import Build, Builds, State
-from listing_lens.search.index import PATIENCE_S, SearchIndex
+from listing_lens.search.index import PATIENCE_S, Index, SearchIndex
 from listing_lens.search.loads import Loads
 from listing_lens.settings import Settings
-from models.embedder import CHAMPION
+from models.embedder import EmbedderCard
+from models.encoders.files import identify
+
+if TYPE_CHECKING:
+    # MLflow takes seconds to import.
+    from models.registry import RegisteredEmbedder
 
 logger = logging.getLogger(__name__)
 
 # What `swap_in` requires, and can be told to pass over: that the alias was not moved since the build began, and that the
 # champion is still the version that it was then.
 FENCES = ("live", "champion")
+
+
+@dataclass(frozen=True)
+class Move:
+    """What brings the champion live.
+
+    Attributes:
+        kind: build a new index, or point the alias back to one that was kept.
+        version: of listing-embedder: the champion's.
+        index: the one to roll back to; None for a rebuild.
+    """
+
+    kind: Literal["rebuild", "rollback"]
+    version: int
+    index: str | None = None
+
+
+def what_follows(champion: RegisteredEmbedder | None, live: Index | None, kept: Sequence[Index]) -> Move | None:
+    """What brings the champion live; None if there is no champion, or the live index is of its space already.
+
+    `kept` are the indexes that may serve again as they are. Of several of the champion's space the newest is taken.
+    """
+    if champion is None or (live is not None and live.card.space == champion.card.space):
+        return None
+    ready = [index for index in kept if index.card.space == champion.card.space]
+    if not ready:
+        return Move("rebuild", champion.version)
+    return Move("rollback", champion.version, max(ready, key=lambda index: index.build).name)
 
 
 def connect_builds(settings: Settings, *, patience_s: float = PATIENCE_S) -> Builds:
@@ -54,6 +90,7 @@ def begin_build(
     from listing_lens.registry import connect_registry
 
     embedder = connect_registry(settings).get(model)
+    require_in_reach(embedder.card, settings)
     return connect_builds(settings).begin(
         embedder.card,
         owner=owner,
@@ -63,6 +100,30 @@ def begin_build(
         afresh=afresh,
         wait=wait,
     )
+
+
+def require_in_reach(card: EmbedderCard, settings: Settings) -> None:
+    """Raise LensError unless this host can embed with an embedder: it finds the projection, and the encoder is the one named.
+
+    The encoder's files are fetched if they are not here yet.
+    """
+    lake = Lake(settings.lake)
+    if not projection_exists(lake, card.projection_id):
+        raise LensError(
+            f"projection {card.projection_id} is not in the lake {lake.root}, so no vectors of space {card.space} can be made: "
+            "fit it again with `lens projection fit`, or check LENS_LAKE"
+        )
+    try:
+        found = identify(card.encoder_source)
+    except LensError as err:
+        raise LensError(
+            f"encoder {card.encoder_id} is not in reach, so no vectors of space {card.space} can be made: {err}"
+        ) from err
+    if found != card.encoder_id:
+        raise LensError(
+            f"encoder {card.encoder_source!r} is now {found}, but space {card.space} needs {card.encoder_id}: "
+            "restore its files, or fit a projection for the encoder as it is now"
+        )
 
 
 def finish_load(index_name: str, settings: Settings) -> str | None:
@@ -219,5 +280,5 @@ def _remove(builds: Builds, build: Build, because: str) -> None:
 def _champion(settings: Settings) -> int | None:
     from listing_lens.registry import connect_registry
 
-    registry = connect_registry(settings)
-    return registry.get(CHAMPION).version if registry.has(CHAMPION) else None
+    champion = connect_registry(settings).champion()
+    return champion.version if champion else None

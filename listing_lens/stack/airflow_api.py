@@ -118,6 +118,11 @@ class AirflowApi:
         state = self._request("GET", f"dags/{dag_id}/dagRuns/{_part(run_id)}").json()["state"]
         return RunState(run_id, state, self.tasks(dag_id, run_id))
 
+    def runs(self, dag_id: str) -> tuple[RunState, ...]:
+        """The runs of a DAG, newest first, without their tasks."""
+        found = self._pages(f"dags/{dag_id}/dagRuns", "dag_runs", order_by="-run_after")
+        return tuple(RunState(run["dag_run_id"], run["state"]) for run in found)
+
     def tasks(self, dag_id: str, run_id: str) -> tuple[TaskState, ...]:
         path = f"dags/{dag_id}/dagRuns/{_part(run_id)}/taskInstances"
         return tuple(

@@ -17,6 +17,7 @@ EXPECTED = {
     "embed_new_listings",
     "evaluate_offline",
     "finetune_encoder",
+    "follow_champion",
     "rebuild_index",
     "redrive_dead_letters",
     "refit_projection",
