@@ -1,4 +1,4 @@
-"""Turns what a fit, a fine-tuning or an evaluation left in the lake into records in MLflow, for the terminal and Airflow."""
+"""Turns what a fit, a fine-tuning, an evaluation or a verification left into records in MLflow, for the terminal and Airflow."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from listing_lens.registry import connect_registry
 from listing_lens.search.builds import State
 from listing_lens.search.index import Index
 from listing_lens.search.lifecycle import Move, connect_builds, require_in_reach, what_follows
-from listing_lens.serving.pages import evaluation_page
+from listing_lens.search.verification import Verification
+from listing_lens.serving.pages import evaluation_page, verification_page
 from listing_lens.settings import Settings
 from models import figures
 from models.encoders.files import encoder_folder
@@ -231,6 +232,24 @@ def log_evaluation(window: Window, embedder: RegisteredEmbedder, settings: Setti
         page=page,
     )
     path = settings.home / "pages" / f"evaluation-{window.name}-v{embedder.version}.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def log_verification(verification: Verification, settings: Settings) -> Path:
+    """Log an index's verification to MLflow, and write its page. Returns the page's path."""
+    page = verification_page(verification)
+    connect_registry(settings).log_verification(
+        index=verification.index,
+        space=verification.space,
+        table_version=verification.table_version,
+        passed=verification.passed,
+        outcomes={check.name: check.passed for check in verification.checks},
+        measured={check.name: check.measured for check in verification.checks if check.measured is not None},
+        page=page,
+    )
+    path = settings.home / "pages" / f"verification-{verification.index}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
     return path

@@ -1,4 +1,4 @@
-"""The registry: fits, evaluations and fine-tunings as MLflow runs, embedders and encoders as versions of two models.
+"""The registry: fits, evaluations, verifications and fine-tunings as MLflow runs, embedders and encoders as versions of models.
 
 An embedder's artefacts are the card, and the projection as safetensors and JSON; an encoder's are its folder's files:
 weights as safetensors, configs, tokenizer.
@@ -36,6 +36,7 @@ from models.projection import Projection
 
 _PROJECTION_EXPERIMENT = "projection fits"
 _EVALUATION_EXPERIMENT = "offline evaluation"
+_VERIFICATION_EXPERIMENT = "index verification"
 _FINETUNING_EXPERIMENT = "fine-tuning"
 # A version's files are under this name in its run.
 _ARTIFACTS = {MODEL: "embedder", ENCODER_MODEL: "encoder"}
@@ -450,6 +451,41 @@ class Registry:
             self.client.log_param(run_id, key, value)
         self.log_metrics(run_id, means)
         self._log_figures(run_id, figures)
+        self.client.log_text(run_id, page, "report.html")
+        self.end(run_id)
+        return run_id
+
+    def log_verification(
+        self,
+        *,
+        index: str,
+        space: str,
+        table_version: int,
+        passed: bool,
+        outcomes: Mapping[str, bool | None],
+        measured: Mapping[str, float],
+        page: str,
+    ) -> str:
+        """Log the verification of an index as a run, with its page.
+
+        Args:
+            index: its name.
+            space: of its vectors.
+            table_version: of the encoder's table, that it was compared with.
+            passed: whether it may go live.
+            outcomes: whether each check passed, by its name; None if it was left out.
+            measured: what the checks measured, for those that measure a number.
+            page: a report of all of them, as HTML.
+
+        Returns:
+            The run's id.
+        """
+        run_id = self._start_run(_VERIFICATION_EXPERIMENT, index)
+        parameters = {"index": index, "space": space, "table_version": table_version}
+        for key, value in parameters.items():
+            self.client.log_param(run_id, key, value)
+        made = {f"{name}/passed": float(outcome) for name, outcome in outcomes.items() if outcome is not None}
+        self.log_metrics(run_id, {"passed": float(passed), **made, **measured})
         self.client.log_text(run_id, page, "report.html")
         self.end(run_id)
         return run_id

@@ -264,8 +264,13 @@ def wait_for_merge(index: str, merge: str | None) -> bool:
 def log_verification(index: str) -> str:
     """Log the build's verification to MLflow, with its page. Returns the page's path."""
     from listing_lens import registration
+    from listing_lens.search.lifecycle import connect_builds
 
-    return str(registration.log_verification(index, load_settings()))
+    settings = load_settings()
+    verification = connect_builds(settings).get(index).verification
+    if verification is None:
+        raise LensError(f"index {index} was not verified: clear the task verify")
+    return str(registration.log_verification(verification, settings))
 
 
 @task

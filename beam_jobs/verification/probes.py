@@ -108,7 +108,7 @@ def _self_retrieval(
         for at in places
         if not _is_among(sample.item_ids[at], hits[at][:SHOWN], config, search_index)
     ]
-    return _share_found("self_retrieval", lost, len(places), config, "items by their own vectors")
+    return _share_found("self_retrieval", lost, len(places), config, "items", "their own vectors")
 
 
 def _is_among(item_id: str, hits: Sequence[Hit], config: Config, search_index: SearchIndex) -> bool:
@@ -130,10 +130,6 @@ def _canaries(sample: Sample, places: Sequence[int], config: Config, search_inde
     for at in places:
         try:
             image = decode_image(config.images.read(sample.image_uris[at]), config.images.limits)
-        except ImageError as err:
-            unreadable.append(f"{sample.item_ids[at]}: {err}")
-            continue
-        try:
             hits = search_by_image(
                 image,
                 SHOWN,
@@ -142,6 +138,9 @@ def _canaries(sample: Sample, places: Sequence[int], config: Config, search_inde
                 lake=config.embeddings.lake,
                 runtime=config.runtime,
             )
+        except ImageError as err:
+            unreadable.append(f"{sample.item_ids[at]}: {err}")
+            continue
         except LensError as err:
             # Readers, too, would search in vain.
             return Check(name="canaries", passed=False, says=f"no photo can be searched with: {err}")
@@ -149,14 +148,16 @@ def _canaries(sample: Sample, places: Sequence[int], config: Config, search_inde
             lost.append(sample.item_ids[at])
     left_out = f"; {len(unreadable)} photos cannot be read now, e.g. {unreadable[0]}" if unreadable else ""
     return _share_found(
-        "canaries", lost, len(places) - len(unreadable), config, "listings by their photos", left_out=left_out
+        "canaries", lost, len(places) - len(unreadable), config, "listings", "their photos", left_out=left_out
     )
 
 
-def _share_found(name: str, lost: list[str], of: int, config: Config, what: str, *, left_out: str = "") -> Check:
+def _share_found(
+    name: str, lost: list[str], of: int, config: Config, what: str, by: str, *, left_out: str = ""
+) -> Check:
     if not of:
-        return Check(name=name, passed=None, says=f"left out: there are no {what} to search for{left_out}")
-    share, least = 1 - len(lost) / of, config.limits.least_found
-    says = f"{of - len(lost)} of {of} {what} are found among the first {SHOWN}{left_out}"
+        return Check(name=name, passed=None, says=f"left out: there are no {what} to find by {by}{left_out}")
+    share, least = (of - len(lost)) / of, config.limits.least_found
+    says = f"{of - len(lost):,} of {of:,} {what} are found by {by}, among the first {SHOWN}{left_out}"
     examples = tuple(f"{item_id} is not found" for item_id in lost[:EXAMPLES])
     return Check(name=name, passed=share >= least, says=says, measured=share, threshold=least, examples=examples)

@@ -235,7 +235,7 @@ def _report(index_name: str, settings: Settings) -> None:
     verification = lifecycle.connect_builds(settings).get(index_name).verification
     if verification:
         console.print(verification_table(verification))
-        console.print(f"page: {registration.log_verification(index_name, settings)}")
+        console.print(f"page: {registration.log_verification(verification, settings)}")
 
 
 def _swap(build: Build, settings: Settings, force: list[str] | tuple[()]) -> None:

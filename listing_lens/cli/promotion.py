@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from listing_lens.cli.pipeline import console
+from listing_lens.cli.console import console
 from listing_lens.settings import load_settings
 from models.embedder import CHAMPION
 

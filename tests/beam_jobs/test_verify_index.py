@@ -36,6 +36,7 @@ _THIRD = Window(SECOND.end, SECOND.end + timedelta(days=1))
 def loaded(indexed: Indexed) -> Indexed:
     """The marketplace's index, with all that the lake holds: 37 items on sale and 2 removed."""
     load_index.main(["--index", indexed.index.name])
+    indexed.search_index.finish_load(indexed.index.name)
     return indexed
 
 

@@ -32,6 +32,7 @@ from listing_lens.lake.windows import Lake, evaluations
 from listing_lens.registration import (
     VARIANTS,
     log_evaluation,
+    log_verification,
     previous_projection,
     promote,
     promote_encoder,
@@ -39,6 +40,7 @@ from listing_lens.registration import (
     register_fit,
 )
 from listing_lens.registry import connect_registry
+from listing_lens.search.verification import Check, Verification
 from listing_lens.settings import Settings, load_settings
 from models.embedder import CANDIDATE, CHAMPION, ENCODER_MODEL, MODEL, EmbedderCard
 from models.encoders.files import identify
@@ -291,3 +293,31 @@ class TestEvaluation:
         embedder = registry.get(str(register_fit("weekly", settings)))
         with pytest.raises(LensError, match=f"evaluations/{card.space} of .* are not in the lake"):
             log_evaluation(FIRST, embedder, settings)
+
+
+class TestVerification:
+    def test_is_logged_and_its_page_written(self, settings: Settings, registry: Registry) -> None:
+        name = f"listings-{settings.home.parent.name}"
+        verification = Verification(
+            index=name,
+            space="x-pca3-1",
+            table_version=7,
+            began_at=NOW,
+            ended_at=NOW,
+            checks=(
+                Check(name="mapping", passed=True, says="all is well"),
+                Check(name="recall", passed=False, says="few are found", measured=0.75, threshold=0.9),
+                Check(name="ndcg", passed=None, says="left out"),
+            ),
+        )
+        page = log_verification(verification, settings)
+        assert page == settings.home / "pages" / f"verification-{name}.html"
+        html = page.read_text(encoding="utf-8")
+        assert "few are found" in html
+        experiment = registry.client.get_experiment_by_name("index verification")
+        [run] = registry.client.search_runs([experiment.experiment_id], f"params.index = '{name}'")
+        assert run.info.status == "FINISHED"
+        assert run.data.params == {"index": name, "space": "x-pca3-1", "table_version": "7"}
+        assert run.data.metrics == {"passed": 0, "mapping/passed": 1, "recall/passed": 0, "recall": 0.75}
+        logged = registry.client.download_artifacts(run.info.run_id, "report.html", str(settings.home))
+        assert Path(logged).read_text(encoding="utf-8") == html

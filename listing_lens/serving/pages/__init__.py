@@ -13,6 +13,7 @@ from PIL import Image
 
 from listing_lens.lake.window import Window
 from listing_lens.search.index import Hit
+from listing_lens.search.verification import CHECKS, Check, Verification
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,6 +70,23 @@ def evaluation_page(
         by_k=_figure_uri(by_k),
         by_dims=_figure_uri(by_dims),
     )
+
+
+def verification_page(verification: Verification) -> str:
+    """The checks of a verification: what each found, what was measured and required, and items that are wrong."""
+    return _templates.get_template("verification.html").render(
+        verification=verification,
+        remedies=CHECKS,
+        outcomes=[(check, _outcome(check, verification)) for check in verification.checks],
+    )
+
+
+def _outcome(check: Check, verification: Verification) -> str:
+    if check.passed is None:
+        return "left out"
+    if check.passed:
+        return "passed"
+    return "forced" if check.name in verification.forced else "failed"
 
 
 def _data_uri(image: Image.Image) -> str:

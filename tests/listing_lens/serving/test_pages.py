@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import timedelta
 from html.parser import HTMLParser
 
 import pytest
 from jinja2 import UndefinedError
 from matplotlib.figure import Figure
 from PIL import Image
+from tiny import NOW
 
 from listing_lens.lake.window import Window
 from listing_lens.search.index import Hit
-from listing_lens.serving.pages import ShownHit, evaluation_page, search_page
+from listing_lens.search.verification import Check, Verification
+from listing_lens.serving.pages import ShownHit, evaluation_page, search_page, verification_page
 from models.embedder import EmbedderCard
 from models.metrics import METRICS
 from models.registry import RegisteredEmbedder
@@ -62,6 +65,20 @@ def evaluated(means: Mapping[str, float], counts: Mapping[str, int] = COUNTS) ->
         by_k=Figure(),
         by_dims=Figure(),
     )
+
+
+def verified(*checks: Check, forced: tuple[str, ...] = (), repaired: str | None = None) -> str:
+    verification = Verification(
+        index="listings-x-1",
+        space="x-pca3-1",
+        table_version=7,
+        began_at=NOW,
+        ended_at=NOW + timedelta(minutes=3),
+        checks=checks,
+        forced=forced,
+        repaired=repaired,
+    )
+    return verification_page(verification)
 
 
 def test_hostile_text_stays_text() -> None:
@@ -115,10 +132,41 @@ def test_a_figure_that_is_missing_is_an_error_and_not_a_blank() -> None:
         evaluated(MEANS, {name: count for name, count in COUNTS.items() if name != "nothing_tapped"})
 
 
+def test_a_verification_says_of_each_check_how_it_went_in_words() -> None:
+    page = Elements(
+        verified(
+            Check(
+                name="recall", passed=False, says="few are found", measured=0.81234, threshold=0.9, examples=(HOSTILE,)
+            ),
+            Check(name="reconciled", passed=False, says="two differ", measured=2, threshold=0),
+            Check(name="mapping", passed=True, says="all is well"),
+            Check(name="ndcg", passed=None, says="left out"),
+            forced=("reconciled",),
+            repaired="3 items were written again",
+        )
+    )
+    assert not page.of("script")
+    assert {"✗ failed", "! forced", "✓ passed", "– left out"} <= set(page.text)
+    assert {"0.8123", "≥ 0.9", "≤ 0", "few are found", "two differ", HOSTILE} <= set(page.text)
+    assert "Repaired before: 3 items were written again." in page.text
+    assert "recall: rebuild the index, with a larger ef_construction" in " ".join(page.text)
+    assert "--force recall" in page.text
+
+
+def test_a_verification_that_passed_needs_nothing_done() -> None:
+    page = Elements(verified(Check(name="mapping", passed=True, says="all is well")))
+    assert "What to do" not in page.text
+    assert "✗ failed" not in page.text
+
+
 @pytest.mark.parametrize(
     "page",
-    [searched(ShownHit(hit("A coat"), Image.new("RGB", (9, 9)))), evaluated(MEANS)],
-    ids=["search", "evaluation"],
+    [
+        searched(ShownHit(hit("A coat"), Image.new("RGB", (9, 9)))),
+        evaluated(MEANS),
+        verified(Check(name="size", passed=False, says=HOSTILE)),
+    ],
+    ids=["search", "evaluation", "verification"],
 )
 def test_nothing_comes_from_elsewhere(page: str) -> None:
     elements = Elements(page)
