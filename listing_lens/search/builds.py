@@ -135,7 +135,7 @@ class Builds:
     @said_plainly
     def all(self) -> list[Build]:
         """Every build, newest first, those without an index included; and indexes without a record, as what they seem to be."""
-        self.search_index.epoch()
+        self.search_index.ensure_bookkeeping()
         self.client.indices.refresh(index=self._name)
         answer = self.client.search(index=self._name, query={"term": {"kind": "build"}}, size=_MOST_BUILDS)
         recorded = [Build.model_validate(hit["_source"]["build"]) for hit in answer["hits"]["hits"]]
@@ -164,6 +164,7 @@ class Builds:
     @said_plainly
     def change(self, index_name: str, changes: Callable[[Build], dict[str, Any]]) -> Build:
         """Change a record by compare-and-set; `changes` gives new values by field, and is asked again if another came first."""
+        self.search_index.ensure_bookkeeping()
         while True:
             try:
                 answer = self.client.get(index=self._name, id=index_name)
@@ -418,7 +419,7 @@ class Builds:
             LensError: another holds it for longer.
         """
         until = self.now() + wait
-        self.search_index.epoch()
+        self.search_index.ensure_bookkeeping()
         while True:
             held, condition = self._held()
             mine = held is None or held.owner == owner or held.is_free(self.now())

@@ -235,10 +235,14 @@ class SearchIndex:
     @said_plainly
     def epoch(self) -> int:
         """How often the alias was swapped. A swap is refused if this has changed since it was planned."""
-        mappings = {"dynamic": False, "properties": {"kind": {"type": "keyword"}}}
-        self.ensure(self.bookkeeping, mappings, {f"{self.alias}.epoch-0": {}})
+        self.ensure_bookkeeping()
         aliases = self.client.indices.get_alias(index=self.bookkeeping)[self.bookkeeping]["aliases"]
         return max(int(name.rsplit("-", 1)[1]) for name in aliases)
+
+    def ensure_bookkeeping(self) -> None:
+        """Create the index of the build records, with the first epoch, unless it exists."""
+        mappings = {"dynamic": False, "properties": {"kind": {"type": "keyword"}}}
+        self.ensure(self.bookkeeping, mappings, {f"{self.alias}.epoch-0": {}})
 
     @property
     def bookkeeping(self) -> str:

@@ -13,7 +13,6 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pytest
-from listing_lens.search.reports import recorded_verification
 from tiny import SECOND, Indexed, bounds, image_root, items_of, land, listing, take_photo
 
 from beam_jobs import embed_listings, load_index, verify_index
@@ -25,9 +24,8 @@ from listing_lens.lake.embeddings import Embeddings
 from listing_lens.lake.records import LISTING_SCHEMA, Listing, Status, to_table
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import LISTINGS
-from listing_lens.search.loads import loads_of
+from listing_lens.search.builds import Builds
 from listing_lens.search.verification import CHECKS, Check, Verification
-from listing_lens.settings import load_settings
 
 _THIRD = Window(SECOND.end, SECOND.end + timedelta(days=1))
 
@@ -41,7 +39,7 @@ def loaded(indexed: Indexed) -> Indexed:
 
 
 def _report(indexed: Indexed) -> Verification:
-    found = recorded_verification(load_settings(), indexed.search_index, indexed.index.name)
+    found = Builds(indexed.search_index).get(indexed.index.name).verification
     assert found is not None
     return found
 
