@@ -31,7 +31,7 @@ def clustered(rows: int, dims: int, seed: int = 0) -> Iterator[NDArray[np.float3
     share = 1 / (np.arange(_KINDS) + 20)
     for start in range(0, rows, _BATCH):
         count = min(_BATCH, rows - start)
-        batch = (rng.standard_normal((count, dims), dtype=np.float32) * own) @ axes
+        batch = np.matmul(rng.standard_normal((count, dims), dtype=np.float32) * own, axes, dtype=np.float32)
         batch += centres[rng.choice(_KINDS, count, p=share / share.sum())]
         batch /= np.linalg.norm(batch, axis=1, keepdims=True)
         yield batch
@@ -40,4 +40,5 @@ def clustered(rows: int, dims: int, seed: int = 0) -> Iterator[NDArray[np.float3
 def _deviations(dims: int, decay: float, squares: float) -> NDArray[np.float32]:
     """Standard deviations (dims,) by axis, whose squares fall with a power of its number and have a given sum."""
     variances = np.arange(1, dims + 1) ** -decay
-    return np.sqrt(squares * variances / variances.sum()).astype(np.float32)
+    deviations: NDArray[np.float32] = np.sqrt(squares * variances / variances.sum()).astype(np.float32)
+    return deviations

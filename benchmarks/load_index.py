@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import reduce
@@ -85,7 +85,8 @@ def main() -> None:
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
-        print(json.dumps(_measure_one(*given.one, given.writers)))
+        way, index_name = given.one
+        print(json.dumps(_measure_one(way, index_name, given.writers)))
         return
     with tempfile.TemporaryDirectory() as folder, node(Path(folder) / "node", given.heap, given.java) as url:
         bench = Bench(Path(folder), url, given.writers)
@@ -362,7 +363,7 @@ def _actions(index_name: str, known: list[Known], lists: bool = False) -> Iterat
         }
 
 
-def _through(results: Iterator[object]) -> None:
+def _through(results: Iterable[object]) -> None:
     """Run a helper to its end; it raises if a document is refused."""
     for _ in results:
         pass
