@@ -336,8 +336,8 @@ def _draw(built: Sequence[Built], rows: int, candidates: Sequence[int]) -> Figur
         )
     axes.set(
         xlabel="median latency, ms",
-        ylabel=f"recall@{_K} against exact search with the whole embeddings",
-        ylim=(0, 1.02),
+        ylabel=f"recall@{_K}, by the whole embeddings",
+        ylim=(None, 1.01),
         title=f"{rows:,} vectors; {', '.join(map(str, candidates))} candidates",
     )
     axes.set_xlim(left=0)
