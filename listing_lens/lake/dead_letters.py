@@ -77,10 +77,17 @@ class Letter:
     def version(self) -> int:
         return self.listing.version if self.listing else 0
 
+    @property
+    def due_at(self) -> datetime | None:
+        """When the next attempt may be made; None if there will be none unless somebody asks."""
+        if not self.transient or self.attempts >= MOST_ATTEMPTS:
+            return None
+        pause: timedelta = _FIRST_PAUSE * 2 ** (self.attempts - 1)
+        return self.failed_at + pause
+
     def is_due(self, now: datetime) -> bool:
         """Whether the failure is transient, attempts are left, and the pause is over."""
-        pause = _FIRST_PAUSE * 2 ** (self.attempts - 1)
-        return self.transient and self.attempts < MOST_ATTEMPTS and now >= self.failed_at + pause
+        return self.due_at is not None and now >= self.due_at
 
 
 @dataclass(frozen=True)
@@ -93,9 +100,10 @@ class DeadLetters:
     def table(self) -> Table:
         return self.embeddings.dead_letters
 
-    def letters(self) -> Iterator[Letter]:
-        """Every letter."""
-        yield from map(_letter_of, self.table.rows())
+    def letters(self, item_id: str | None = None) -> Iterator[Letter]:
+        """Every letter; or those of one item."""
+        narrowed = None if item_id is None else "item_id = '{}'".format(item_id.replace("'", "''"))
+        yield from map(_letter_of, self.table.rows(filter=narrowed))
 
     def to_try(self, now: datetime, *, every: bool = False) -> list[Letter]:
         """The letters of listings that are due for a retry; or all of them, whatever their reason and last attempt."""
