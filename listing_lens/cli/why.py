@@ -21,7 +21,7 @@ def why(item_id: Item) -> None:
     """Say where a listing is, in the lake and in every index, and why a search finds it or does not."""
     facts, now = trace(item_id, load_settings()), datetime.now(UTC)
     if facts.sources:
-        _show("landed", ((str(source.window), _landed(source)) for source in facts.sources))
+        _show("landed", (("row", _landed(source)) for source in facts.sources))
     for lake in facts.lakes:
         _show(f"encoder {lake.encoder_id}", _of_lake(lake, now))
     for index in facts.indexes or ():
@@ -33,7 +33,7 @@ def why(item_id: Item) -> None:
 def _show(what: str, rows: Iterator[tuple[str, str]]) -> None:
     # The whole name, on a line of its own: a table would break it.
     console.print(what)
-    table = Table("", Column("", overflow="fold"), show_header=False)
+    table = Table(Column(no_wrap=True), Column(overflow="fold"), show_header=False)
     for row in rows:
         table.add_row(*row)
     console.print(table)
@@ -41,8 +41,8 @@ def _show(what: str, rows: Iterator[tuple[str, str]]) -> None:
 
 def _landed(source: Source) -> str:
     if source.problem:
-        return f"invalid: {source.problem}"
-    return f"{source.status}, updated {_time(source.updated_at)}, version {source.version}"
+        return f"in window {source.window}, invalid: {source.problem}"
+    return f"in window {source.window}, {source.status}, updated {_time(source.updated_at)}, version {source.version}"
 
 
 def _of_lake(lake: InLake, now: datetime) -> Iterator[tuple[str, str]]:
@@ -63,7 +63,7 @@ def _of_lake(lake: InLake, now: datetime) -> Iterator[tuple[str, str]]:
     for reading in lake.readings:
         by = f" by attempt {reading.attempt}, {_time(reading.at)}" if reading.attempt else ""
         of = f", of {reading.input}" if reading.input else ""
-        yield f"window {reading.window.name}", f"{reading.progress}{by}{of}"
+        yield "ledger", f"window {reading.window} is {reading.progress}{by}{of}"
 
 
 def _of_index(index: InIndex, facts: Facts) -> Iterator[tuple[str, str]]:

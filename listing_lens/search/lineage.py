@@ -61,8 +61,8 @@ class Progress(StrEnum):
     """How far an encoder has come with a landed window."""
 
     EMBEDDED = "embedded"
-    RUNNING = "being embedded, unless that run was killed"
-    REPLACED = "landed again since it was embedded"
+    RUNNING = "being embedded"
+    REPLACED = "not embedded as it is: it landed again since"
     WAITING = "not embedded yet"
     GONE = "not in the lake any more"
 
