@@ -3,8 +3,7 @@
 
 Builds a new index for an embedder and, once it is verified, moves the alias to it.
 
-**When.** By hand with its parameter, e.g. after the alias `champion` was moved in MLflow; `refit_projection` triggers it
-when its version became the champion.
+**When.** `follow_champion` triggers it when the champion moved, in MLflow's page or elsewhere; or by hand with its parameter.
 
 **What.** `resolve_embedder` looks the version up in MLflow. `create_index` makes an empty index that names its space.
 `embed_missing` embeds what has landed and the embedder's encoder has not embedded yet: all windows together, only the newest
