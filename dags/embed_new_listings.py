@@ -21,8 +21,8 @@ indexes are loaded. Name a version, since an alias may move meanwhile:
 A backfill embeds window by window. Over many windows `lens embed --encoder models:/listing-encoder/3` is less work: it takes
 all windows that have landed together, and embeds each item once.
 
-Then run `refit_projection` with `{"encoder": "models:/listing-encoder/3", "promote": true}`, which rebuilds the index.
-Set `LENS_ENCODER` to the new encoder when it is live. The previous one continues to embed for as long as it has an index.
+Then run `refit_projection` with `{"encoder": "models:/listing-encoder/3", "promote": true}`; `follow_champion` then starts the
+rebuild. Set `LENS_ENCODER` to the new encoder when it is live. The previous one continues to embed for as long as it has an index.
 
 **What.** `require_window` checks the data interval. `find_encoder` waits for the window's listings, and finds the live index's
 encoder; before there is one, `LENS_ENCODER`. `embed` embeds the window by it: it reads the listings that landed in the window,

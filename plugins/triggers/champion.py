@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -64,6 +65,9 @@ def _unsettled() -> dict[str, Any] | None:
     """The champion and the live index, if something is left to do about them. The settings are read anew each time."""
     from listing_lens import registration
 
+    # The clients would log every request, twice a minute for ever.
+    for client in ("elastic_transport", "httpx"):
+        logging.getLogger(client).setLevel(logging.WARNING)
     at = registration.standing(load_settings())
     if at.is_settled or at.champion is None:
         return None

@@ -154,7 +154,7 @@ class TestInUse:
             LensError, match=f"{source}' cannot be found: MLflow's listing-encoder has no .* 'champion'"
         ):
             encoders_in_use(settings_with(mlflow_url, encoder=source))
-        registry.promote_encoder(registered, reason="a test", now=datetime.now(UTC))
+        registry.promote_encoder(registered, by="a test", reason="a test", now=datetime.now(UTC))
         assert encoders_in_use(settings_with(mlflow_url, encoder=source)) == [str(untrained_siglip)]
         registry.client.delete_registered_model_alias(ENCODER_MODEL, CHAMPION)
 
