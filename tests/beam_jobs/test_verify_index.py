@@ -142,7 +142,7 @@ def test_an_index_that_holds_what_the_lake_holds_passes_every_check(loaded: Inde
         "recall": 1,
         "canaries": 1,
     }
-    assert _check(loaded, "vectors").says == "0 of 37 vectors differ from the lake's"
+    assert _check(loaded, "vectors").says == "0 of 37 vectors differ from those of the lake"
     assert report.space == loaded.index.card.space
     assert report.table_version == Embeddings(loaded.lake, loaded.index.card.encoder_id).require()
     assert report.sentence == f"index {loaded.index.name} passed its verification"
@@ -158,7 +158,7 @@ class TestReconciled:
     def test_names_what_is_missing(self, loaded: Indexed) -> None:
         _delete(loaded, "m010")
         sentence = _fails(loaded, "reconciled")
-        assert "1 of 39 items differ from the lake's" in sentence
+        assert "1 of 39 items differ from the lake" in sentence
         assert "m010 is missing" in sentence
 
     def test_names_what_is_older(self, loaded: Indexed) -> None:
@@ -195,7 +195,7 @@ class TestReconciled:
         stranger = listing("stranger", SECOND)
         loaded.search_index.write(loaded.index.name, [stranger], [np.eye(1, 8, dtype=np.float32)[0]])
         sentence = _fails(loaded, "reconciled")
-        assert "0 of 39 items differ from the lake's, and 1 searchable documents are not in the lake" in sentence
+        assert "0 of 39 items differ from the lake, and 1 searchable documents are not in it" in sentence
         assert "stranger is not in the lake" in sentence
 
     def test_what_is_newer_than_what_is_embedded_is_ahead_of_the_lake(self, loaded: Indexed) -> None:
@@ -212,7 +212,7 @@ class TestReconciled:
         with beam.Pipeline() as pipeline:
             verify_index.run(pipeline, config)
         says = _check(loaded, "reconciled").says
-        assert says == "0 of 39 items differ from the lake's, and 0 searchable documents are not in the lake"
+        assert says == "0 of 39 items differ from the lake, and 0 searchable documents are not in it"
 
     def test_what_was_sold_may_be_missing(self, loaded: Indexed) -> None:
         _delete(loaded, "m001")
@@ -239,7 +239,7 @@ class TestVectors:
     def test_one_that_is_wrong_at_the_right_version_is_named(self, loaded: Indexed) -> None:
         _spoil(loaded, "m012", vector=_vector(loaded, "m013"))
         sentence = _fails(loaded, "vectors")
-        assert "1 of 37 vectors differ from the lake's, e.g. m012 has a cosine of" in sentence
+        assert "1 of 37 vectors differ from those of the lake, e.g. m012 has a cosine of" in sentence
         assert "--repair" in sentence
 
     def test_of_the_others_are_found_by_searches_in_vain(self, loaded: Indexed) -> None:
