@@ -14,7 +14,7 @@ from tiny import listing, remove_indexes
 
 from listing_lens.errors import LensError
 from listing_lens.lake.records import Status
-from listing_lens.search.index import Index, SearchIndex
+from listing_lens.search.index import Held, Index, SearchIndex
 from listing_lens.settings import load_settings
 from models.embedder import EmbedderCard
 
@@ -188,3 +188,43 @@ def test_a_version_fits_elasticsearch_for_a_lifetime(search_index: SearchIndex, 
     last = listing("a", updated_at=datetime(2111, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
     search_index.write(index.name, [last], [_unit(1, 0, 0, 0)])
     assert search_index.versions(index.name, ["a"])["a"][0] == last.version
+
+
+class TestWhatAVerificationLooksAt:
+    def test_documents_give_versions_and_fields(self, search_index: SearchIndex, index: Index) -> None:
+        made = listing("a", price=5)
+        search_index.write(index.name, [made], [_unit(1, 0, 0, 0)])
+        held = search_index.documents(index.name, ["a", "absent"], ["price", "category"])
+        assert held == {"a": Held(made.version, {"price": 5, "category": ["A", "B"]})}
+
+    def test_vectors_come_back_as_they_were_written(self, search_index: SearchIndex, index: Index) -> None:
+        sold, vector = listing("sold", status=Status.SOLD), _unit(1, 2, 3, 4)
+        search_index.write(index.name, [listing("a"), sold], [vector, None])
+        search_index.finish_load(index.name)
+        found = search_index.vectors(index.name, ["a", "sold", "absent"])
+        assert found.keys() == {"a", "sold"}
+        assert found["sold"] == (sold.version, None)
+        assert found["a"][1] is not None
+        np.testing.assert_array_equal(found["a"][1], vector)
+
+    def test_a_scan_finds_what_was_searchable_when_it_began(self, search_index: SearchIndex, index: Index) -> None:
+        listings = [listing(f"a{number}", minute=number) for number in range(7)]
+        search_index.write(
+            index.name, [*listings, listing("sold", status=Status.SOLD)], [*[_unit(1, 0, 0, 0)] * 7, None]
+        )
+        search_index.finish_load(index.name)
+        batches = search_index.scan_searchable(index.name, batch_size=3)
+        search_index.write(index.name, [listing("later")], [_unit(1, 0, 0, 0)])
+        search_index.finish_load(index.name)
+        scanned = list(batches)
+        assert [len(batch) for batch in scanned] == [3, 3, 1]
+        found = {one.item_id: one.updated_at for batch in scanned for one in batch}
+        assert found == {made.item_id: made.updated_at for made in listings}
+
+    def test_what_has_changed_since_its_scan_is_not_removed(self, search_index: SearchIndex, index: Index) -> None:
+        search_index.write(index.name, [listing("a"), listing("b")], [_unit(1, 0, 0, 0)] * 2)
+        search_index.finish_load(index.name)
+        [batch] = search_index.scan_searchable(index.name)
+        search_index.write(index.name, [listing("a", minute=1)], [_unit(1, 0, 0, 0)])
+        assert search_index.remove(index.name, batch) == 1
+        assert list(search_index.versions(index.name, ["a", "b"])) == ["a"]
