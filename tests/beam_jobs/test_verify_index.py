@@ -25,6 +25,7 @@ from listing_lens.lake.records import LISTING_SCHEMA, Listing, Status, to_table
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import LISTINGS
 from listing_lens.search.builds import Builds
+from listing_lens.search.loads import Loads
 from listing_lens.search.verification import CHECKS, Check, Verification
 
 _THIRD = Window(SECOND.end, SECOND.end + timedelta(days=1))
@@ -222,8 +223,8 @@ class TestReconciled:
         monkeypatch.setenv("LENS_VERIFY_CANARIES", "0")
         version = loaded.search_index.versions(loaded.index.name, ["m010"])["m010"][0]
         _delete(loaded, "m010")
+        config = replace(verify_index.configure(loaded.index.name), refused=frozenset({("m010", version)}))
         with beam.Pipeline() as pipeline:
-            config = verify_index.configure(loaded.index.name, refused=frozenset({("m010", version)}))
             verify_index.run(pipeline, config)
         assert "1 items were refused by Elasticsearch" in _check(loaded, "reconciled").says
         # Another version of it was not.
@@ -366,7 +367,7 @@ class TestWindows:
         assert _verify(indexed).passed
 
     def test_that_landed_since_are_left_to_their_own_runs_but_not_for_ever(self, loaded: Indexed) -> None:
-        landed_at = min(load.started_at for load in loads_of(loaded.lake, loaded.index.name)) + timedelta(minutes=1)
+        landed_at = min(load.started_at for load in Loads(loaded.search_index, loaded.index).all()) + timedelta(minutes=1)
         table = to_table([listing("late", _THIRD)], LISTING_SCHEMA)
         loaded.lake.write_table(LISTINGS, _THIRD, table, landed_at)
         soon = _verified_at(loaded, landed_at + LANDED_PATIENCE)
@@ -378,13 +379,13 @@ class TestWindows:
 
     def test_that_were_embedded_before_they_were_replaced_wait_likewise(self, loaded: Indexed) -> None:
         # Before the load, as a replay of an hour may be: an earlier content is in the index.
-        landed_at = min(load.started_at for load in loads_of(loaded.lake, loaded.index.name)) - timedelta(minutes=1)
+        landed_at = min(load.started_at for load in Loads(loaded.search_index, loaded.index).all()) - timedelta(minutes=1)
         _land_again(loaded, SECOND, landed_at)
         assert _verified_at(loaded, landed_at + LANDED_PATIENCE).passed
         assert not _verified_at(loaded, landed_at + LANDED_PATIENCE + timedelta(seconds=1)).passed
 
     def test_that_landed_before_the_load_do_not_wait(self, loaded: Indexed) -> None:
-        landed_at = min(load.started_at for load in loads_of(loaded.lake, loaded.index.name)) - timedelta(minutes=1)
+        landed_at = min(load.started_at for load in Loads(loaded.search_index, loaded.index).all()) - timedelta(minutes=1)
         loaded.lake.write_table(LISTINGS, _THIRD, to_table([listing("late", _THIRD)], LISTING_SCHEMA), landed_at)
         assert not _verified_at(loaded, landed_at + timedelta(minutes=2)).passed
 
