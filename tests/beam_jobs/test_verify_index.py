@@ -367,7 +367,9 @@ class TestWindows:
         assert _verify(indexed).passed
 
     def test_that_landed_since_are_left_to_their_own_runs_but_not_for_ever(self, loaded: Indexed) -> None:
-        landed_at = min(load.started_at for load in Loads(loaded.search_index, loaded.index).all()) + timedelta(minutes=1)
+        landed_at = min(load.started_at for load in Loads(loaded.search_index, loaded.index).all()) + timedelta(
+            minutes=1
+        )
         table = to_table([listing("late", _THIRD)], LISTING_SCHEMA)
         loaded.lake.write_table(LISTINGS, _THIRD, table, landed_at)
         soon = _verified_at(loaded, landed_at + LANDED_PATIENCE)
@@ -379,13 +381,17 @@ class TestWindows:
 
     def test_that_were_embedded_before_they_were_replaced_wait_likewise(self, loaded: Indexed) -> None:
         # Before the load, as a replay of an hour may be: an earlier content is in the index.
-        landed_at = min(load.started_at for load in Loads(loaded.search_index, loaded.index).all()) - timedelta(minutes=1)
+        landed_at = min(load.started_at for load in Loads(loaded.search_index, loaded.index).all()) - timedelta(
+            minutes=1
+        )
         _land_again(loaded, SECOND, landed_at)
         assert _verified_at(loaded, landed_at + LANDED_PATIENCE).passed
         assert not _verified_at(loaded, landed_at + LANDED_PATIENCE + timedelta(seconds=1)).passed
 
     def test_that_landed_before_the_load_do_not_wait(self, loaded: Indexed) -> None:
-        landed_at = min(load.started_at for load in Loads(loaded.search_index, loaded.index).all()) - timedelta(minutes=1)
+        landed_at = min(load.started_at for load in Loads(loaded.search_index, loaded.index).all()) - timedelta(
+            minutes=1
+        )
         loaded.lake.write_table(LISTINGS, _THIRD, to_table([listing("late", _THIRD)], LISTING_SCHEMA), landed_at)
         assert not _verified_at(loaded, landed_at + timedelta(minutes=2)).passed
 
