@@ -22,7 +22,8 @@ A backfill embeds window by window. Over many windows `lens embed --encoder mode
 all windows that have landed together, and embeds each item once.
 
 Then run `refit_projection` with `{"encoder": "models:/listing-encoder/3", "promote": true}`; `follow_champion` then starts the
-rebuild. Set `LENS_ENCODER` to the new encoder when it is live. The previous one continues to embed for as long as it has an index.
+rebuild. Set `LENS_ENCODER` to the new encoder when it is live. The previous one continues to embed for as long as it has an
+index.
 
 **What.** `require_window` checks the data interval. `encoders_in_use` waits for the window's listings, and finds the
 encoders of all indexes and of `LENS_ENCODER`. `embed` runs once for each of them: it reads the listings that landed in the
