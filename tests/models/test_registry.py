@@ -295,7 +295,7 @@ class TestPromote:
 class TestMoves:
     def test_each_is_kept_with_what_it_was_decided_on(self, registry: Registry) -> None:
         first, second = register(registry, 20), register(registry, 21)
-        times = [datetime(2027, 1, 1, 12, 0, 0, n, tzinfo=UTC) for n in range(3)]
+        times = [datetime(2026, 1, 1, 12, 0, 0, n, tzinfo=UTC) for n in range(3)]
         registry.promote(first, by="lens on a by b", reason="the first", now=times[0])
         registry.promote(second, by="airflow", reason="better", now=times[1], thresholds={"recall_at_10": 0.7})
         registry.promote(first, by="lens on a by b", reason="schlechter – zurück", now=times[2])
@@ -307,13 +307,17 @@ class TestMoves:
         assert (moves[0].over, moves[0].by) == (second, "lens on a by b")
         assert (moves[0].metrics["recall_at_10"], moves[0].thresholds) == (0.75, {})
         assert registry.moves(second)[0].thresholds == {"recall_at_10": 0.7}
-        assert [move.version for move in registry.promotions()][:3] == [first, second, first]
+        assert [move.version for move in registry.promotions() if move.version in (first, second)] == [
+            first,
+            second,
+            first,
+        ]
 
     def test_one_is_readable_on_the_version_s_page(self, registry: Registry, client: MlflowClient) -> None:
         version = register(registry, 22)
-        now = datetime(2027, 1, 2, tzinfo=UTC)
+        now = datetime(2026, 1, 2, tzinfo=UTC)
         told = registry.record_move(version, by="MLflow", reason="moved", over=None, now=now)
-        value = client.get_model_version(MODEL, str(version)).tags["move_20270102T000000.000000Z"]
+        value = client.get_model_version(MODEL, str(version)).tags["move_20260102T000000.000000Z"]
         said = json.loads(value)
         assert (said["by"], said["over"], said["thresholds"]) == ("MLflow", "none", "none")
         assert said["metrics"]["recall_at_10"] == 0.75
