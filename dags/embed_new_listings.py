@@ -21,23 +21,25 @@ indexes are loaded. Name a version, since an alias may move meanwhile:
 A backfill embeds window by window. Over many windows `lens embed --encoder models:/listing-encoder/3` is less work: it takes
 all windows that have landed together, and embeds each item once.
 
-Then run `refit_projection` with `{"encoder": "models:/listing-encoder/3", "promote": true}`, which rebuilds the index.
-Set `LENS_ENCODER` to the new encoder when it is live. The previous one continues to embed for as long as it has an index.
+Then run `refit_projection` with `{"encoder": "models:/listing-encoder/3", "promote": true}`; `follow_champion` then starts the
+rebuild. Set `LENS_ENCODER` to the new encoder when it is live. The previous one continues to embed for as long as it has an
+index.
 
-**What.** `require_window` checks the data interval. `find_encoders` waits for the window's listings, and finds the encoders of
-all indexes and of `LENS_ENCODER`. `embed` embeds the window by the live index's encoder: it reads the listings that landed in
-the window, late ones included, and compares the newest version of each with the encoder's table. New photos are decoded and
+**What.** `require_window` checks the data interval. `find_encoder` waits for the window's listings, and finds the live index's
+encoder; before there is one, `LENS_ENCODER`. `embed` embeds the window by it: it reads the listings that landed in the window,
+late ones included, and compares the newest version of each with the encoder's table. New photos are decoded and
 encoded; a photo that did not change keeps its embedding. Everything comes into the table in one commit, and the ledger says
 which input is embedded. Invalid rows, and photos that cannot be used, become dead letters, which `redrive_dead_letters` tries
 again where that may help. `load_live` projects what has changed in the table since the live index was last loaded to the
 index's space and writes it; newer versions of a listing win, whatever the order. `embed_others` and `load_others` do the same
-for the other encoders and for the indexes that `find_other_indexes` finds: an abandoned index or an encoder that cannot be loaded
-fails its own task, and nothing else. `require_live_is_fed` ends the run as `load_live` did.
+for the encoders that `find_other_encoders` finds, `LENS_ENCODER` among them, and the indexes that `find_other_indexes` finds:
+an abandoned index or an encoder that cannot be loaded fails its own task, and nothing else. `require_live_is_fed` ends the run
+as `load_live` did.
 
 **When it fails.** *Listings have not landed*: the task tries again; see what feeds the lake. *Listings are unusable*: more
 than `LENS_MAX_DEAD_LETTER_RATIO` of them failed, and nothing of the run was kept; the message has the commonest reasons. *The
 window was taken over*: another run of it began later and does the work. *An encoder cannot be loaded*: restore it; or, if it
-only belongs to an index that is no longer needed, remove that index with `lens index retire` and clear `find_encoders` with
+only belongs to an index that is no longer needed, remove that index with `lens index retire` and clear `find_encoder` with
 what follows. *The live index would lack the window*: its encoder went out of use and came back; clear the same. A failed
 task of `embed_others` or `load_others` does not fail the run: clear it once its cause is mended, or retire its index. Clear a
 failed task to continue; every task may run twice.
@@ -55,7 +57,15 @@ from airflow.timetables.interval import CronDataIntervalTimetable
 
 from listing_lens.settings import load_settings
 from plugins.operators.beam_job import BeamJobOperator
-from plugins.tasks import WINDOW_ARGUMENTS, encoder_param, feed_indexes, find_encoders, first_day, require_window
+from plugins.tasks import (
+    WINDOW_ARGUMENTS,
+    encoder_param,
+    feed_indexes,
+    find_encoder,
+    find_other_encoders,
+    first_day,
+    require_window,
+)
 
 with DAG(
     dag_id="embed_new_listings",
@@ -78,15 +88,15 @@ with DAG(
     render_template_as_native_obj=True,
     tags=["embedding", "index"],
 ):
-    encoders = find_encoders("{{ params.encoder }}")
-    embed = BeamJobOperator(task_id="embed", job="embed_listings", arguments=encoders["required"])
-    embed_others = BeamJobOperator.partial(task_id="embed_others", job="embed_listings").expand(
-        arguments=encoders["others"]
-    )
-    load_live, find_others = feed_indexes("{{ params.encoder }}", WINDOW_ARGUMENTS)
+    encoder = find_encoder("{{ params.encoder }}")
+    embed = BeamJobOperator(task_id="embed", job="embed_listings", arguments=encoder)
+    others = find_other_encoders("{{ params.encoder }}", encoder["encoder"])
+    embed_others = BeamJobOperator.partial(task_id="embed_others", job="embed_listings").expand(arguments=others)
+    load_live, find_indexes = feed_indexes("{{ params.encoder }}", WINDOW_ARGUMENTS)
 
     # Indexes are looked for after the window has landed, and a rebuild looks for windows after its index exists: so no
     # window can slip between the two.
-    require_window() >> encoders
+    require_window() >> encoder
     # The live index first: nothing that is wrong with another may keep listings from it.
-    embed >> load_live >> embed_others >> find_others
+    embed >> load_live >> others
+    embed_others >> find_indexes

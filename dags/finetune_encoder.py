@@ -16,7 +16,7 @@ Where `train` and `compare` run is `LENS_TRAINING_PLACE`: a process of this host
 `docker/README.md`.
 
 **Next.** This run changes no index. To move to the new encoder, here version 3, embed the catalog with it, then fit its
-projection, whose promotion rebuilds the index:
+projection, whose promotion `follow_champion` answers with a rebuild:
 
     airflow backfill create --dag-id embed_new_listings --from-date 2026-01-01 --to-date 2026-01-31 \\
         --reprocess-behavior completed --dag-run-conf '{"encoder": "models:/listing-encoder/3"}'

@@ -57,6 +57,6 @@ with DAG(
 ):
     due = find_due("{{ params.encoder }}", "{{ params.all }}")
     redrive = BeamJobOperator.partial(task_id="redrive", job="redrive_dead_letters").expand(arguments=due)
-    load_live, find_others = feed_indexes("{{ params.encoder }}")
+    load_live, _ = feed_indexes("{{ params.encoder }}")
 
-    redrive >> load_live >> find_others
+    redrive >> load_live

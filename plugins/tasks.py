@@ -89,28 +89,39 @@ def require_window() -> str:
 
 
 @task
-def find_encoders(encoder: str | None) -> dict[str, Any]:
-    """Find the encoders that the run's window is embedded by: the one asked for, or those of every index and LENS_ENCODER.
+def find_encoder(encoder: str | None) -> dict[str, str]:
+    """Wait for the run's window, and find the encoder that must embed it: the one asked for, or the live index's.
 
-    Returns the arguments of `embed_listings`: for the `required` one, which is the live index's, and for each of the `others`.
+    Returns the arguments of `embed_listings`.
     """
     from listing_lens.embedding import sources as encoders
     from listing_lens.lake.windows import LISTINGS, Lake
 
     settings = load_settings()
     window = _window_of(get_current_context())
-    # First the window, then the indexes: an index that is created after both finds the window landed, and its rebuild
-    # embeds it.
     Lake(settings.lake).covering(LISTINGS, window)
+    source = encoders.resolve_encoder(encoder, settings) if encoder else encoders.encoders_in_use(settings).required
+    return _embedding_of(window, source)
+
+
+@task
+def find_other_encoders(encoder: str | None, embedded_by: str) -> list[dict[str, str]]:
+    """Find the other encoders that embed the window: those of every index that is fed, and LENS_ENCODER.
+
+    Returns the arguments of `embed_listings` for each; none if one encoder was asked for.
+    """
+    from listing_lens.embedding import sources as encoders
+
     if encoder:
-        in_use = encoders.EncodersInUse(encoders.resolve_encoder(encoder, settings), ())
-    else:
-        in_use = encoders.encoders_in_use(settings)
-    bounds = {"window_start": window.start.isoformat(), "window_end": window.end.isoformat()}
-    return {
-        "required": bounds | {"encoder": in_use.required},
-        "others": [bounds | {"encoder": source} for source in in_use.others],
-    }
+        return []
+    window = _window_of(get_current_context())
+    # The window landed before: an index that is created from now on finds it landed, and its rebuild embeds it.
+    in_use = encoders.encoders_in_use(load_settings()).all
+    return [_embedding_of(window, source) for source in in_use if source != embedded_by]
+
+
+def _embedding_of(window: Window, source: str) -> dict[str, str]:
+    return {"window_start": window.start.isoformat(), "window_end": window.end.isoformat(), "encoder": source}
 
 
 @task
@@ -258,6 +269,17 @@ def wait_for_merge(index: str, merge: str | None) -> bool:
     from listing_lens.search import lifecycle
 
     return lifecycle.is_merged(index, merge, load_settings())
+
+
+@task
+def find_live() -> str:
+    """Find the live index. Returns its name; skips what follows if there is none yet."""
+    from listing_lens.search.index import SearchIndex
+
+    live = SearchIndex.connect(load_settings()).live()
+    if live is None:
+        raise AirflowSkipException("the alias points to no index yet")
+    return live.name
 
 
 @task

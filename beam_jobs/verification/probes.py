@@ -91,13 +91,17 @@ def _search(vector: NDArray[np.float32], config: Config, search_index: SearchInd
 
 
 def _comparable(sample: Sample, config: Config, search_index: SearchIndex) -> list[int]:
-    """The places of those of the sample of which the index does not hold a newer version, which may look different."""
+    """The places of those of the sample that the index should hold as they are: it did not refuse them, nor has newer ones."""
     held: dict[str, int] = {}
     for start in range(0, len(sample.item_ids), _LOOKED_UP):
         some = sample.item_ids[start : start + _LOOKED_UP]
         held |= {item_id: one.version for item_id, one in search_index.documents(config.index.name, some, []).items()}
     pairs = enumerate(zip(sample.item_ids, sample.versions, strict=True))
-    return [at for at, (item_id, version) in pairs if held.get(item_id, version) <= version]
+    return [
+        at
+        for at, (item_id, version) in pairs
+        if (item_id, version) not in config.refused and held.get(item_id, version) <= version
+    ]
 
 
 def _self_retrieval(

@@ -180,8 +180,8 @@ def _brief(value: object) -> str:
 
 def check_reconciled(reconciled: Reconciled, surplus: Surplus) -> Check:
     """Whether the index holds what the lake holds, and nothing else."""
-    says = f"{reconciled.differing:,} of {reconciled.items:,} items differ from the lake's"
-    says += f", and {surplus.count:,} searchable documents are not in the lake"
+    says = f"{reconciled.differing:,} of {reconciled.items:,} items differ from the lake"
+    says += f", and {surplus.count:,} searchable documents are not in it"
     if surplus.ahead:
         says += f"; {surplus.ahead:,} documents are newer than what is embedded"
     if reconciled.refused:
@@ -198,7 +198,7 @@ def check_vectors(reconciled: Reconciled) -> Check:
     return Check(
         name="vectors",
         passed=not reconciled.turned,
-        says=f"{reconciled.turned:,} of {reconciled.compared:,} vectors differ from the lake's",
+        says=f"{reconciled.turned:,} of {reconciled.compared:,} vectors differ from those of the lake",
         measured=reconciled.least_cosine,
         threshold=_LEAST_COSINE,
         examples=reconciled.vector_examples,

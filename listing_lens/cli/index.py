@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
@@ -19,7 +19,7 @@ from listing_lens.lake.windows import Lake
 from listing_lens.search import lifecycle
 from listing_lens.search.builds import Build, State
 from listing_lens.search.index import SearchIndex
-from listing_lens.search.verification import Verification
+from listing_lens.search.verification import Verification, require_known
 from listing_lens.settings import Settings, load_settings
 from models.embedder import CHAMPION
 
@@ -66,6 +66,7 @@ def rollback(
     from listing_lens import registration
 
     settings = load_settings()
+    _check(settings, force_check or (), force_swap or ())
     build = lifecycle.begin_rollback(
         name, settings, owner=owner(), because="rollback", wait=_PATIENCE if wait else timedelta(0)
     )
@@ -153,10 +154,11 @@ def rebuild_index(
     *,
     afresh: bool = False,
     wait: bool = False,
-    force_checks: list[str] | tuple[()] = (),
-    force_swap: list[str] | tuple[()] = (),
+    force_checks: Sequence[str] = (),
+    force_swap: Sequence[str] = (),
 ) -> None:
     """Take an embedder to a live index, step by step as the DAG `rebuild_index` does."""
+    _check(settings, force_checks, force_swap)
     build = lifecycle.begin_build(
         model,
         settings,
@@ -194,6 +196,13 @@ def verification_table(verification: Verification) -> Table:
     return table
 
 
+def _check(settings: Settings, force_checks: Sequence[str], force_swap: Sequence[str]) -> None:
+    """Refuse at once what would fail late, or be waited for."""
+    SearchIndex.connect(settings)
+    require_known(force_checks)
+    lifecycle.require_fences(force_swap)
+
+
 @contextmanager
 def _or_give_up(build: Build, settings: Settings) -> Iterator[None]:
     """Free the lock when a step fails. The index stays: another rebuild for its space goes on with it."""
@@ -215,7 +224,7 @@ def _embed_missing(build: Build, settings: Settings) -> None:
             run_with_bars("embed", "embed_listings", arguments, settings)
 
 
-def _verify(build: Build, settings: Settings, force: list[str] | tuple[()]) -> None:
+def _verify(build: Build, settings: Settings, force: Sequence[str]) -> None:
     forced = [word for name in force for word in ("--force", name)]
     try:
         _job(build, "verify", "verify_index", forced, settings)
@@ -238,7 +247,7 @@ def _report(index_name: str, settings: Settings) -> None:
         console.print(f"page: {registration.log_verification(verification, settings)}")
 
 
-def _swap(build: Build, settings: Settings, force: list[str] | tuple[()]) -> None:
+def _swap(build: Build, settings: Settings, force: Sequence[str]) -> None:
     before = lifecycle.swap_in(build.index, settings, force=force)
     console.print(f"alias {settings.alias} points to {build.index}" + (f", no longer to {before}" if before else ""))
 

@@ -5,7 +5,7 @@ Each step reports to a `Narrator`, which shows it; a second demo finds what the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +18,8 @@ from listing_lens.finetuning.records import Comparison, latest_comparison
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import LISTINGS, SESSIONS, Lake, evaluations
 from listing_lens.registry import connect_registry
-from listing_lens.search.index import SearchIndex
+from listing_lens.search.index import Index, SearchIndex
+from listing_lens.search.lifecycle import what_follows
 from listing_lens.settings import Settings, home_file, load_settings, running_stack
 from listing_lens.stack import Event, down, up
 from listing_lens.stack.airflow_api import AirflowApi, BackfillState, RunState
@@ -113,7 +114,7 @@ def run_demo(listings: int, sessions: int, narrator: Narrator, *, now: datetime)
         narrator.step(
             "A projection is fitted and registered in MLflow, an index is built and verified, its alias swapped"
         )
-        _refit_and_rebuild(airflow, search_index, narrator)
+        _refit_and_rebuild(airflow, settings, narrator)
         narrator.step("The sessions of each day are evaluated")
         _backfill(airflow, "evaluate_offline", spec, narrator)
     return _result(lake, settings, spec, search_index.require_live().card.space)
@@ -172,23 +173,56 @@ def _backfill(airflow: AirflowApi, dag_id: str, spec: DemoSpec, narrator: Narrat
     airflow.wait_for_backfill(dag_id, backfill, show)
 
 
-def _refit_and_rebuild(airflow: AirflowApi, search_index: SearchIndex, narrator: Narrator) -> None:
-    """Fit; if the new embedder becomes the champion, the DAG starts a rebuild, which is waited for."""
-    for dag_id in ("rebuild_index", "refit_projection"):
+def _refit_and_rebuild(airflow: AirflowApi, settings: Settings, narrator: Narrator) -> None:
+    """Fit; if the new embedder becomes the champion, Airflow follows it with a rebuild, which is waited for."""
+    for dag_id in ("rebuild_index", "follow_champion", "refit_projection"):
         airflow.wait_for_dag(dag_id)
-    airflow.unpause("rebuild_index")
     airflow.pause("refit_projection")
+    search_index = SearchIndex.connect(settings)
     before = search_index.live()
+    known = [run.run_id for run in airflow.runs("follow_champion")]
+    airflow.unpause("rebuild_index")
+    airflow.unpause("follow_champion")
     run_id = airflow.trigger("refit_projection")
     airflow.unpause("refit_projection")
-    state = airflow.wait_for_run("refit_projection", run_id, _shown("refit_projection", narrator))
-    if not any(task.task_id == "rebuild_index" and task.state == "success" for task in state.tasks):
+    airflow.wait_for_run("refit_projection", run_id, _shown("refit_projection", narrator))
+    live = wait_until_followed(airflow, settings, known, lambda dag_id: _shown(dag_id, narrator))
+    if before and live.name == before.name:
         narrator.say("the fit is the champion's own, or stays a candidate: the index stays as it is")
         return
-    airflow.wait_for_run("rebuild_index", f"promoted__{run_id}", _shown("rebuild_index", narrator))
-    live = search_index.require_live()
     was = f", no longer to {before.name}" if before else ""
     narrator.say(f"alias {search_index.alias} points to {live.name}{was}")
+
+
+def wait_until_followed(
+    airflow: AirflowApi,
+    settings: Settings,
+    known: Collection[str],
+    on_progress: Callable[[str], Callable[[RunState], None]] = lambda dag_id: lambda state: None,
+) -> Index:
+    """Wait until the live index is the champion's, by the runs of `follow_champion` that are not among the known ones.
+
+    Args:
+        airflow, settings: the stack.
+        known: runs from before the champion moved.
+        on_progress: of a DAG's name, what is told of its run.
+
+    Returns:
+        The live index.
+
+    Raises:
+        LensError: a run failed, or nothing follows the champion.
+    """
+    search_index, registry = SearchIndex.connect(settings), connect_registry(settings)
+    seen = set(known)
+    while what_follows(registry.champion(), search_index.live(), ()) is not None:
+        run_id = airflow.wait_for_new_run("follow_champion", seen)
+        state = airflow.wait_for_run("follow_champion", run_id)
+        seen.add(run_id)
+        # A task that starts a DAG has its name.
+        for dag_id in [task.task_id for task in state.tasks if task.task_id != "decide" and task.state == "success"]:
+            airflow.wait_for_run(dag_id, airflow.runs(dag_id)[0].run_id, on_progress(dag_id))
+    return search_index.require_live()
 
 
 def _shown(dag_id: str, narrator: Narrator) -> Callable[[RunState], None]:

@@ -343,10 +343,8 @@ class SearchIndex:
         Raises:
             LensError: the index is gone or read-only, or could not be reached.
         """
-        dims = self.get(name).card.dims
-        return self.write_documents(
-            name, (document_of(listing, vector, dims) for listing, vector in zip(listings, vectors, strict=True))
-        )
+        pairs = zip(listings, vectors, strict=True)
+        return self.write_documents(name, (document_of(listing, vector) for listing, vector in pairs))
 
     @said_plainly
     def write_documents(self, name: str, documents: Iterable[Document | Refusal]) -> bulk.Written:

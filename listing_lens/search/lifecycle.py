@@ -158,8 +158,7 @@ def swap_in(index_name: str, settings: Settings, *, force: Collection[str] = ())
     Raises:
         LensError: the build has not passed its verification, or the alias or the champion was moved since it began.
     """
-    if unknown := sorted(set(force) - set(FENCES)):
-        raise LensError(f"{unknown[0]!r} cannot be forced: of a swap, {' and '.join(FENCES)} can")
+    require_fences(force)
     builds = connect_builds(settings)
     build = builds.get(index_name)
     if build.state is State.LIVE:
@@ -171,6 +170,12 @@ def swap_in(index_name: str, settings: Settings, *, force: Collection[str] = ())
     _record_swap(builds, index_name, before or build.replaces, force)
     builds.release(index_name)
     return before
+
+
+def require_fences(names: Collection[str]) -> None:
+    """Raise LensError for a name that none of `FENCES` has."""
+    if unknown := sorted(set(names) - set(FENCES)):
+        raise LensError(f"{unknown[0]!r} cannot be forced: of a swap, {' and '.join(FENCES)} can")
 
 
 def _swap(builds: Builds, build: Build, settings: Settings, force: Collection[str]) -> str | None:

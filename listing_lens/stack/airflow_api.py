@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -155,6 +155,17 @@ class AirflowApi:
         raise LensError(
             f"run {run_id} of {dag_id} is not over after {timeout_s:.0f} s: see {self._page(dag_id, run_id)}"
         )
+
+    def wait_for_new_run(self, dag_id: str, known: Collection[str], timeout_s: float = 600.0) -> str:
+        """Wait until a DAG has a run that is not among the known ones, and return the id of the first such.
+
+        Raises:
+            LensError: there was none in time.
+        """
+        for _ in _polls(timeout_s):
+            if new := [run.run_id for run in self.runs(dag_id) if run.run_id not in known]:
+                return new[-1]
+        raise LensError(f"nothing started {dag_id} within {timeout_s:.0f} s: see {self._page(dag_id)}")
 
     def create_backfill(
         self,

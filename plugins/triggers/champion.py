@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from listing_lens.settings import load_settings
+
+logger = logging.getLogger(__name__)
 
 
 class ChampionTrigger(BaseEventTrigger):
@@ -54,9 +57,9 @@ class ChampionTrigger(BaseEventTrigger):
         """Log a trouble when it begins, and that it is over; what lasts is not repeated at every look."""
         if trouble != self._trouble:
             if trouble:
-                self.log.warning("%s", trouble)
+                logger.warning("%s", trouble)
             else:
-                self.log.info("the champion is watched again")
+                logger.info("the champion is watched again")
         self._trouble = trouble
 
 
@@ -64,6 +67,9 @@ def _unsettled() -> dict[str, Any] | None:
     """The champion and the live index, if something is left to do about them. The settings are read anew each time."""
     from listing_lens import registration
 
+    # The clients would log every request, twice a minute for ever, and every failure with its traceback.
+    for client in ("elastic_transport", "httpx"):
+        logging.getLogger(client).setLevel(logging.ERROR)
     at = registration.standing(load_settings())
     if at.is_settled or at.champion is None:
         return None

@@ -240,8 +240,9 @@ def test_a_refusal_arrives_in_one_sentence(
     with pytest.raises(Exception, match="m007 is missing") as failure:
         verify_index.main(["--index", index.name, *portable.options])
     sentence = refusal(failure.value) or ""
-    assert sentence.startswith(f"index {index.name} is not what the lake holds: 1 of 39 items differ")
-    assert sentence.endswith("m007 is missing: load it again")
+    assert sentence.startswith(f"index {index.name} failed its verification: reconciled (1 of 39 items differ")
+    assert "m007 is missing" in sentence
+    assert "or accept it with --force reconciled" in sentence
 
 
 def test_two_worker_processes_embed_the_same(

@@ -25,6 +25,7 @@ from listing_lens.lake.records import LISTING_SCHEMA, Listing, Status, to_table
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import LISTINGS
 from listing_lens.search.builds import Builds
+from listing_lens.search.loads import Loads
 from listing_lens.search.verification import CHECKS, Check, Verification
 
 _THIRD = Window(SECOND.end, SECOND.end + timedelta(days=1))
@@ -59,11 +60,12 @@ def _verify(indexed: Indexed, *arguments: str) -> Verification:
 
 
 def _fails(indexed: Indexed, *names: str) -> str:
-    """Verify an index of which just these checks fail. Returns the sentence."""
+    """Verify an index of which these checks fail, and canaries if the item is one. Returns the sentence."""
     with pytest.raises(Exception, match="failed its verification") as failure:
         _verify(indexed)
     report = _report(indexed)
-    assert [check.name for check in report.failed] == list(names)
+    assert {check.name for check in report.failed} - {"canaries"} == set(names) - {"canaries"}
+    assert "canaries" not in names or _outcomes(report)["canaries"] is False
     # One failure stops none of the other checks.
     assert list(_outcomes(report)) == list(CHECKS)
     assert refusal(failure.value) == report.sentence
@@ -140,7 +142,7 @@ def test_an_index_that_holds_what_the_lake_holds_passes_every_check(loaded: Inde
         "recall": 1,
         "canaries": 1,
     }
-    assert _check(loaded, "vectors").says == "0 of 37 vectors differ from the lake's"
+    assert _check(loaded, "vectors").says == "0 of 37 vectors differ from those of the lake"
     assert report.space == loaded.index.card.space
     assert report.table_version == Embeddings(loaded.lake, loaded.index.card.encoder_id).require()
     assert report.sentence == f"index {loaded.index.name} passed its verification"
@@ -156,7 +158,7 @@ class TestReconciled:
     def test_names_what_is_missing(self, loaded: Indexed) -> None:
         _delete(loaded, "m010")
         sentence = _fails(loaded, "reconciled")
-        assert "1 of 39 items differ from the lake's" in sentence
+        assert "1 of 39 items differ from the lake" in sentence
         assert "m010 is missing" in sentence
 
     def test_names_what_is_older(self, loaded: Indexed) -> None:
@@ -193,7 +195,7 @@ class TestReconciled:
         stranger = listing("stranger", SECOND)
         loaded.search_index.write(loaded.index.name, [stranger], [np.eye(1, 8, dtype=np.float32)[0]])
         sentence = _fails(loaded, "reconciled")
-        assert "0 of 39 items differ from the lake's, and 1 searchable documents are not in the lake" in sentence
+        assert "0 of 39 items differ from the lake, and 1 searchable documents are not in it" in sentence
         assert "stranger is not in the lake" in sentence
 
     def test_what_is_newer_than_what_is_embedded_is_ahead_of_the_lake(self, loaded: Indexed) -> None:
@@ -210,17 +212,19 @@ class TestReconciled:
         with beam.Pipeline() as pipeline:
             verify_index.run(pipeline, config)
         says = _check(loaded, "reconciled").says
-        assert says == "0 of 39 items differ from the lake's, and 0 searchable documents are not in the lake"
+        assert says == "0 of 39 items differ from the lake, and 0 searchable documents are not in it"
 
     def test_what_was_sold_may_be_missing(self, loaded: Indexed) -> None:
         _delete(loaded, "m001")
         assert _verify(loaded).passed
 
-    def test_what_elasticsearch_refused_is_explained(self, loaded: Indexed) -> None:
+    def test_what_elasticsearch_refused_is_explained(self, loaded: Indexed, monkeypatch: pytest.MonkeyPatch) -> None:
+        # It may be among the canaries, and no photo finds it.
+        monkeypatch.setenv("LENS_VERIFY_CANARIES", "0")
         version = loaded.search_index.versions(loaded.index.name, ["m010"])["m010"][0]
         _delete(loaded, "m010")
+        config = replace(verify_index.configure(loaded.index.name), refused=frozenset({("m010", version)}))
         with beam.Pipeline() as pipeline:
-            config = verify_index.configure(loaded.index.name, refused=frozenset({("m010", version)}))
             verify_index.run(pipeline, config)
         assert "1 items were refused by Elasticsearch" in _check(loaded, "reconciled").says
         # Another version of it was not.
@@ -237,7 +241,7 @@ class TestVectors:
     def test_one_that_is_wrong_at_the_right_version_is_named(self, loaded: Indexed) -> None:
         _spoil(loaded, "m012", vector=_vector(loaded, "m013"))
         sentence = _fails(loaded, "vectors")
-        assert "1 of 37 vectors differ from the lake's, e.g. m012 has a cosine of" in sentence
+        assert "1 of 37 vectors differ from those of the lake, e.g. m012 has a cosine of" in sentence
         assert "--repair" in sentence
 
     def test_of_the_others_are_found_by_searches_in_vain(self, loaded: Indexed) -> None:
@@ -251,7 +255,8 @@ class TestVectors:
         for item_id, vector in zip(found, moved[1:] + moved[:1], strict=True):
             _spoil(loaded, item_id, vector=vector)
         _fails(loaded, "vectors", "self_retrieval", "recall", "canaries")
-        assert _check(loaded, "self_retrieval").measured == 0
+        # Of 37 items, 10 that are drawn by chance hold the right one now and then.
+        assert (_check(loaded, "self_retrieval").measured or 0) < 0.7
         assert (_check(loaded, "recall").measured or 0) < 0.7
 
 
@@ -296,17 +301,23 @@ class TestCanaries:
         assert _outcomes(_report(loaded))["vectors"] is False
         assert _check(loaded, "canaries").passed is False
 
-    def test_whose_photos_cannot_be_read_are_said_and_do_not_count(self, loaded: Indexed) -> None:
-        for number in range(40):
-            if number % 2:
-                loaded.lake.remove(f"{image_root(loaded.lake)}/m{number:03d}.jpg")
-        canaries = {check.name: check for check in _verify(loaded).checks}["canaries"]
+    def test_whose_photos_cannot_be_read_are_said_and_do_not_count(
+        self, loaded: Indexed, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("LENS_VERIFY_CANARIES", "100")
+        # The marketplace's photos are elsewhere: only this one is in the lake, which alone may be read from.
+        _land_third(loaded)
+        embed_listings.main(bounds(_THIRD))
+        load_index.main(["--index", loaded.index.name])
+        canaries = _verified_reading(loaded, image_root(loaded.lake))
         assert canaries.passed
-        assert "photos cannot be read now, e.g. m0" in canaries.says
+        assert canaries.says.startswith("1 of 1 listings are found by their photos")
+        assert "; 37 photos cannot be read now, e.g. m0" in canaries.says
 
     def test_are_left_out_when_no_photo_can_be_read(self, loaded: Indexed) -> None:
-        loaded.lake.remove_folder(image_root(loaded.lake))
-        assert _outcomes(_verify(loaded))["canaries"] is None
+        canaries = _verified_reading(loaded)
+        assert canaries.passed is None
+        assert canaries.says.startswith("left out: there are no listings to find by their photos; 10 photos cannot be")
 
     def test_are_left_out_when_there_shall_be_none(self, loaded: Indexed, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("LENS_VERIFY_CANARIES", "0")
@@ -331,6 +342,14 @@ class TestCanaries:
         assert {check.name: check.measured for check in report.checks}["canaries"] == 1
 
 
+def _verified_reading(indexed: Indexed, *allowed: str) -> Check:
+    """What the canaries are found to be where photos may be read from these folders only."""
+    config = verify_index.configure(indexed.index.name)
+    with beam.Pipeline() as pipeline:
+        verify_index.run(pipeline, replace(config, images=replace(config.images, allowed=allowed)))
+    return _check(indexed, "canaries")
+
+
 def _photo_of(indexed: Indexed, item_id: str) -> bytes:
     return indexed.lake.read_bytes(f"{image_root(indexed.lake)}/{item_id}.jpg")
 
@@ -348,7 +367,9 @@ class TestWindows:
         assert _verify(indexed).passed
 
     def test_that_landed_since_are_left_to_their_own_runs_but_not_for_ever(self, loaded: Indexed) -> None:
-        landed_at = min(load.started_at for load in loads_of(loaded.lake, loaded.index.name)) + timedelta(minutes=1)
+        landed_at = min(load.started_at for load in Loads(loaded.search_index, loaded.index).all()) + timedelta(
+            minutes=1
+        )
         table = to_table([listing("late", _THIRD)], LISTING_SCHEMA)
         loaded.lake.write_table(LISTINGS, _THIRD, table, landed_at)
         soon = _verified_at(loaded, landed_at + LANDED_PATIENCE)
@@ -360,13 +381,17 @@ class TestWindows:
 
     def test_that_were_embedded_before_they_were_replaced_wait_likewise(self, loaded: Indexed) -> None:
         # Before the load, as a replay of an hour may be: an earlier content is in the index.
-        landed_at = min(load.started_at for load in loads_of(loaded.lake, loaded.index.name)) - timedelta(minutes=1)
+        landed_at = min(load.started_at for load in Loads(loaded.search_index, loaded.index).all()) - timedelta(
+            minutes=1
+        )
         _land_again(loaded, SECOND, landed_at)
         assert _verified_at(loaded, landed_at + LANDED_PATIENCE).passed
         assert not _verified_at(loaded, landed_at + LANDED_PATIENCE + timedelta(seconds=1)).passed
 
     def test_that_landed_before_the_load_do_not_wait(self, loaded: Indexed) -> None:
-        landed_at = min(load.started_at for load in loads_of(loaded.lake, loaded.index.name)) - timedelta(minutes=1)
+        landed_at = min(load.started_at for load in Loads(loaded.search_index, loaded.index).all()) - timedelta(
+            minutes=1
+        )
         loaded.lake.write_table(LISTINGS, _THIRD, to_table([listing("late", _THIRD)], LISTING_SCHEMA), landed_at)
         assert not _verified_at(loaded, landed_at + timedelta(minutes=2)).passed
 
@@ -414,7 +439,8 @@ class TestRepair:
         _spoil(loaded, "m013", vector=_vector(loaded, "m014"))
         stranger = listing("stranger", SECOND)
         loaded.search_index.write(loaded.index.name, [stranger], [np.eye(1, 8, dtype=np.float32)[0]])
-        _fails(loaded, "reconciled", "vectors")
+        with pytest.raises(Exception, match="reconciled .*; vectors "):
+            _verify(loaded)
         report = _verify(loaded, "--repair")
         assert report.repaired == "3 items were written again from the lake, and 1 surplus documents deleted"
         assert report.passed

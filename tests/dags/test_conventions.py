@@ -20,6 +20,8 @@ EXPECTED = {
     "follow_champion",
     "rebuild_index",
     "redrive_dead_letters",
+    "rollback_index",
+    "verify_live_index",
     "refit_projection",
 }
 

@@ -161,9 +161,7 @@ class TestAfterwards:
         monkeypatch.setattr(
             registration, "register_finetune", lambda name, settings: seen.append(("register", name)) or 3
         )
-        monkeypatch.setattr(
-            registration, "promote_encoder", lambda version, settings: seen.append(("promote", version))
-        )
+        monkeypatch.setattr(registration, "promote_encoder", lambda version, settings, by: seen.append((by, version)))
         return seen
 
     def test_the_encoder_is_registered_by_the_run_s_name(self, calls: list[tuple[str, object]]) -> None:
@@ -175,9 +173,10 @@ class TestAfterwards:
         self, calls: list[tuple[str, object]], monkeypatch: pytest.MonkeyPatch, asked: bool
     ) -> None:
         monkeypatch.setattr(finetune_tasks, "get_current_context", lambda: {"params": {"promote": asked}})
+        monkeypatch.setattr(finetune_tasks, "this_run", lambda: "airflow a-dag a-run")
         if asked:
             finetune_tasks.promote_encoder.function(3)
         else:
             with pytest.raises(AirflowSkipException):
                 finetune_tasks.promote_encoder.function(3)
-        assert calls == ([("promote", 3)] if asked else [])
+        assert calls == ([("airflow a-dag a-run", 3)] if asked else [])

@@ -27,11 +27,18 @@ def dag() -> DAG:
 
 
 def test_nothing_follows_when_nothing_is_due(dag: DAG) -> None:
-    """The task in the middle runs once for each encoder that was found: for none it is skipped, and what follows with it."""
+    """One task runs once for each encoder that was found: for none it is skipped, and the load of the live index with it."""
     edges = {(task.task_id, following) for task in dag.tasks for following in task.downstream_task_ids}
-    assert edges == {("find_due", "redrive"), ("redrive", "load_indexes")}
+    assert edges == {
+        ("find_due", "redrive"),
+        ("redrive", "load_live"),
+        ("load_live", "find_other_indexes"),
+        ("find_other_indexes", "load_others"),
+        ("load_live", "require_live_is_fed"),
+        ("load_others", "require_live_is_fed"),
+    }
     assert dag.get_task("redrive").is_mapped
-    assert {task.trigger_rule for task in dag.tasks} == {"all_success"}
+    assert dag.get_task("load_live").trigger_rule == "all_success"
 
 
 @pytest.mark.parametrize(
@@ -44,9 +51,9 @@ def test_a_run_s_params_reach_its_tasks(dag: DAG, params: dict[str, Any], asked:
     find_due: Any = dag.get_task("find_due")
     find_due.render_template_fields(context)
     assert tuple(find_due.op_args) == asked
-    load_indexes: Any = dag.get_task("load_indexes")
-    load_indexes.render_template_fields(context)
-    assert load_indexes.pipeline_options == {"encoder": asked[0]}
+    load_live: Any = dag.get_task("load_live")
+    load_live.render_template_fields(context)
+    assert load_live.pipeline_options == {"live": True, "encoder": asked[0]}
 
 
 def test_the_job_takes_what_was_found_and_then_nothing_is_due() -> None:

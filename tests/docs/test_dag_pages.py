@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from airflow.sdk import DAG, Param
+from airflow.sdk import DAG, Asset, Param
 from airflow.sdk.bases.operator import BaseOperator
 
 ROOT = Path(__file__).parents[2]
@@ -154,10 +154,16 @@ def test_a_parameter_in_words(program: ModuleType, param: Param, type_and_defaul
 
 @pytest.mark.parametrize(
     ("schedule", "words"),
-    [("@hourly", "hourly"), ("0 0 * * 0", "weekly"), ("5 4 * * *", "at `5 4 * * *`"), (None, "by hand")],
+    [
+        ("@hourly", "hourly"),
+        ("0 0 * * 0", "weekly"),
+        ("5 4 * * *", "at `5 4 * * *`"),
+        (None, "by hand"),
+        ([Asset("a-thing")], "by hand, or on the asset `a-thing`"),
+    ],
     ids=str,
 )
-def test_when_in_words(program: ModuleType, schedule: str | None, words: str) -> None:
+def test_when_in_words(program: ModuleType, schedule: str | list[Asset] | None, words: str) -> None:
     page = program.pages_of([DAG("a", schedule=schedule, doc_md="### A\n\nA.")])["a.md"]
     assert f"`a`, {words}." in page
     assert "## Parameters\n\nNone." in page

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from tiny import image_root, land, land_marketplace, land_sessions, listing, take_photo
 
+from listing_lens.demo.run import wait_until_followed
 from listing_lens.errors import LensError
 from listing_lens.finetuning.records import latest_comparison
 from listing_lens.lake.dead_letters import DeadLetters
@@ -24,7 +25,7 @@ from listing_lens.search.index import Index, SearchIndex
 from listing_lens.serving.photo_search import search_by_photo
 from listing_lens.settings import Settings, load_settings
 from listing_lens.stack.airflow_api import AirflowApi
-from models.embedder import CANDIDATE, CHAMPION
+from models.embedder import CANDIDATE, CHAMPION, MODEL
 from models.registry import RegisteredEncoder
 
 _DAY = timedelta(days=1)
@@ -63,16 +64,21 @@ def embedded(airflow: AirflowApi, lake: Lake) -> list[str]:
     return [run.state for run in state.runs]
 
 
+def runs_of(airflow: AirflowApi, dag_id: str) -> list[str]:
+    return [run.run_id for run in airflow.runs(dag_id)]
+
+
 @pytest.fixture(scope="module")
 def live(airflow: AirflowApi, settings: Settings, embedded: list[str]) -> Index:
-    """The index after a fit, its promotion, and the rebuild that this started."""
+    """The index after a fit, its promotion, and the rebuild that followed."""
     airflow.unpause("rebuild_index")
+    airflow.unpause("follow_champion")
     airflow.wait_for_dag("refit_projection")
+    known = runs_of(airflow, "follow_champion")
     run = airflow.trigger("refit_projection", {"promote": True})
     airflow.unpause("refit_projection")
     airflow.wait_for_run("refit_projection", run)
-    airflow.wait_for_run("rebuild_index", f"promoted__{run}")
-    return SearchIndex.connect(settings).require_live()
+    return wait_until_followed(airflow, settings, known)
 
 
 def test_windows_are_embedded_by_backfill(embedded: list[str]) -> None:
@@ -82,6 +88,23 @@ def test_windows_are_embedded_by_backfill(embedded: list[str]) -> None:
 def test_a_promoted_fit_becomes_a_live_verified_index(settings: Settings, live: Index) -> None:
     assert connect_registry(settings).get(CHAMPION).card == live.card
     assert SearchIndex.connect(settings).counts(live.name) == {"searchable": 37, "removed": 2}
+
+
+def test_the_promotion_is_kept_and_followed_by_hand_it_starts_nothing_more(
+    airflow: AirflowApi, settings: Settings, live: Index
+) -> None:
+    champion = connect_registry(settings).get(CHAMPION)
+    [move] = connect_registry(settings).moves(champion.version)
+    assert move.by.startswith("airflow refit_projection manual__")
+    before = runs_of(airflow, "rebuild_index")
+    run = airflow.trigger("follow_champion")
+    airflow.wait_for_run("follow_champion", run)
+    assert {task.task_id: task.state for task in airflow.tasks("follow_champion", run)} == {
+        "decide": "success",
+        "rebuild_index": "skipped",
+        "rollback_index": "skipped",
+    }
+    assert runs_of(airflow, "rebuild_index") == before
 
 
 def test_a_photo_finds_its_listing(settings: Settings, lake: Lake, live: Index) -> None:
@@ -117,6 +140,20 @@ def test_a_second_rebuild_moves_the_alias_and_keeps_the_index_before(
     search_index = SearchIndex.connect(settings)
     assert search_index.require_live().name != live.name
     assert live.name in [index.name for index in search_index.all()]
+
+
+def test_the_alias_moved_in_mlflow_is_followed(airflow: AirflowApi, settings: Settings, live: Index) -> None:
+    registry = connect_registry(settings)
+    before = registry.get(CHAMPION).version
+    fitted = airflow.trigger("refit_projection", {"dims": 4})
+    airflow.wait_for_run("refit_projection", fitted)
+    candidate = registry.get(CANDIDATE).version
+    for version in (candidate, before):
+        known = runs_of(airflow, "follow_champion")
+        registry.client.set_registered_model_alias(MODEL, CHAMPION, str(version))
+        assert wait_until_followed(airflow, settings, known).card == registry.get(str(version)).card
+        newest = registry.moves(version)[0]
+        assert (newest.by, newest.over) == ("MLflow", before if version == candidate else candidate)
 
 
 def test_dead_letters_are_tried_again_when_asked_to_and_reach_the_index(
@@ -193,10 +230,10 @@ def test_a_new_encoder_goes_live_and_new_listings_reach_both(
     ledger = Ledger(Embeddings(lake, trained.encoder_id))
     assert [(line.window, line.state) for line in ledger.lines().values()] == [(WINDOWS[0], "embedded")]
 
+    known = runs_of(airflow, "follow_champion")
     run = airflow.trigger("refit_projection", {"promote": True, "encoder": source})
     airflow.wait_for_run("refit_projection", run)
-    airflow.wait_for_run("rebuild_index", f"promoted__{run}")
-    after = search_index.require_live()
+    after = wait_until_followed(airflow, settings, known)
     assert after.card.encoder_id == trained.encoder_id
     assert [(line.window, line.state) for line in ledger.lines().values()] == [(w, "embedded") for w in WINDOWS]
     assert search_index.counts(after.name) == search_index.counts(live.name)

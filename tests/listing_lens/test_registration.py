@@ -7,8 +7,12 @@ written by hand here. The champion is the whole server's, so it is set aside and
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -38,8 +42,12 @@ from listing_lens.registration import (
     promote_encoder,
     register_finetune,
     register_fit,
+    standing,
+    tell_move,
 )
 from listing_lens.registry import connect_registry
+from listing_lens.search.index import SearchIndex
+from listing_lens.search.lifecycle import Move, require_in_reach
 from listing_lens.search.verification import Check, Verification
 from listing_lens.settings import Settings, load_settings
 from models.embedder import CANDIDATE, CHAMPION, ENCODER_MODEL, MODEL, EmbedderCard
@@ -73,15 +81,15 @@ def no_champion(registry: Registry) -> Iterator[None]:
         registry.client.set_registered_model_alias(MODEL, CHAMPION, str(before))
 
 
-def fitted(settings: Settings, name: str, seed: int, encoder_id: str = "small-12345678") -> EmbedderCard:
-    """What the job fit_projection leaves in the lake."""
+def fitted(settings: Settings, name: str, seed: int, side: int = 2) -> EmbedderCard:
+    """What the job fit_projection leaves in the lake: of the encoder of thumbnails, which needs no files."""
     lake = Lake(settings.lake)
     rows = np.random.default_rng([2026, seed]).standard_normal((60, 6)).astype(np.float32)
     projection = fit_projection(Moments.of(rows), 3)
     save_projection(lake, projection)
     card = EmbedderCard(
-        encoder_source="/models/small",
-        encoder_id=encoder_id,
+        encoder_source=f"pixels:{side}",
+        encoder_id=f"pixels-{side}",
         encoder_dims=6,
         projection_id=projection.projection_id,
         dims=3,
@@ -166,7 +174,7 @@ class TestPreviousProjection:
         assert previous_projection("weekly", settings) == old.projection_id
 
     def test_of_another_encoder_is_none(self, settings: Settings) -> None:
-        fitted(settings, "old", 84, encoder_id="other-12345678")
+        fitted(settings, "old", 84, side=3)
         fitted(settings, "weekly", 85)
         promote(register_fit("old", settings), asked=True, settings=settings)
         assert previous_projection("weekly", settings) is None
@@ -199,6 +207,116 @@ def test_only_the_first_is_promoted_unasked(settings: Settings, registry: Regist
     tags = [client.get_model_version(MODEL, str(version)).tags for version in versions]
     assert [tag["promoted_because"] for tag in tags] == ["there was no champion", "asked for by the run that fitted it"]
     assert [tag["promoted_over"] for tag in tags] == ["none", str(first)]
+
+
+@pytest.mark.usefixtures("no_champion")
+class TestPromote:
+    def test_says_who_asked_and_why(self, settings: Settings, registry: Registry) -> None:
+        fitted(settings, "weekly", 20)
+        version = register_fit("weekly", settings)
+        promote(version, asked=True, settings=settings, by="airflow refit_projection run 1", because="it is better")
+        move = registry.moves(version)[0]
+        assert (move.by, move.because, move.over) == ("airflow refit_projection run 1", "it is better", None)
+        run = registry.client.get_run(registry.client.get_model_version(MODEL, str(version)).run_id)
+        assert move.metrics == run.data.metrics
+
+    def test_at_a_terminal_is_by_the_user(self, settings: Settings, registry: Registry) -> None:
+        fitted(settings, "weekly", 21)
+        version = register_fit("weekly", settings)
+        promote(version, asked=True, settings=settings)
+        assert re.fullmatch(r"lens on \S+ by .+", registry.moves(version)[0].by)
+
+    def test_refuses_what_cannot_serve_and_moves_nothing(self, settings: Settings, registry: Registry) -> None:
+        fitted(settings, "old", 22)
+        old = register_fit("old", settings)
+        promote(old, asked=True, settings=settings)
+        card = fitted(settings, "weekly", 23)
+        version = register_fit("weekly", settings)
+        shutil.rmtree(Path(settings.lake, "projections", card.projection_id))
+        with pytest.raises(LensError, match=f"projection {card.projection_id} is not in the lake .*: fit it again"):
+            promote(version, asked=True, settings=settings)
+        assert registry.get(CHAMPION).version == old
+        assert registry.moves(version) == []
+
+
+class TestInReach:
+    def test_an_embedder_is_whose_files_are_there(self, settings: Settings) -> None:
+        require_in_reach(fitted(settings, "weekly", 24), settings)
+
+    def test_an_encoder_that_is_gone_is_not(self, settings: Settings, tmp_path: Path) -> None:
+        gone = str(tmp_path / "gone")
+        card = fitted(settings, "weekly", 25).model_copy(update={"encoder_source": gone, "encoder_id": "small-1"})
+        with pytest.raises(LensError, match="encoder small-1 is not in reach.*: give a folder") as refusal:
+            require_in_reach(card, settings)
+        assert "\n" not in str(refusal.value)
+
+    def test_an_encoder_that_has_changed_is_not(self, settings: Settings, tmp_path: Path) -> None:
+        folder = save_untrained_siglip(tmp_path / "small", seed=1)
+        card = fitted(settings, "weekly", 26).model_copy(
+            update={"encoder_source": str(folder), "encoder_id": identify(str(folder))}
+        )
+        require_in_reach(card, settings)
+        save_untrained_siglip(folder, seed=2)
+        with pytest.raises(
+            LensError, match=f"is now small-.*, but space .* needs {card.encoder_id}: restore its files"
+        ):
+            require_in_reach(card, settings)
+
+
+@pytest.mark.usefixtures("no_champion")
+class TestStanding:
+    @pytest.fixture
+    def settings(self, settings: Settings, elasticsearch_url: str) -> Iterator[Settings]:
+        settings = settings.model_copy(
+            update={"elasticsearch_url": elasticsearch_url, "alias": f"test-{uuid4().hex[:8]}"}
+        )
+        yield settings
+        search_index = SearchIndex.connect(settings)
+        for index in search_index.all():
+            search_index.client.indices.delete(index=index.name)
+
+    def test_without_a_champion_is_settled(self, settings: Settings) -> None:
+        at = standing(settings)
+        assert (at.champion, at.live, at.follows) == (None, None, None)
+        assert at.is_settled
+        assert tell_move(at, settings, NOW) is None
+
+    def test_is_settled_when_the_champion_is_live(self, settings: Settings) -> None:
+        card = fitted(settings, "weekly", 27)
+        version = register_fit("weekly", settings)
+        promote(version, asked=True, settings=settings)
+        assert standing(settings).follows == Move("rebuild", version)
+        search_index = SearchIndex.connect(settings)
+        search_index.swap(search_index.create(card, "b1").name)
+        assert standing(settings).is_settled
+
+    def test_a_move_in_mlflow_is_told_once(self, settings: Settings, registry: Registry) -> None:
+        cards, versions = [], []
+        for seed in (28, 29):
+            cards.append(fitted(settings, f"fit-{seed}", seed))
+            versions.append(register_fit(f"fit-{seed}", settings))
+        promote(versions[0], asked=True, settings=settings)
+        search_index = SearchIndex.connect(settings)
+        search_index.swap(search_index.create(cards[0], "b1").name)
+
+        registry.client.set_registered_model_alias(MODEL, CHAMPION, str(versions[1]))
+        at = standing(settings)
+        assert (at.told, at.is_settled) == (None, False)
+        now = datetime.now(UTC)
+        told = tell_move(at, settings, now)
+        assert told is not None
+        assert (told.by, told.over, told.at, told.version) == ("MLflow", versions[0], now, versions[1])
+        at = standing(settings)
+        assert at.told == told
+        assert tell_move(at, settings, datetime.now(UTC)) == told
+
+        # Back again: nothing has to be built, but that is a move too.
+        registry.client.set_registered_model_alias(MODEL, CHAMPION, str(versions[0]))
+        at = standing(settings)
+        assert (at.follows, at.told, at.is_settled) == (None, None, False)
+        tell_move(at, settings, datetime.now(UTC))
+        assert standing(settings).is_settled
+        assert len(registry.moves(versions[0])) == 2
 
 
 class TestFinetunes:

@@ -6,6 +6,7 @@ aliases of their own accord before they look at them.
 
 from __future__ import annotations
 
+import json
 import math
 from datetime import UTC, datetime
 from pathlib import Path
@@ -195,15 +196,17 @@ class TestEncoders:
     def test_a_promotion_leaves_a_record_and_the_embedders_alone(
         self, registry: Registry, client: MlflowClient, tmp_path: Path
     ) -> None:
-        registry.promote(register(registry, 11), reason="a person said so", now=datetime.now(UTC))
+        registry.promote(register(registry, 11), by="a test", reason="a person said so", now=datetime.now(UTC))
         embedder_before = registry.get(CHAMPION)
         old, new = (train(registry, tmp_path, f"trained-0000000{n}")[1] for n in (5, 6))
         for version, reason in ((old, "the first"), (new, "better nDCG")):
-            registry.promote_encoder(version, reason=reason, now=datetime(2026, 1, 31, 12, tzinfo=UTC))
+            registry.promote_encoder(version, by="a test", reason=reason, now=datetime(2026, 1, 31, 12, tzinfo=UTC))
         assert registry.get_encoder(CHAMPION).version == new
         tags = client.get_model_version(ENCODER_MODEL, str(new)).tags
         assert (tags["promoted_because"], tags["promoted_over"]) == ("better nDCG", str(old))
         assert tags["promoted_at"] == "2026-01-31T12:00:00+00:00"
+        [move] = registry.moves(new, ENCODER_MODEL)
+        assert (move.by, move.because, move.over, move.metrics) == ("a test", "better nDCG", old, {})
         assert registry.get(CHAMPION) == embedder_before
 
     @pytest.mark.parametrize("name", ["no-such-alias", "4294967", ""])
@@ -268,8 +271,8 @@ class TestPromote:
     def test_leaves_a_record_of_what_it_replaced(self, registry: Registry, client: MlflowClient) -> None:
         old, new = register(registry, 6), register(registry, 7)
         now = datetime(2026, 1, 31, 12, tzinfo=UTC)
-        registry.promote(old, reason="the first", now=now)
-        registry.promote(new, reason="better nDCG", now=now)
+        registry.promote(old, by="a test", reason="the first", now=now)
+        registry.promote(new, by="a test", reason="better nDCG", now=now)
         assert registry.get(CHAMPION).version == new
         assert registry.get(CHAMPION).card == embedder(7)[0]
         assert (
@@ -277,6 +280,7 @@ class TestPromote:
             | {
                 "promoted_at": now.isoformat(),
                 "promoted_because": "better nDCG",
+                "promoted_by": "a test",
                 "promoted_over": str(old),
             }
             == client.get_model_version(MODEL, str(new)).tags
@@ -284,8 +288,51 @@ class TestPromote:
 
     def test_the_candidate_stays_what_it_was(self, registry: Registry) -> None:
         old, new = register(registry, 8), register(registry, 9)
-        registry.promote(old, reason="a person said so", now=datetime.now(UTC))
+        registry.promote(old, by="a test", reason="a person said so", now=datetime.now(UTC))
         assert registry.get(CANDIDATE).version == new
+
+
+class TestMoves:
+    def test_each_is_kept_with_what_it_was_decided_on(self, registry: Registry) -> None:
+        first, second = register(registry, 20), register(registry, 21)
+        times = [datetime(2026, 1, 1, 12, 0, 0, n, tzinfo=UTC) for n in range(3)]
+        registry.promote(first, by="lens on a by b", reason="the first", now=times[0])
+        registry.promote(second, by="airflow", reason="better", now=times[1], thresholds={"recall_at_10": 0.7})
+        registry.promote(first, by="lens on a by b", reason="schlechter – zurück", now=times[2])
+        moves = registry.moves(first)
+        assert [(move.at, move.because) for move in moves] == [
+            (times[2], "schlechter – zurück"),
+            (times[0], "the first"),
+        ]
+        assert (moves[0].over, moves[0].by) == (second, "lens on a by b")
+        assert (moves[0].metrics["recall_at_10"], moves[0].thresholds) == (0.75, {})
+        assert registry.moves(second)[0].thresholds == {"recall_at_10": 0.7}
+        assert [move.version for move in registry.promotions() if move.version in (first, second)] == [
+            first,
+            second,
+            first,
+        ]
+
+    def test_one_is_readable_on_the_version_s_page(self, registry: Registry, client: MlflowClient) -> None:
+        version = register(registry, 22)
+        now = datetime(2026, 1, 2, tzinfo=UTC)
+        told = registry.record_move(version, by="MLflow", reason="moved", over=None, now=now)
+        value = client.get_model_version(MODEL, str(version)).tags["move_20260102T000000.000000Z"]
+        said = json.loads(value)
+        assert (said["by"], said["over"], said["thresholds"]) == ("MLflow", "none", "none")
+        assert said["metrics"]["recall_at_10"] == 0.75
+        assert registry.moves(version) == [told]
+
+    def test_of_the_champion_to_itself_is_none(self, registry: Registry) -> None:
+        version = register(registry, 23)
+        for _ in range(2):
+            registry.promote(version, by="a test", reason="again", now=datetime.now(UTC))
+        assert len(registry.moves(version)) == 1
+
+    def test_of_an_unknown_version_is_refused(self, registry: Registry) -> None:
+        register(registry, 1)
+        with pytest.raises(LensError, match="no version or alias '4294967'"):
+            registry.moves(4294967)
 
 
 class TestGet:
@@ -304,6 +351,13 @@ class TestGet:
         register(registry, 1)
         assert registry.has(CANDIDATE)
         assert not registry.has("nobody-set-this")
+        assert not registry.has(CHAMPION, "no-such-model")
+
+    def test_has_does_not_take_a_failure_for_no(self, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        nowhere = Registry(MlflowClient("http://127.0.0.1:9", "http://127.0.0.1:9"))
+        with pytest.raises(LensError, match="does not say whether listing-embedder has the alias 'champion'"):
+            nowhere.has(CHAMPION)
 
 
 def test_an_evaluation_can_be_read_back(registry: Registry, client: MlflowClient, tmp_path: Path) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from tiny import FIRST, land, listing, remove_indexes
 
 from listing_lens.errors import LensError
@@ -17,6 +19,7 @@ from listing_lens.lake.embeddings import Embeddings
 from listing_lens.lake.records import Refused
 from listing_lens.lake.windows import Lake
 from listing_lens.search.index import SearchIndex
+from listing_lens.search.loads import Load, Loads
 from listing_lens.settings import load_settings
 from models.embedder import EmbedderCard
 from plugins import tasks
@@ -51,35 +54,85 @@ def search_index(
     remove_indexes(search_index)
 
 
-def encoders_in_use(encoder: str | None) -> list[dict[str, Any]]:
-    return tasks.encoders_in_use.function(encoder)
+def find_encoder(encoder: str | None) -> dict[str, str]:
+    return tasks.find_encoder.function(encoder)
 
 
-class TestEncodersInUse:
-    def test_are_whole_arguments_of_the_job(
+def find_other_encoders(encoder: str | None, embedded_by: str) -> list[dict[str, str]]:
+    return tasks.find_other_encoders.function(encoder, embedded_by)
+
+
+_CARD = EmbedderCard(
+    encoder_source="google/siglip", encoder_id="siglip-12345678", encoder_dims=768, projection_id="00000001", dims=8
+)
+
+
+class TestFindEncoders:
+    def test_are_whole_arguments_of_the_job_the_live_index_s_alone(
         self, interval: Interval, search_index: SearchIndex, untrained_siglip: Path
     ) -> None:
         land(Lake(load_settings().lake), FIRST, [])
-        card = EmbedderCard(
-            encoder_source="google/siglip",
-            encoder_id="siglip-12345678",
-            encoder_dims=768,
-            projection_id="00000001",
-            dims=8,
-        )
-        search_index.create(card, "live")
-        assert encoders_in_use(None) == [
-            _BOUNDS | {"encoder": "google/siglip"},
-            _BOUNDS | {"encoder": str(untrained_siglip)},
-        ]
+        index = search_index.create(_CARD, "live")
+        assert find_encoder(None) == _BOUNDS | {"encoder": str(untrained_siglip)}
+        assert find_other_encoders(None, str(untrained_siglip)) == [_BOUNDS | {"encoder": "google/siglip"}]
+        search_index.swap(index.name)
+        assert find_encoder(None) == _BOUNDS | {"encoder": "google/siglip"}
+        assert find_other_encoders(None, "google/siglip") == [_BOUNDS | {"encoder": str(untrained_siglip)}]
 
     def test_is_the_one_that_was_asked_for_alone(self, interval: Interval) -> None:
         land(Lake(load_settings().lake), FIRST, [])
-        assert encoders_in_use("pixels:16") == [_BOUNDS | {"encoder": "pixels:16"}]
+        assert find_encoder("pixels:16") == _BOUNDS | {"encoder": "pixels:16"}
+        assert find_other_encoders("pixels:16", "pixels:16") == []
 
     def test_are_looked_for_once_the_window_has_landed(self, interval: Interval) -> None:
         with pytest.raises(LensError, match="listings of .* have not landed"):
-            encoders_in_use(None)
+            find_encoder(None)
+
+
+class TestFeeding:
+    """The tasks of an index that is not live cannot fail the run of the live one."""
+
+    @pytest.fixture
+    def load_live(self, monkeypatch: pytest.MonkeyPatch) -> Any:
+        """Says how the load of the live index ended."""
+
+        def ended(state: str) -> None:
+            ti = SimpleNamespace(
+                dag_id="a", run_id="r", get_task_states=lambda *_, **__: {"r": {tasks.LOAD_LIVE: state}}
+            )
+            monkeypatch.setattr(tasks, "get_current_context", lambda: {"ti": ti})
+
+        return ended
+
+    def test_others_are_those_that_are_fed_and_were_filled(self, search_index: SearchIndex, load_live: Any) -> None:
+        load_live("success")
+        live, kept, filling = (search_index.create(_CARD, name) for name in ("live", "kept", "filling"))
+        search_index.swap(live.name)
+        moment = FIRST.start
+        load = Load(since=0, version=3, expected=0, forgets_before=None, started_at=moment)
+        for index in (live, kept):
+            Loads(search_index, index).begin(load)
+            Loads(search_index, index).finish(load, moment)
+        Loads(search_index, filling).begin(load)
+        assert tasks.find_other_indexes.function(None) == [{"index": kept.name}]
+        assert tasks.find_other_indexes.function("pixels:4") == []
+        # It is looked for whatever became of the live one, but not if there was nothing to load.
+        load_live("failed")
+        assert tasks.find_other_indexes.function(None) == [{"index": kept.name}]
+        load_live("skipped")
+        with pytest.raises(AirflowSkipException):
+            tasks.find_other_indexes.function(None)
+
+    @pytest.mark.parametrize("state", ["success", "skipped"])
+    def test_a_run_succeeds_with_the_live_index(self, load_live: Any, state: str) -> None:
+        load_live(state)
+        tasks.require_live_is_fed.function()
+
+    @pytest.mark.parametrize("state", ["failed", "upstream_failed"])
+    def test_and_fails_with_it(self, load_live: Any, state: str) -> None:
+        load_live(state)
+        with pytest.raises(AirflowFailException, match=f"load_live is {state}: the live index lacks listings"):
+            tasks.require_live_is_fed.function()
 
 
 def set_aside(encoder_id: str, *letters: Letter) -> None:
@@ -111,7 +164,7 @@ class TestFindDue:
         assert find_due(None) == []
         for encoder_id in ("pixels-4", "pixels-8", "pixels-16"):
             set_aside(encoder_id, letter(ago=_LONG_AGO))
-        assert find_due(None) == [{"encoder": "pixels:8", "all": False}, {"encoder": "pixels:4", "all": False}]
+        assert find_due(None) == [{"encoder": "pixels:4", "all": False}, {"encoder": "pixels:8", "all": False}]
 
     def test_is_the_encoder_that_was_asked_for_alone(self) -> None:
         for encoder_id in ("pixels-4", "pixels-16"):
@@ -138,8 +191,6 @@ class TestFindDue:
 
 
 def test_a_run_without_a_window_is_refused_for_good(interval: Interval) -> None:
-    from airflow.sdk.exceptions import AirflowFailException
-
     assert tasks.require_window.function() == FIRST.name
     for start, end in ((None, None), (FIRST.start, FIRST.start)):
         interval(start, end)

@@ -144,58 +144,6 @@ class TestSearch:
         assert "m[/]1" in result.stdout
 
 
-class TestIndex:
-    def test_is_listed_by_its_whole_name(self, lens: Lens, marketplace: Marketplace) -> None:
-        result = lens("index", "list")
-        cells = [line.split("│") for line in result.stdout.splitlines() if line.startswith("│")]
-        names = "".join(cell[1].strip() for cell in cells)
-        assert all(index.name in names for index in marketplace.search_index.all())
-        assert [cell[4].strip() for cell in cells].count("live") == 1
-
-    def test_rebuilt_is_a_new_one_and_the_old_one_is_kept(self, lens: Lens, marketplace: Marketplace) -> None:
-        before = marketplace.search_index.require_live()
-        promote(marketplace.version, asked=True, settings=marketplace.settings)
-        result = lens("index", "rebuild")
-        assert result.exit_code == 0, result.output
-        live = marketplace.search_index.require_live()
-        assert live.name != before.name
-        assert live.card == before.card
-        assert f"points to {live.name}, no longer to {before.name}\n" in result.stdout
-        assert {before.name, live.name} <= {index.name for index in marketplace.search_index.all()}
-        counts = marketplace.search_index.counts
-        assert counts(live.name) == counts(before.name) == {"searchable": 37, "removed": 2}
-
-    def test_rebuilt_embeds_what_its_encoder_lacks(self, lens: Lens, marketplace: Marketplace) -> None:
-        embeddings = Embeddings(marketplace.lake, marketplace.card.encoder_id)
-        gone = [
-            item
-            for item, row in items_of(marketplace.lake, embeddings.encoder_id).items()
-            if row["window"] == SECOND.name
-        ]
-        embeddings.items.delete(gone)
-        embeddings.windows.delete([SECOND.name])
-        result = lens("index", "rebuild", "--model", marketplace.version)
-        assert result.exit_code == 0, result.output
-        live = marketplace.search_index.require_live()
-        assert marketplace.search_index.counts(live.name) == {"searchable": 37, "removed": 2}
-        assert counts_of(marketplace.lake, embeddings.encoder_id, SECOND)["embedded"] == 20
-
-    def test_is_deleted_unless_it_is_live(self, lens: Lens, marketplace: Marketplace) -> None:
-        search_index = marketplace.search_index
-        live, other = search_index.require_live(), search_index.create(marketplace.card, "to-be-deleted")
-        refused = lens("index", "delete", live.name)
-        assert refused.exit_code == 1
-        assert "is live: swap the alias" in refused.stderr
-        deleted = lens("index", "delete", other.name)
-        assert deleted.exit_code == 0, deleted.output
-        names = {index.name for index in search_index.all()}
-        assert live.name in names
-        assert other.name not in names
-        unknown = lens("index", "delete", other.name)
-        assert unknown.exit_code == 1
-        assert f"there is no index '{other.name}'" in unknown.stderr
-
-
 def test_embedding_again_does_only_what_is_missing(
     lens: Lens, marketplace: Marketplace, untrained_siglip: Path
 ) -> None:

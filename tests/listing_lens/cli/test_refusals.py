@@ -203,7 +203,7 @@ class TestIndex:
         assert said.startswith("MLflow's listing-embedder has no version or alias '999999': fit a projection with")
         assert own_index.all() == []
 
-    def test_that_could_not_be_loaded_is_removed(
+    def test_whose_projection_is_gone_is_not_begun(
         self,
         refusal: Refusal,
         monkeypatch: pytest.MonkeyPatch,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,7 @@ from google.cloud.storage import Bucket
 from tiny import FIRST, NOW, SECOND, land, listing, remove_indexes
 
 from listing_lens.embedding.sources import (
+    EncodersInUse,
     encoders_in_use,
     landed_identities,
     publish_encoder,
@@ -24,6 +26,7 @@ from listing_lens.lake.embeddings import Embeddings
 from listing_lens.lake.ledger import Completed, Ledger, input_of
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import Lake
+from listing_lens.search.builds import Builds
 from listing_lens.search.index import SearchIndex
 from listing_lens.settings import Settings, load_settings
 from models.embedder import CHAMPION, ENCODER_MODEL, EmbedderCard
@@ -115,24 +118,36 @@ class TestResolve:
 @pytest.mark.usefixtures("search_index")
 class TestInUse:
     def test_without_an_index_is_lens_encoder(self, untrained_siglip: Path) -> None:
-        assert encoders_in_use(load_settings(encoder=str(untrained_siglip))) == [str(untrained_siglip)]
+        found = encoders_in_use(load_settings(encoder=str(untrained_siglip)))
+        assert found == EncodersInUse(str(untrained_siglip), ())
 
-    def test_are_those_of_every_index_and_lens_encoder(
+    def test_the_live_index_s_is_required_and_those_of_the_others_and_lens_encoder_are_not(
         self, search_index: SearchIndex, untrained_siglip: Path, other_siglip: Path
     ) -> None:
-        search_index.create(card(other_siglip), "kept")
-        search_index.create(card(other_siglip, "00000002"), "live")
-        assert encoders_in_use(load_settings(encoder=str(untrained_siglip))) == [
-            str(other_siglip),
-            str(untrained_siglip),
-        ]
+        search_index.create(card(untrained_siglip), "kept")
+        live = search_index.create(card(other_siglip, "00000002"), "live")
+        settings = load_settings(encoder="pixels:4")
+        # Before the first swap it is LENS_ENCODER that must embed what lands.
+        assert encoders_in_use(settings).required == "pixels:4"
+        search_index.swap(live.name)
+        assert encoders_in_use(settings) == EncodersInUse(str(other_siglip), (str(untrained_siglip), "pixels:4"))
+
+    def test_those_of_builds_that_failed_are_not_in_use(
+        self, search_index: SearchIndex, untrained_siglip: Path, other_siglip: Path
+    ) -> None:
+        builds = Builds(search_index)
+        build = builds.begin(card(other_siglip), owner="one", because="a test")
+        settings = load_settings(encoder=str(untrained_siglip))
+        assert encoders_in_use(settings).all == (str(untrained_siglip), str(other_siglip))
+        builds.give_up(build.index, "a test")
+        assert encoders_in_use(settings).all == (str(untrained_siglip),)
 
     def test_an_encoder_is_one_wherever_it_lies(
         self, search_index: SearchIndex, untrained_siglip: Path, tmp_path: Path
     ) -> None:
         copy = shutil.copytree(untrained_siglip, tmp_path / untrained_siglip.name)
         search_index.create(card(untrained_siglip), "live")
-        assert encoders_in_use(load_settings(encoder=str(copy))) == [str(untrained_siglip)]
+        assert encoders_in_use(load_settings(encoder=str(copy))).all == (str(untrained_siglip),)
 
     def test_a_folder_whose_weights_changed_is_named_once(
         self, search_index: SearchIndex, untrained_siglip: Path, tmp_path: Path
@@ -140,22 +155,29 @@ class TestInUse:
         folder = Path(shutil.copytree(untrained_siglip, tmp_path / "encoder"))
         search_index.create(card(folder), "live")
         save_untrained_siglip(folder, seed=2)
-        assert encoders_in_use(load_settings(encoder=str(folder))) == [str(folder)]
+        assert encoders_in_use(load_settings(encoder=str(folder))).all == (str(folder),)
 
-    def test_an_alias_that_is_not_set_yet_is_named(
-        self, search_index: SearchIndex, mlflow_url: str, registered: int, untrained_siglip: Path
+    def test_an_alias_that_is_not_set_yet_is_named_and_keeps_nothing_from_the_live_index(
+        self,
+        search_index: SearchIndex,
+        mlflow_url: str,
+        registered: int,
+        untrained_siglip: Path,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
         registry = Registry.connect(mlflow_url)
         if registry.has(CHAMPION, ENCODER_MODEL):
             registry.client.delete_registered_model_alias(ENCODER_MODEL, CHAMPION)
-        search_index.create(card(untrained_siglip), "live")
+        index = search_index.create(card(untrained_siglip), "live")
         source = "models:/listing-encoder@champion"
-        with pytest.raises(
-            LensError, match=f"{source}' cannot be found: MLflow's listing-encoder has no .* 'champion'"
-        ):
+        missing = f"{source}' cannot be found: MLflow's listing-encoder has no .* 'champion'"
+        with pytest.raises(LensError, match=missing):
             encoders_in_use(settings_with(mlflow_url, encoder=source))
-        registry.promote_encoder(registered, reason="a test", now=datetime.now(UTC))
-        assert encoders_in_use(settings_with(mlflow_url, encoder=source)) == [str(untrained_siglip)]
+        search_index.swap(index.name)
+        assert encoders_in_use(settings_with(mlflow_url, encoder=source)).all == (str(untrained_siglip),)
+        assert re.search(missing, caplog.text)
+        registry.promote_encoder(registered, by="a test", reason="a test", now=datetime.now(UTC))
+        assert encoders_in_use(settings_with(mlflow_url, encoder=source)).all == (str(untrained_siglip),)
         registry.client.delete_registered_model_alias(ENCODER_MODEL, CHAMPION)
 
 

@@ -97,6 +97,17 @@ def test_a_backfill_runs_each_window(probe: AirflowApi) -> None:
         probe.wait_for_backfill(DAG, failing)
 
 
+def test_a_new_run_is_told_from_those_that_are_known(probe: AirflowApi) -> None:
+    first = probe.trigger(DAG)
+    known = [run.run_id for run in probe.runs(DAG)]
+    assert known[0] == first
+    with pytest.raises(LensError, match="nothing started stack_probe within 0 s"):
+        probe.wait_for_new_run(DAG, known, timeout_s=0)
+    second = probe.trigger(DAG)
+    assert probe.wait_for_new_run(DAG, known) == second
+    assert [probe.wait_for_run(DAG, run_id).state for run_id in (first, second)] == ["success", "success"]
+
+
 def test_what_does_not_exist_is_a_sentence(airflow: AirflowApi) -> None:
     with pytest.raises(LensError, match="Airflow answered 404 to PATCH dags/nothing"):
         airflow.unpause("nothing")
