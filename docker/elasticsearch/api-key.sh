@@ -1,5 +1,7 @@
 #!/bin/bash
 # Create an API key that may use the listings' indices and nothing else, and print it as a line of .env.
+# Their names begin with the alias (LENS_ALIAS, "listings"): the indices themselves, the records in listings.builds and
+# listings.loads, and the aliases, which move. To "monitor" the cluster is to see its health, and whether a merge has ended.
 set -euo pipefail
 
 password=$(cat /run/secrets/elastic_password)

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import pytest
 import yaml
 from dockerfile_parse import DockerfileParser
 
-from listing_lens.settings import Settings
+from listing_lens.settings import Settings, load_settings
 from plugins.operators.training import PROGRAM, training_task
 
 ROOT = Path(__file__).parents[2]
@@ -114,6 +115,17 @@ def test_hadolint_finds_nothing() -> None:
 def test_shellcheck_finds_nothing(script: Path) -> None:
     tool("shellcheck", "--enable=quote-safe-variables,check-extra-masked-returns", script)
     assert script.stat().st_mode & 0o111, f"{script.name} cannot be executed"
+
+
+# ---- Elasticsearch ---------------------------------------------------------------------------------------------------
+
+
+def test_the_api_key_covers_every_name_that_begins_with_the_alias() -> None:
+    script = (DOCKER / "elasticsearch/api-key.sh").read_text()
+    [pattern] = json.loads(re.findall(r'"names": (\[.*?\])', script)[0])
+    alias = load_settings().alias
+    ends = ("", ".builds", ".loads", ".epoch-1", "-space-build", ".space-build")
+    assert all(fnmatch(f"{alias}{end}", pattern) for end in ends)
 
 
 # ---- compose.yaml ----------------------------------------------------------------------------------------------------
