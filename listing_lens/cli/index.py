@@ -100,10 +100,8 @@ def show(name: Annotated[str | None, typer.Argument(help="The index; default: th
     builds = lifecycle.connect_builds(load_settings(), patience_s=0)
     build = builds.get(name or builds.search_index.require_live().name)
     now = datetime.now(UTC)
-    facts = Table(show_header=False)
     for label, value in _facts(build, now).items():
-        facts.add_row(label, value)
-    console.print(facts)
+        console.print(f"{label + ':':14}{value}")
     if build.steps:
         steps = Table("step", "began", "took", Column("outcome", overflow="fold"))
         for step in build.steps:

@@ -275,10 +275,11 @@ def to_retire(builds: Sequence[Build], *, keep: int, younger_than: timedelta, no
 
 def _remove(builds: Builds, build: Build, because: str) -> None:
     search_index = builds.search_index
+    # The record comes first: that its index is gone makes the build a retired one.
+    builds.change(build.index, lambda _: {"ended_because": because})
     if search_index.exists(build.index):
         Loads(search_index, search_index.get(build.index)).forget()
         search_index.delete(build.index)
-    builds.change(build.index, lambda _: {"state": State.RETIRED, "ended_because": because})
     logger.info("index %s is removed: %s", build.index, because)
 
 
