@@ -40,6 +40,8 @@ from models.projection import fit_projection
 
 ENCODER_DIMS, DIMS = 12, 6
 _PATIENCE_S = 300.0
+# The readers leave the processors to what is tested.
+_PAUSE_S = 0.02
 
 
 def wait_for(condition: Callable[[], object], what: str) -> None:
@@ -199,10 +201,12 @@ class Reader:
             except LensError as err:
                 if not was_away and not self.away.is_set():
                     self.complaints.append(str(err))
+                self._ended.wait(_PAUSE_S)
                 continue
             if [hit.item_id for hit in hits] != [self.item_id] or abs(hits[0].score - 1) > 1e-4:
                 self.complaints.append(f"{index.name} gave {hits}")
             self.seen.append(index.name)
+            self._ended.wait(_PAUSE_S)
         search_index.client.close()
 
 
