@@ -440,7 +440,7 @@ class Builds:
             try:
                 self._lock(build.index, build.owner, joining=True)
                 self._note_progress(build.index)
-            except Exception as err:
+            except Exception as err:  # noqa: BLE001
                 # The next renewal may succeed, so nothing may end this thread; if the lock was taken over, the swap is refused.
                 logger.warning("the lock of %s could not be renewed: %s", build.index, err)
 
