@@ -196,8 +196,12 @@ def configure(index: Index, search_index: SearchIndex, settings: Settings) -> Co
     if load is None or not embeddings.items.has(load.version):
         load = _new_load(embeddings, reached, latest, settings)
         loads.begin(load)
-    done = loads.parts_done(load)
-    parts = tuple(part for part in _parts(embeddings, load) if part not in done)
+    every, done = list(_parts(embeddings, load)), loads.parts_done(load)
+    if not done <= set(every):
+        # They were cut otherwise by another release: together with these, some rows would count twice.
+        loads.remove_parts(load)
+        done = set()
+    parts = tuple(part for part in every if part not in done)
     most_refused = int(settings.max_dead_letter_ratio * load.expected)
     return Config(embeddings, index, load, parts, most_refused, Cluster.of(settings))
 

@@ -15,7 +15,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -135,10 +135,7 @@ class Builds:
     @said_plainly
     def all(self) -> list[Build]:
         """Every build, newest first, those without an index included; and indexes without a record, as what they seem to be."""
-        self.search_index.ensure_bookkeeping()
-        self.client.indices.refresh(index=self._name)
-        answer = self.client.search(index=self._name, query={"term": {"kind": "build"}}, size=_MOST_BUILDS)
-        recorded = [Build.model_validate(hit["_source"]["build"]) for hit in answer["hits"]["hits"]]
+        recorded = self._recorded()
         known = {build.index for build in recorded}
         indexes = {index.name: index for index in self.search_index.all()}
         found = [*recorded, *(_unrecorded(index) for name, index in indexes.items() if name not in known)]
@@ -146,6 +143,26 @@ class Builds:
         holder = self.holder()
         seen = [self._as_it_is(build, build.index in indexes, build.index in live, holder) for build in found]
         return sorted(seen, key=lambda build: (build.started_at, build.index), reverse=True)
+
+    def _recorded(self) -> list[Build]:
+        self.search_index.ensure_bookkeeping()
+        self.client.indices.refresh(index=self._name)
+        answer = self.client.search(index=self._name, query={"term": {"kind": "build"}}, size=_MOST_BUILDS)
+        return [Build.model_validate(hit["_source"]["build"]) for hit in answer["hits"]["hits"]]
+
+    @said_plainly
+    def settle(self) -> None:
+        """Bring the records in line with the alias, as whoever moves it must before and after.
+
+        A process may be killed between the two. What was live would not be known to have been, or until when.
+        """
+        live, now = set(self.search_index.behind_alias()), self.now()
+        recorded = {build.index for build in self._recorded() if build.state is State.LIVE}
+        for name in recorded - live:
+            # When it stopped to be live decides how long it is kept.
+            self.change(name, lambda build: {"state": State.KEPT, "live_at": now} if build.state is State.LIVE else {})
+        for name in live - recorded:
+            self.change(name, lambda build: {"state": State.LIVE, "live_at": now, "ended_because": None})
 
     def get(self, index_name: str) -> Build:
         """The build of an index. Raises LensError when there is none."""
@@ -233,6 +250,20 @@ class Builds:
         """
         name = f"{self.search_index.alias}-{card.space}-{self.now():%Y%m%dt%H%M%S%f}"
         self._lock(name, owner, wait)
+        with self._released_on_refusal(owner):
+            self.settle()
+            return self._begin(name, card, owner, because, model_version, champion, afresh)
+
+    def _begin(
+        self,
+        name: str,
+        card: EmbedderCard,
+        owner: str,
+        because: str,
+        model_version: int | None,
+        champion: int | None,
+        afresh: bool,
+    ) -> Build:
         unfinished = [build for build in self.all() if self._can_go_on(build, card)]
         if afresh:
             # An earlier try of this very build is gone on with all the same.
@@ -241,7 +272,7 @@ class Builds:
             name = unfinished[0].index
             self._lock(name, owner)
             logger.info("build %s goes on where it stopped", name)
-        live = self.search_index.live()
+        live = self.search_index.behind_alias()
         values: dict[str, Any] = {
             "state": State.BUILDING,
             "owner": owner,
@@ -249,7 +280,7 @@ class Builds:
             "layout": self.search_index.layout,
             "model_version": model_version,
             "champion": champion,
-            "replaces": live.name if live else None,
+            "replaces": live[0] if live else None,
             "epoch": self.search_index.epoch(),
             "verification": None,
             "forced": (),
@@ -260,7 +291,29 @@ class Builds:
             new = Build(index=name, card=card, started_at=self.now(), updated_at=self.now(), **values)
             self._put(name, {"kind": "build", "build": new.model_dump(mode="json")})
             self.search_index.create(card, name.rsplit("-", 1)[1])
-        return self.change(name, lambda _: values)
+        return self._take_up(name, values)
+
+    def _take_up(self, name: str, values: dict[str, Any]) -> Build:
+        """Change the record of a build that is begun, unless it was retired since it was chosen."""
+
+        def changes(build: Build) -> dict[str, Any]:
+            if build.state is State.RETIRED:
+                raise LensError(f"build {name} was retired meanwhile: begin again")
+            return values
+
+        return self.change(name, changes)
+
+    @contextmanager
+    def _released_on_refusal(self, owner: str) -> Iterator[None]:
+        """Release the lock when a build cannot begin: nobody knows it, so nobody would give it up."""
+        try:
+            yield
+        except LensError:
+            with suppress(LensError):
+                held = self.holder()
+                if held and held.owner == owner:
+                    self.release(held.index)
+            raise
 
     def begin_rollback(
         self,
@@ -280,6 +333,29 @@ class Builds:
         if holder and holder.owner == owner and not holder.released:
             # An earlier try of this very rollback has chosen.
             index_name = holder.index
+        self._lock(self._to_roll_back_to(index_name).index, owner, wait)
+        with self._released_on_refusal(owner):
+            self.settle()
+            # Whoever was waited for may have moved the alias.
+            build, live = self._to_roll_back_to(index_name), self.search_index.behind_alias()
+            self._lock(build.index, owner)
+            values = {
+                "state": State.BUILDING,
+                "owner": owner,
+                "because": because,
+                "champion": champion,
+                "replaces": live[0] if live else None,
+                "epoch": self.search_index.epoch(),
+                # What was live once is kept again if the rollback is given up.
+                "live_at": build.live_at or build.started_at,
+                "verification": None,
+                "forced": (),
+                "ended_because": None,
+            }
+            return self._take_up(build.index, values)
+
+    def _to_roll_back_to(self, index_name: str | None) -> Build:
+        """The kept build of a name, or the one that was live last."""
         if index_name:
             build = self.get(index_name)
             if build.state not in (State.KEPT, State.LIVE) and not (build.live_at and build.state in FED):
@@ -291,24 +367,7 @@ class Builds:
             build = max(kept, key=lambda build: build.live_at or build.started_at)
         if build.state is State.LIVE:
             raise LensError(f"build {build.index} is live already: there is nothing to roll back to")
-        self._lock(build.index, owner, wait)
-        live = self.search_index.live()
-        return self.change(
-            build.index,
-            lambda _: {
-                "state": State.BUILDING,
-                "owner": owner,
-                "because": because,
-                "champion": champion,
-                "replaces": live.name if live else None,
-                "epoch": self.search_index.epoch(),
-                # What was live once is kept again if the rollback is given up.
-                "live_at": build.live_at or build.started_at,
-                "verification": None,
-                "forced": (),
-                "ended_because": None,
-            },
-        )
+        return build
 
     def give_up(self, index_name: str, because: str) -> Build:
         """End a build that is not live without success, and release its lock. One that was live before is kept again."""
@@ -336,14 +395,15 @@ class Builds:
             LensError: the build is over, or the lock is another build's.
         """
         build = self.get(index_name)
-        if build.state is State.FAILED:
-            build = self.change(index_name, lambda _: {"state": State.BUILDING, "ended_because": None})
-        if build.state not in (State.BUILDING, State.VERIFIED, State.LIVE):
+        if build.state in (State.KEPT, State.RETIRED):
             remedy = "roll back to it instead" if build.state is State.KEPT else "begin a new one"
             raise LensError(f"build {index_name} is {build.state}, so its step {name} is not repeated: {remedy}")
         self._lock(index_name, build.owner, joining=True)
+        if build.state is State.FAILED:
+            build = self._take_up(index_name, {"state": State.BUILDING, "ended_because": None})
         began = Step(name=name, started_at=self.now())
-        self.change(index_name, lambda build: {"steps": (*build.steps, began)})
+        # A change whose answer was lost is made twice.
+        self.change(index_name, lambda build: {} if began in build.steps else {"steps": (*build.steps, began)})
         ended = threading.Event()
         renewing = threading.Thread(target=self._renew_until, args=(ended, build), name=f"lock of {index_name}")
         renewing.start()
@@ -380,8 +440,8 @@ class Builds:
             try:
                 self._lock(build.index, build.owner, joining=True)
                 self._note_progress(build.index)
-            except LensError as err:
-                # The next renewal may succeed; if the lock was taken over, the swap is refused.
+            except Exception as err:  # noqa: BLE001
+                # The next renewal may succeed, so nothing may end this thread; if the lock was taken over, the swap is refused.
                 logger.warning("the lock of %s could not be renewed: %s", build.index, err)
 
     def _note_progress(self, index_name: str) -> None:
@@ -401,9 +461,13 @@ class Builds:
     @said_plainly
     def release(self, index_name: str) -> None:
         """Release the lock if it is this build's."""
-        held, condition = self._held()
-        if held and held.index == index_name and not held.released:
-            self._write_lock(held.index, held.owner, condition, released=True)
+        while True:
+            held, condition = self._held()
+            if held is None or held.index != index_name or held.released:
+                return
+            # A renewal may come first.
+            if self._write_lock(held.index, held.owner, condition, released=True):
+                return
 
     @said_plainly
     def _lock(self, index_name: str, owner: str, wait: timedelta = timedelta(0), *, joining: bool = False) -> None:

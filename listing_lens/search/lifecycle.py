@@ -160,14 +160,16 @@ def swap_in(index_name: str, settings: Settings, *, force: Collection[str] = ())
     """
     require_fences(force)
     builds = connect_builds(settings)
-    build = builds.get(index_name)
-    if build.state is State.LIVE:
+    builds.settle()
+    if builds.get(index_name).state is State.LIVE:
         logger.info("alias %s points to %s already", settings.alias, index_name)
         before = None
     else:
         with builds.step(index_name, "swap") as build:
             before = _swap(builds, build, settings, force)
-    _record_swap(builds, index_name, before or build.replaces, force)
+        builds.settle()
+    if force:
+        builds.change(index_name, lambda build: {"forced": tuple(dict.fromkeys([*build.forced, *force]))})
     builds.release(index_name)
     return before
 
@@ -188,20 +190,6 @@ def _swap(builds: Builds, build: Build, settings: Settings, force: Collection[st
             "that one, or force `champion`"
         )
     return builds.search_index.swap(build.index, epoch=None if "live" in force else build.epoch)
-
-
-def _record_swap(builds: Builds, index_name: str, before: str | None, force: Collection[str]) -> None:
-    """Bring the records of two indexes up to date; a swap that was killed leaves that to its next try."""
-    now = builds.now()
-
-    def went_live(build: Build) -> dict[str, Any]:
-        forced = tuple(dict.fromkeys([*build.forced, *force]))
-        return {} if build.state is State.LIVE else {"state": State.LIVE, "live_at": now, "forced": forced}
-
-    builds.change(index_name, went_live)
-    if before:
-        # When it stopped to be live decides how long it is kept.
-        builds.change(before, lambda build: {"state": State.KEPT, "live_at": now} if build.state is State.LIVE else {})
 
 
 def begin_rollback(
@@ -229,15 +217,27 @@ def retire(settings: Settings, *, now: datetime | None = None) -> list[str]:
     Returns their names.
     """
     builds = connect_builds(settings)
-    gone = to_retire(
-        builds.all(),
+    builds.settle()
+    every = builds.all()
+    unneeded = to_retire(
+        every,
         keep=settings.index_keep_builds,
         younger_than=timedelta(days=settings.index_keep_days),
         now=now or datetime.now(UTC),
     )
-    for build in gone:
-        _remove(builds, build, "retired by policy" if build.state is State.KEPT else build.ended_because or "it failed")
-    return [build.index for build in gone]
+    there = {index.name for index in builds.search_index.all()}
+    # Whoever began to remove an index may have been killed.
+    half_removed = [build for build in every if build.state is State.RETIRED and build.index in there]
+    gone = []
+    for build in [*unneeded, *half_removed]:
+        because = "retired by policy" if build.state is State.KEPT else build.ended_because or "it failed"
+        try:
+            _remove(builds, build, because)
+        except _TakenUpError as err:
+            logger.info("%s", err)
+        else:
+            gone.append(build.index)
+    return gone
 
 
 def retire_build(index_name: str, settings: Settings) -> None:
@@ -273,13 +273,27 @@ def to_retire(builds: Sequence[Build], *, keep: int, younger_than: timedelta, no
     return [*old, *(build for build in builds if build.state is State.FAILED)]
 
 
+class _TakenUpError(LensError):
+    """A build is not what it was when it was chosen to be removed."""
+
+
 def _remove(builds: Builds, build: Build, because: str) -> None:
+    def changes(found: Build) -> dict[str, Any]:
+        if found.state is State.RETIRED:
+            return {}
+        # Another build or a rollback may go on with it: whose change of the record comes first, wins.
+        if found.updated_at != build.updated_at:
+            raise _TakenUpError(
+                f"build {build.index} was taken up meanwhile: see `lens index list`, and retire it again"
+            )
+        return {"state": State.RETIRED, "ended_because": because}
+
     search_index = builds.search_index
-    # The record comes first: that its index is gone makes the build a retired one.
-    builds.change(build.index, lambda _: {"ended_because": because})
+    builds.change(build.index, changes)
     if search_index.exists(build.index):
-        Loads(search_index, search_index.get(build.index)).forget()
+        loads = Loads(search_index, search_index.get(build.index))
         search_index.delete(build.index)
+        loads.forget()
     logger.info("index %s is removed: %s", build.index, because)
 
 
