@@ -50,6 +50,8 @@ logger = logging.getLogger(__name__)
 _BATCH_ROWS = 2000
 _PART_ROWS = 20_000
 _COLUMNS = [*LISTING_SCHEMA.names, "version", "embedding"]
+# So many documents may be refused in any case: an hour's load may be smaller than the ratio allows for one.
+_LEAST_REFUSED = 10
 # Refused documents that an error message lists.
 _EXAMPLES = 3
 
@@ -202,7 +204,7 @@ def configure(index: Index, search_index: SearchIndex, settings: Settings) -> Co
         loads.remove_parts(load)
         done = set()
     parts = tuple(part for part in every if part not in done)
-    most_refused = int(settings.max_dead_letter_ratio * load.expected)
+    most_refused = max(_LEAST_REFUSED, int(settings.max_dead_letter_ratio * load.expected))
     return Config(embeddings, index, load, parts, most_refused, Cluster.of(settings))
 
 
@@ -227,12 +229,6 @@ def _parts(embeddings: Embeddings, load: Load) -> Iterator[Part]:
         rows = fragment.count_rows()
         for offset in range(0, rows, _PART_ROWS):
             yield Part(fragment.fragment_id, offset, min(_PART_ROWS, rows - offset))
-
-
-def is_behind(index: Index, search_index: SearchIndex, settings: Settings) -> bool:
-    """Whether the encoder's table has changed since the index was loaded."""
-    embeddings = Embeddings(Lake(settings.lake), index.card.encoder_id)
-    return Loads(search_index, index).reached() < embeddings.require()
 
 
 def _require_embedded(lake: Lake, index: Index, window: Window) -> None:
@@ -265,8 +261,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     reached = -1
     # A load that takes hours is followed by one of what was embedded meanwhile. One that was only submitted, as a template is,
     # gets no further.
-    while is_behind(index, search_index, settings) and reached < Loads(search_index, index).reached():
-        reached = Loads(search_index, index).reached()
+    loads, embeddings = Loads(search_index, index), Embeddings(Lake(settings.lake), index.card.encoder_id)
+    while loads.is_behind(embeddings) and reached < loads.reached():
+        reached = loads.reached()
         config = configure(index, search_index, settings)
         with beam.Pipeline(options=pipeline_options(settings, beam_arguments)) as pipeline:
             run(pipeline, config)

@@ -50,7 +50,7 @@ from listing_lens.lake.embeddings import Embeddings
 from listing_lens.lake.ledger import Ledger
 from listing_lens.lake.windows import LISTINGS, Lake
 from listing_lens.search.builds import Builds
-from listing_lens.search.index import PATIENCE_S, SearchIndex
+from listing_lens.search.index import PATIENCE_S, Index, SearchIndex
 from listing_lens.search.loads import Loads
 from listing_lens.search.verification import CHECKS, Check, Verification, require_known
 from listing_lens.settings import load_settings
@@ -161,7 +161,7 @@ def configure(
         cluster=Cluster.of(settings),
         limits=Limits.of(settings),
         known=(
-            check_mapping(index, search_index.mapping(index.name), settings.index_options["type"]),
+            check_mapping(index, search_index.mapping(index.name), _index_type(search_index, index)),
             check_windows(index, landed, lines, began=began, now=began_at),
             check_size(search_index, index, settings.verify_least_size),
         ),
@@ -176,6 +176,12 @@ def configure(
     )
     config.projection()
     return config
+
+
+def _index_type(search_index: SearchIndex, index: Index) -> str:
+    """What an index was made as, whatever new ones are made as by now."""
+    layout = Builds(search_index).get(index.name).layout or search_index.layout
+    return str(layout.options["type"])
 
 
 def main(argv: Sequence[str] | None = None) -> None:

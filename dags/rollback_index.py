@@ -13,8 +13,8 @@ champion again, since the champion is what should serve. `swap` moves the alias 
 `give_up` runs only if a task failed for good: it frees the lock, and the index stays kept.
 
 **When it fails.** The alias has not moved. *No index is kept*: rebuild instead, for the earlier version. *The verification
-failed*: see its message and page; to go back all the same, trigger with `force_checks`, which is recorded. Clear the failed task
-to continue.
+failed*: see its message and page; to go back all the same, trigger with `force_checks`, which is recorded. To try again, clear
+`begin_rollback` with what follows: the index was given back, and is taken up anew.
 
 **Must not race with** another rebuild or rollback: the lock, which `lens index rollback` takes too, sees to that. It may run
 beside every other DAG.

@@ -170,16 +170,20 @@ class Standing:
         live: None before the first swap.
         kept: the indexes that may serve again as they are.
         told: the record of how the champion became it; None if the alias was moved in MLflow and nothing wrote that down.
+        coming: the space that is being built or rolled back to now; None if nothing is.
     """
 
     champion: RegisteredEmbedder | None
     live: Index | None
     kept: tuple[Index, ...]
     told: PromotionMove | None
+    coming: str | None = None
 
     @property
     def follows(self) -> Move | None:
-        """What brings the champion live."""
+        """What brings the champion live; None if it is, or is on its way."""
+        if self.champion is not None and self.champion.card.space == self.coming:
+            return None
         return what_follows(self.champion, self.live, self.kept)
 
     @property
@@ -196,8 +200,10 @@ def standing(settings: Settings) -> Standing:
     newest = next(iter(registry.promotions()), None)
     told = newest if champion and newest and newest.version == champion.version else None
     builds = connect_builds(settings, patience_s=0)
-    kept = [builds.search_index.get(build.index) for build in builds.all() if build.state is State.KEPT]
-    return Standing(champion, builds.search_index.live(), tuple(kept), told)
+    every, under_way = builds.all(), builds.under_way()
+    kept = [builds.search_index.get(build.index) for build in every if build.state is State.KEPT]
+    coming = [build.card.space for build in every if build.index == under_way]
+    return Standing(champion, builds.search_index.live(), tuple(kept), told, coming[0] if coming else None)
 
 
 def tell_move(at: Standing, settings: Settings, now: datetime) -> PromotionMove | None:

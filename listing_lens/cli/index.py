@@ -15,10 +15,12 @@ from rich.table import Column, Table
 from listing_lens.cli.console import console
 from listing_lens.cli.progress import run_with_bars
 from listing_lens.errors import LensError
+from listing_lens.lake.embeddings import Embeddings
 from listing_lens.lake.windows import Lake
 from listing_lens.search import lifecycle
 from listing_lens.search.builds import Build, State
 from listing_lens.search.index import SearchIndex
+from listing_lens.search.loads import Loads
 from listing_lens.search.verification import Verification, require_known
 from listing_lens.settings import Settings, load_settings
 from models.embedder import CHAMPION
@@ -72,7 +74,7 @@ def rollback(
     )
     with _or_give_up(build, settings):
         _embed_missing(build, settings)
-        _job(build, "catch_up", "load_index", [], settings)
+        _catch_up(build, settings)
         _verify(build, settings, force_check or ())
         registration.promote_build(build.index, settings, by=owner())
         _swap(build, settings, force_swap or ())
@@ -171,7 +173,7 @@ def rebuild_index(
         merge = lifecycle.finish_load(build.index, settings)
         while not lifecycle.is_merged(build.index, merge, settings):
             time.sleep(_POLL_S)
-        _job(build, "catch_up", "load_index", [], settings)
+        _catch_up(build, settings)
         _verify(build, settings, force_checks)
         _swap(build, settings, force_swap)
     for gone in lifecycle.retire(settings):
@@ -220,6 +222,13 @@ def _embed_missing(build: Build, settings: Settings) -> None:
         with lifecycle.connect_builds(settings).step(build.index, "embed_missing"):
             arguments = ["--each_landed", "--encoder", build.card.encoder_source]
             run_with_bars("embed", "embed_listings", arguments, settings)
+
+
+def _catch_up(build: Build, settings: Settings) -> None:
+    search_index = SearchIndex.connect(settings)
+    loads = Loads(search_index, search_index.get(build.index))
+    if loads.is_behind(Embeddings(Lake(settings.lake), build.card.encoder_id)):
+        _job(build, "catch_up", "load_index", [], settings)
 
 
 def _verify(build: Build, settings: Settings, force: Sequence[str]) -> None:

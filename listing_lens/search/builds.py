@@ -40,7 +40,7 @@ _RENEWAL_S = 20.0
 _POLL_S = 2.0
 # A build that nothing was done for in this time is not fed any more, and may be removed.
 _ABANDONED = timedelta(hours=24)
-# More builds than anyone keeps records of.
+# As many records as are looked at, the newest ones.
 _MOST_BUILDS = 1000
 
 
@@ -147,7 +147,9 @@ class Builds:
     def _recorded(self) -> list[Build]:
         self.search_index.ensure_bookkeeping()
         self.client.indices.refresh(index=self._name)
-        answer = self.client.search(index=self._name, query={"term": {"kind": "build"}}, size=_MOST_BUILDS)
+        answer = self.client.search(
+            index=self._name, query={"term": {"kind": "build"}}, sort=[{"began": "desc"}], size=_MOST_BUILDS
+        )
         return [Build.model_validate(hit["_source"]["build"]) for hit in answer["hits"]["hits"]]
 
     @said_plainly
@@ -191,7 +193,7 @@ class Builds:
                 build, condition = _unrecorded(self.search_index.get(index_name)), {"op_type": "create"}
             changed = Build.model_validate({**dict(build), "updated_at": self.now(), **changes(build)})
             try:
-                self._put(index_name, {"kind": "build", "build": changed.model_dump(mode="json")}, **condition)
+                self._put_build(changed, **condition)
             except ConflictError:
                 continue
             return changed
@@ -289,7 +291,7 @@ class Builds:
         if not unfinished:
             # The record comes first: an index without one would be nobody's.
             new = Build(index=name, card=card, started_at=self.now(), updated_at=self.now(), **values)
-            self._put(name, {"kind": "build", "build": new.model_dump(mode="json")})
+            self._put_build(new)
             self.search_index.create(card, name.rsplit("-", 1)[1])
         return self._take_up(name, values)
 
@@ -458,6 +460,11 @@ class Builds:
         """Who holds the lock, or held it last; None if nobody ever did."""
         return self._held()[0]
 
+    def under_way(self) -> str | None:
+        """The index that somebody builds or rolls back to now; None if nobody does."""
+        held = self.holder()
+        return None if held is None or held.is_free(self.now()) else held.index
+
     @said_plainly
     def release(self, index_name: str) -> None:
         """Release the lock if it is this build's."""
@@ -522,6 +529,10 @@ class Builds:
         except ConflictError:
             return False
         return True
+
+    def _put_build(self, build: Build, **condition: Any) -> None:
+        document = {"kind": "build", "began": build.started_at.isoformat(), "build": build.model_dump(mode="json")}
+        self._put(build.index, document, **condition)
 
     def _put(self, key: str, document: dict[str, Any], **condition: Any) -> None:
         self.client.index(index=self._name, id=key, document=document, **condition)

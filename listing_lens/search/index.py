@@ -241,7 +241,7 @@ class SearchIndex:
 
     def ensure_bookkeeping(self) -> None:
         """Create the index of the build records, with the first epoch, unless it exists."""
-        mappings = {"dynamic": False, "properties": {"kind": {"type": "keyword"}}}
+        mappings = {"dynamic": False, "properties": {"kind": {"type": "keyword"}, "began": {"type": "date"}}}
         self.ensure(self.bookkeeping, mappings, {f"{self.alias}.epoch-0": {}})
 
     @property

@@ -17,6 +17,7 @@ from elasticsearch import helpers
 from pydantic import BaseModel, ConfigDict
 
 from listing_lens.errors import LensError
+from listing_lens.lake.embeddings import Embeddings
 from listing_lens.search.bulk import Written
 from listing_lens.search.client import said_plainly
 from listing_lens.search.documents import Refusal
@@ -111,6 +112,20 @@ class Loads:
         """The version of the encoder's table up to which the index has all changes; 0 if nothing has been loaded yet."""
         # A load starts from the version that was reached when it began: the finished ones leave no gap.
         return max((load.version for load in self.all() if load.finished_at), default=0)
+
+    def is_behind(self, embeddings: Embeddings) -> bool:
+        """Whether the encoder's table has changed since the index was loaded.
+
+        Raises:
+            LensError: there is no table, or it is an earlier one than was loaded.
+        """
+        reached, latest = self.reached(), embeddings.require()
+        if reached > latest:
+            raise LensError(
+                f"index {self.index.name} was loaded up to version {reached} of {embeddings.items.path}, which is at version "
+                f"{latest}: the lake was restored to an earlier time; rebuild the index, which then holds what the lake does"
+            )
+        return reached < latest
 
     def unfinished(self) -> Load | None:
         """The latest load that was begun from the version reached so far, but not finished."""

@@ -233,10 +233,10 @@ class TestWhatTheIndexRefuses:
         verify_index.main(["--index", indexed.index.name])
 
     def test_ends_the_load_if_it_is_too_much(self, indexed: Indexed) -> None:
-        bad = [f"bad{n}" for n in range(6)]
+        bad = [f"bad{n}" for n in range(11)]
         self._put_bad(indexed, *bad)
         with pytest.raises(
-            Exception, match="refused 6 of 45 documents, more than LENS_MAX_DEAD_LETTER_RATIO allows"
+            Exception, match="refused 11 of 50 documents, more than LENS_MAX_DEAD_LETTER_RATIO allows"
         ) as err:
             load_index.main(["--index", indexed.index.name])
         assert "item 'bad" in (refusal(err.value) or "")
