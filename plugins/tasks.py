@@ -166,8 +166,8 @@ def find_other_indexes(encoder: str | None) -> list[dict[str, str]]:
 
     One that is being filled for the first time is left to its build: a load would read the whole table beside it.
     """
-    if _state_of(LOAD_LIVE) == "skipped":
-        raise AirflowSkipException("there is nothing new for any index")
+    if _state_of(LOAD_LIVE) in ("skipped", "upstream_failed"):
+        raise AirflowSkipException("nothing was embedded that any index lacks")
     from listing_lens.embedding.sources import resolve_encoder
     from listing_lens.search.builds import Builds
     from listing_lens.search.index import SearchIndex

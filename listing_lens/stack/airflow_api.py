@@ -125,9 +125,10 @@ class AirflowApi:
 
     def tasks(self, dag_id: str, run_id: str) -> tuple[TaskState, ...]:
         path = f"dags/{dag_id}/dagRuns/{_part(run_id)}/taskInstances"
+        # In the order in which they began: the first one that failed is why others did.
         return tuple(
             TaskState(task["task_id"], task["map_index"], task["state"], task["try_number"])
-            for task in self._pages(path, "task_instances")
+            for task in self._pages(path, "task_instances", order_by="start_date")
         )
 
     def wait_for_run(

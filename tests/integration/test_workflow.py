@@ -21,6 +21,7 @@ from listing_lens.lake.records import Session
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import Lake, evaluations
 from listing_lens.registry import connect_registry
+from listing_lens.search.builds import Builds, State
 from listing_lens.search.index import Index, SearchIndex
 from listing_lens.serving.photo_search import search_by_photo
 from listing_lens.settings import Settings, load_settings
@@ -128,8 +129,9 @@ def test_a_run_without_a_data_interval_is_refused_by_its_first_task(airflow: Air
     with pytest.raises(LensError, match="task require_window of embed_new_listings failed"):
         airflow.wait_for_run("embed_new_listings", run)
     states = {task.task_id: task.state for task in airflow.tasks("embed_new_listings", run)}
-    assert states.pop("require_window") == "failed"
-    assert set(states.values()) == {"upstream_failed"}
+    # The last one carries the failure onward; nothing was embedded in between.
+    assert states.pop("require_window") == states.pop("require_live_is_fed") == "failed"
+    assert set(states.values()) == {"upstream_failed", "skipped"}
 
 
 def test_a_second_rebuild_moves_the_alias_and_keeps_the_index_before(
@@ -156,6 +158,26 @@ def test_the_alias_moved_in_mlflow_is_followed(airflow: AirflowApi, settings: Se
         assert (newest.by, newest.over) == ("MLflow", before if version == candidate else candidate)
 
 
+def test_the_live_index_is_verified_and_can_be_rolled_back(
+    airflow: AirflowApi, settings: Settings, live: Index
+) -> None:
+    for dag_id in ("verify_live_index", "rollback_index"):
+        airflow.wait_for_dag(dag_id)
+    verified = airflow.trigger("verify_live_index")
+    airflow.unpause("verify_live_index")
+    airflow.wait_for_run("verify_live_index", verified)
+
+    builds = Builds(SearchIndex.connect(settings))
+    before = builds.search_index.require_live()
+    run = airflow.trigger("rollback_index")
+    airflow.unpause("rollback_index")
+    airflow.wait_for_run("rollback_index", run)
+    assert builds.search_index.require_live() == live
+    assert [builds.get(index.name).state for index in (live, before)] == [State.LIVE, State.KEPT]
+    # It was lately live, so `retire` has kept it.
+    assert before.name in [index.name for index in builds.search_index.all()]
+
+
 def test_dead_letters_are_tried_again_when_asked_to_and_reach_the_index(
     airflow: AirflowApi, lake: Lake, live: Index, settings: Settings
 ) -> None:
@@ -167,7 +189,14 @@ def test_dead_letters_are_tried_again_when_asked_to_and_reach_the_index(
     airflow.unpause("redrive_dead_letters")
     airflow.wait_for_run("redrive_dead_letters", skipped)
     states = {task.task_id: task.state for task in airflow.tasks("redrive_dead_letters", skipped)}
-    assert states == {"find_due": "success", "redrive": "skipped", "load_indexes": "skipped"}
+    assert states == {
+        "find_due": "success",
+        "redrive": "skipped",
+        "load_live": "skipped",
+        "find_other_indexes": "skipped",
+        "load_others": "skipped",
+        "require_live_is_fed": "success",
+    }
 
     airflow.wait_for_run("redrive_dead_letters", airflow.trigger("redrive_dead_letters", {"all": True}))
     assert list(letters.letters()) == []

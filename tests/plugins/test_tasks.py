@@ -119,9 +119,10 @@ class TestFeeding:
         # It is looked for whatever became of the live one, but not if there was nothing to load.
         load_live("failed")
         assert tasks.find_other_indexes.function(None) == [{"index": kept.name}]
-        load_live("skipped")
-        with pytest.raises(AirflowSkipException):
-            tasks.find_other_indexes.function(None)
+        for nothing_embedded in ("skipped", "upstream_failed"):
+            load_live(nothing_embedded)
+            with pytest.raises(AirflowSkipException):
+                tasks.find_other_indexes.function(None)
 
     @pytest.mark.parametrize("state", ["success", "skipped"])
     def test_a_run_succeeds_with_the_live_index(self, load_live: Any, state: str) -> None:
