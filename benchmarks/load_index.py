@@ -47,6 +47,7 @@ from listing_lens.lake.fits import load_projection, save_projection
 from listing_lens.lake.records import LISTING_SCHEMA, Listing, listings_of
 from listing_lens.lake.tables import scan
 from listing_lens.lake.windows import Lake
+from listing_lens.search.documents import document_of
 from listing_lens.search.index import Index, SearchIndex
 from listing_lens.settings import Settings, load_settings
 from models.embedder import EmbedderCard
@@ -338,9 +339,7 @@ Known = tuple[Listing, NDArray[np.float32]]
 
 def _write(search_index: SearchIndex, index: Index, known: list[Known]) -> None:
     """The project's writer, given what the peers are given."""
-    for start in range(0, len(known), 2000):
-        listings, vectors = zip(*known[start : start + 2000], strict=True)
-        search_index.write(index.name, listings, vectors)
+    search_index.write_documents(index.name, (document_of(listing, vector) for listing, vector in known))
 
 
 def _actions(index_name: str, known: list[Known], lists: bool = False) -> Iterator[dict[str, Any]]:

@@ -189,7 +189,17 @@ def _swap(builds: Builds, build: Build, settings: Settings, force: Collection[st
             f"champion was version {build.champion} when build {build.index} began and is {champion} now: rebuild for "
             "that one, or force `champion`"
         )
-    return builds.search_index.swap(build.index, epoch=None if "live" in force else build.epoch)
+    search_index = builds.search_index
+    if "live" in force:
+        return search_index.swap(build.index)
+    # The epoch tells what went through `swap`, and this what somebody moved by hand.
+    live = search_index.behind_alias()
+    if (live[0] if live else None) != build.replaces:
+        raise LensError(
+            f"alias {search_index.alias!r} pointed to {build.replaces or 'no index'} when build {build.index} began and points to "
+            f"{', '.join(live) or 'none'} now: begin again, or force `live`"
+        )
+    return search_index.swap(build.index, epoch=build.epoch)
 
 
 def begin_rollback(
