@@ -62,7 +62,7 @@ with DAG(
     rebuild = TriggerDagRunOperator(
         task_id=REBUILD,
         trigger_dag_id=REBUILD,
-        conf={"model": "champion"},
+        conf={"model": "champion", "unless_live": True},
         trigger_run_id=_RUN_ID,
         skip_when_already_exists=True,
     )

@@ -67,6 +67,9 @@ with DAG(
         "afresh": Param(
             False, type="boolean", description="Begin a new index, also where an unfinished one could be gone on with."
         ),
+        "unless_live": Param(
+            False, type="boolean", description="End at once if the live index is of that embedder already."
+        ),
         "wait": wait_param(),
         "force_checks": force_checks_param(),
         "force_swap": force_swap_param(),
@@ -75,7 +78,7 @@ with DAG(
     render_template_as_native_obj=True,
     tags=["index"],
 ):
-    build = begin_build("{{ params.model }}", "{{ params.afresh }}", "{{ params.wait }}")
+    build = begin_build("{{ params.model }}", "{{ params.afresh }}", "{{ params.unless_live }}", "{{ params.wait }}")
     index = build["index"]
     embed_missing = BuildStepOperator(
         task_id="embed_missing",

@@ -226,18 +226,26 @@ _PATIENCE = timedelta(hours=11)
 
 
 @task
-def begin_build(model: str, afresh: bool, wait: bool) -> dict[str, str]:
-    """Take the lock and create the index of a build, or find the one to go on with. Returns it, and its encoder's source."""
-    from listing_lens.search import lifecycle
+def begin_build(model: str, afresh: bool, unless_live: bool, wait: bool) -> dict[str, str]:
+    """Take the lock and create the index of a build, or find the one to go on with. Returns it, and its encoder's source.
 
-    build = lifecycle.begin_build(
-        str(model),
-        load_settings(),
-        owner=this_run(),
-        because=f"rebuild for {model}",
-        afresh=afresh,
-        wait=_PATIENCE if wait else timedelta(0),
-    )
+    Skips what follows if the embedder is live already, and nothing is to be done then.
+    """
+    from listing_lens.search import lifecycle
+    from listing_lens.search.builds import AlreadyLiveError
+
+    try:
+        build = lifecycle.begin_build(
+            str(model),
+            load_settings(),
+            owner=this_run(),
+            because=f"rebuild for {model}",
+            afresh=afresh,
+            unless_live=unless_live,
+            wait=_PATIENCE if wait else timedelta(0),
+        )
+    except AlreadyLiveError as err:
+        raise AirflowSkipException(str(err)) from err
     return {"index": build.index, "encoder_source": build.card.encoder_source}
 
 

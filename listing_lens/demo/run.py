@@ -175,14 +175,15 @@ def _backfill(airflow: AirflowApi, dag_id: str, spec: DemoSpec, narrator: Narrat
 
 def _refit_and_rebuild(airflow: AirflowApi, settings: Settings, narrator: Narrator) -> None:
     """Fit; if the new embedder becomes the champion, Airflow follows it with a rebuild, which is waited for."""
-    for dag_id in ("rebuild_index", "follow_champion", "refit_projection"):
+    followed_by = ("rebuild_index", "rollback_index", "follow_champion")
+    for dag_id in (*followed_by, "refit_projection"):
         airflow.wait_for_dag(dag_id)
     airflow.pause("refit_projection")
     search_index = SearchIndex.connect(settings)
     before = search_index.live()
     known = [run.run_id for run in airflow.runs("follow_champion")]
-    airflow.unpause("rebuild_index")
-    airflow.unpause("follow_champion")
+    for dag_id in followed_by:
+        airflow.unpause(dag_id)
     run_id = airflow.trigger("refit_projection")
     airflow.unpause("refit_projection")
     airflow.wait_for_run("refit_projection", run_id, _shown("refit_projection", narrator))

@@ -100,6 +100,10 @@ class Build(BaseModel):
     ended_because: str | None = None
 
 
+class AlreadyLiveError(LensError):
+    """A build is not needed: the live index is of its space."""
+
+
 @dataclass(frozen=True)
 class Holder:
     """Who holds the lock."""
@@ -234,6 +238,7 @@ class Builds:
         model_version: int | None = None,
         champion: int | None = None,
         afresh: bool = False,
+        unless_live: bool = False,
         wait: timedelta = timedelta(0),
     ) -> Build:
         """Take the lock, and create an index for an embedder's vectors, or go on with one that a build left unfinished.
@@ -245,16 +250,25 @@ class Builds:
             model_version: the embedder's version in the registry.
             champion: which version is the champion now.
             afresh: do not go on with an unfinished build.
+            unless_live: do nothing if the live index is of the embedder's space, once another build has ended.
             wait: for how long to wait for another build to end.
 
         Raises:
+            AlreadyLiveError: the live index is of the embedder's space, and `unless_live`.
             LensError: another build is running.
         """
         name = f"{self.search_index.alias}-{card.space}-{self.now():%Y%m%dt%H%M%S%f}"
         self._lock(name, owner, wait)
         with self._released_on_refusal(owner):
             self.settle()
+            if unless_live:
+                self._require_not_live(card)
             return self._begin(name, card, owner, because, model_version, champion, afresh)
+
+    def _require_not_live(self, card: EmbedderCard) -> None:
+        live = self.search_index.live()
+        if live and live.card.space == card.space:
+            raise AlreadyLiveError(f"the live index {live.name} is of space {card.space} already: nothing is built")
 
     def _begin(
         self,

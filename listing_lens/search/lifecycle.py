@@ -72,6 +72,7 @@ def begin_build(
     owner: str,
     because: str,
     afresh: bool = False,
+    unless_live: bool = False,
     wait: timedelta = timedelta(0),
 ) -> Build:
     """Take the lock and create an index for a version of listing-embedder; an unfinished build of its space goes on.
@@ -81,25 +82,34 @@ def begin_build(
         settings: name the servers.
         owner, because: for the record: who builds, and what for.
         afresh: begin a new index in any case.
+        unless_live: do nothing if the live index is of that version already.
         wait: for how long to wait for another build to end.
 
     Raises:
+        AlreadyLiveError: it is live already, and `unless_live`.
         LensError: the version is not in the registry, its parts are not in reach, or another build is running.
     """
     # MLflow takes seconds to import.
     from listing_lens.registry import connect_registry
 
-    embedder = connect_registry(settings).get(model)
-    require_in_reach(embedder.card, settings)
-    return connect_builds(settings).begin(
-        embedder.card,
-        owner=owner,
-        because=because,
-        model_version=embedder.version,
-        champion=_champion(settings),
-        afresh=afresh,
-        wait=wait,
-    )
+    registry, builds = connect_registry(settings), connect_builds(settings)
+    while True:
+        embedder = registry.get(model)
+        require_in_reach(embedder.card, settings)
+        build = builds.begin(
+            embedder.card,
+            owner=owner,
+            because=because,
+            model_version=embedder.version,
+            champion=_champion(settings),
+            afresh=afresh,
+            unless_live=unless_live,
+            wait=wait,
+        )
+        if registry.get(model).version == embedder.version:
+            return build
+        # An alias that was moved while another build was waited for.
+        builds.give_up(build.index, f"{model} was moved from version {embedder.version} meanwhile")
 
 
 def require_in_reach(card: EmbedderCard, settings: Settings) -> None:

@@ -35,7 +35,8 @@ def test_a_task_is_named_like_the_dag_that_it_starts(dag: DAG) -> None:
 
 
 @pytest.mark.parametrize(
-    ("task_id", "conf"), [("rebuild_index", {"model": "champion"}), ("rollback_index", {"index": "listings-x-b1"})]
+    ("task_id", "conf"),
+    [("rebuild_index", {"model": "champion", "unless_live": True}), ("rollback_index", {"index": "listings-x-b1"})],
 )
 def test_what_was_decided_reaches_the_run(dag: DAG, task_id: str, conf: dict[str, Any]) -> None:
     pushed = {"run_id": "champion__v3__move_1", "index": "listings-x-b1"}

@@ -11,7 +11,7 @@ import pytest
 from tiny import remove_indexes
 
 from listing_lens.errors import LensError
-from listing_lens.search.builds import LEASE, Build, Builds, State
+from listing_lens.search.builds import LEASE, AlreadyLiveError, Build, Builds, State
 from listing_lens.search.index import SearchIndex
 from listing_lens.search.lifecycle import to_retire
 from listing_lens.search.verification import Check, Verification
@@ -137,6 +137,14 @@ class TestBegin:
     def test_tried_again_by_its_owner_gives_the_same_build(self, builds: Builds) -> None:
         assert begin(builds, afresh=True).index == begin(builds, afresh=True).index
         assert len(builds.all()) == 1
+
+    def test_is_not_needed_if_the_embedder_is_live_already(self, builds: Builds) -> None:
+        build = begin(builds)
+        go_live(builds, build)
+        with pytest.raises(AlreadyLiveError, match=f"the live index {build.index} is of space {CARD.space} already"):
+            begin(builds, owner="two", unless_live=True)
+        # The lock is free again.
+        assert begin(builds, OTHER, "three", unless_live=True).card == OTHER
 
     def test_two_at_once_give_one(self, builds: Builds) -> None:
         outcomes: list[str] = []
