@@ -164,23 +164,31 @@ def resolve_embedder(model: str) -> dict[str, Any]:
 def find_other_indexes(encoder: str | None) -> list[dict[str, str]]:
     """Find the indexes that receive new listings besides the live one. Returns the arguments of `load_index` for each.
 
-    One that is being filled for the first time is left to its build: a load would read the whole table beside it.
+    One that is being filled for the first time is left to its build: a load would read the whole table beside it. The live
+    one is among them if the alias has moved to it since the load of the live index, which it may lack.
     """
     if _state_of(LOAD_LIVE) in ("skipped", "upstream_failed"):
         raise AirflowSkipException("nothing was embedded that any index lacks")
     from listing_lens.embedding.sources import resolve_encoder
+    from listing_lens.lake.embeddings import Embeddings
+    from listing_lens.lake.windows import Lake
     from listing_lens.search.builds import Builds
-    from listing_lens.search.index import SearchIndex
+    from listing_lens.search.index import Index, SearchIndex
     from listing_lens.search.loads import Loads
     from models.encoders.files import identify
 
     settings = load_settings()
-    search_index = SearchIndex.connect(settings)
+    search_index, lake = SearchIndex.connect(settings), Lake(settings.lake)
     live, only = search_index.live(), identify(resolve_encoder(encoder, settings)) if encoder else None
+
+    def is_due(index: Index) -> bool:
+        reached = Loads(search_index, index).reached()
+        return reached > 0 and (index != live or reached < Embeddings(lake, index.card.encoder_id).require())
+
     return [
         {"index": index.name}
         for index in Builds(search_index).fed()
-        if index != live and only in (None, index.card.encoder_id) and Loads(search_index, index).reached()
+        if only in (None, index.card.encoder_id) and is_due(index)
     ]
 
 

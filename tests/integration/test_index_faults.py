@@ -21,20 +21,22 @@ from uuid import uuid4
 import pytest
 from faulty_proxy import Exchange, Fault, FaultyProxy, Response, drop, refuse_items
 from rehearsal import Market, Node, Reader, held, passed, require_same, states, wait_for
-from tiny import SECOND, listing, remove_indexes
+from tiny import FIRST, SECOND, listing, remove_indexes
 
 from beam_jobs import load_index
 from beam_jobs.launcher import refusal
 from listing_lens.errors import LensError
 from listing_lens.lake.records import Listing, Status
+from listing_lens.lake.window import Window
 from listing_lens.lake.windows import Lake
 from listing_lens.search import lifecycle
 from listing_lens.search.builds import Build, Builds, State
 from listing_lens.search.index import SearchIndex
-from listing_lens.search.loads import Loads, Part
+from listing_lens.search.loads import Load, Loads, Part
 from listing_lens.settings import load_settings
 from listing_lens.stack.ports import choose_port
 from models.embedder import EmbedderCard
+from plugins import tasks
 
 _ONE, _TWO = "encoder-one", "encoder-two"
 _ROWS, _PART_ROWS = 2000, 100
@@ -482,3 +484,290 @@ class TestASwapThatIsKilled:
         holder = stage.builds.holder()
         assert holder
         assert holder.released
+
+
+# ---- two engineers at once -------------------------------------------------------------------------------------------
+
+
+class TestTwoEngineers:
+    def test_who_rebuild_at_once_are_one_that_wins_and_one_that_is_told(self, stage: Stage) -> None:
+        before = stage.rebuild(stage.one)
+        outcomes: dict[str, Build | LensError] = {}
+
+        def rebuild(owner: str) -> None:
+            try:
+                outcomes[owner] = stage.rebuild(stage.two, owner)
+            except LensError as err:
+                outcomes[owner] = err
+
+        with stage.reader() as reader:
+            engineers = [threading.Thread(target=rebuild, args=(f"engineer {n}",)) for n in range(2)]
+            for engineer in engineers:
+                engineer.start()
+            while any(engineer.is_alive() for engineer in engineers):
+                assert len(stage.search_index.behind_alias()) == 1
+            for engineer in engineers:
+                engineer.join()
+            reader.has_seen_more()
+        [told] = [outcome for outcome in outcomes.values() if isinstance(outcome, LensError)]
+        [won] = [outcome for outcome in outcomes.values() if isinstance(outcome, Build)]
+        assert "is being built by engineer" in str(told)
+        assert states(stage.builds) == {before.index: State.KEPT, won.index: State.LIVE}
+        stage.require_loaded(won)
+
+    def test_of_whom_one_was_thought_dead_cannot_swap_over_the_other(
+        self, stage: Stage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A process that was suspended in its swap wakes up after another build went live."""
+        before, slept = stage.rebuild(stage.one), stage.begin(stage.two, "the suspended")
+        stage.load(slept)
+        stage.verify(slept)
+        swap, meanwhile = SearchIndex.swap, list[Build]()
+
+        def suspended(*arguments: Any, **keywords: Any) -> str | None:
+            with monkeypatch.context() as awake:
+                awake.setattr(SearchIndex, "swap", swap)
+                # Nobody heard of it for a quarter of an hour.
+                late = Builds(stage.search_index, lambda: stage.builds.now() + timedelta(minutes=15))
+                other = late.begin(stage.one, owner="another", because="a test", champion=1)
+                stage.load(other)
+                stage.verify(other)
+                lifecycle.swap_in(other.index, load_settings())
+                meanwhile.append(other)
+            return swap(*arguments, **keywords)
+
+        with stage.reader() as reader:
+            with monkeypatch.context() as sleeping:
+                sleeping.setattr(SearchIndex, "swap", suspended)
+                with pytest.raises(LensError, match="was moved since the swap to .* was planned, and points to"):
+                    lifecycle.swap_in(slept.index, load_settings())
+            reader.has_seen_more()
+            assert reader.seen[-1] == meanwhile[0].index
+        assert states(stage.builds) == {
+            before.index: State.KEPT,
+            meanwhile[0].index: State.LIVE,
+            slept.index: State.VERIFIED,
+        }
+
+    def test_an_old_run_that_is_repeated_days_later_is_refused(
+        self, stage: Stage, two_builds: tuple[Build, Build]
+    ) -> None:
+        live, ready = two_builds
+        lifecycle.swap_in(ready.index, load_settings())
+        with stage.reader():
+            for repeated in ("load", "swap"):
+                with pytest.raises(LensError, match=f"{live.index} is kept, so its step {repeated} is not repeated"):
+                    stage.load(live) if repeated == "load" else lifecycle.swap_in(live.index, load_settings())
+        assert states(stage.builds) == {live.index: State.KEPT, ready.index: State.LIVE}
+
+    def test_one_who_waits_to_roll_back_goes_to_what_was_live_last_by_then(
+        self, stage: Stage, two_builds: tuple[Build, Build]
+    ) -> None:
+        first, ready = two_builds
+        lifecycle.swap_in(ready.index, load_settings())
+        third = stage.begin(stage.one)
+        stage.load(third)
+        stage.verify(third)
+
+        def ends(_: float) -> None:
+            lifecycle.swap_in(third.index, load_settings())
+
+        waiting = Builds(stage.search_index, stage.builds.now, ends)
+        rolled = waiting.begin_rollback(None, owner="another", because="a test", champion=1, wait=timedelta(hours=1))
+        assert rolled.index == ready.index
+        assert first.index != rolled.index
+        holder = stage.builds.holder()
+        assert holder
+        assert (holder.index, holder.owner) == (ready.index, "another")
+
+    def test_what_one_takes_up_the_other_does_not_remove(
+        self, stage: Stage, two_builds: tuple[Build, Build], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A rollback begins while the index that it goes to is about to be retired."""
+        kept, ready = two_builds
+        lifecycle.swap_in(ready.index, load_settings())
+        monkeypatch.setenv("LENS_INDEX_KEEP_BUILDS", "0")
+        monkeypatch.setenv("LENS_INDEX_KEEP_DAYS", "0")
+        to_retire = lifecycle.to_retire
+
+        def then_a_rollback_begins(*arguments: Any, **keywords: Any) -> list[Build]:
+            chosen = to_retire(*arguments, **keywords)
+            stage.builds.begin_rollback(kept.index, owner="another", because="a test", champion=1)
+            return chosen
+
+        monkeypatch.setattr(lifecycle, "to_retire", then_a_rollback_begins)
+        with stage.reader():
+            assert lifecycle.retire(load_settings()) == []
+            stage.load(kept)
+            stage.verify(kept)
+            lifecycle.swap_in(kept.index, load_settings())
+        assert states(stage.builds) == {kept.index: State.LIVE, ready.index: State.KEPT}
+
+    def test_a_rollback_to_what_is_being_removed_is_refused_and_holds_nothing(
+        self, stage: Stage, two_builds: tuple[Build, Build], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        kept, ready = two_builds
+        lifecycle.swap_in(ready.index, load_settings())
+        take_up = Builds._take_up
+
+        def too_late(self: Builds, *arguments: Any) -> Build:
+            # The removal comes between the choice and its record.
+            lifecycle._remove(stage.builds, stage.builds.get(kept.index), "a test")
+            return take_up(self, *arguments)
+
+        monkeypatch.setattr(Builds, "_take_up", too_late)
+        with pytest.raises(LensError, match="was retired meanwhile: begin again"):
+            stage.builds.begin_rollback(kept.index, owner="another", because="a test", champion=1)
+        assert states(stage.builds) == {kept.index: State.RETIRED, ready.index: State.LIVE}
+        holder = stage.builds.holder()
+        assert holder
+        assert holder.released
+
+
+class TestTwoLoaders:
+    """Two runs of a DAG feed one index at the same time: neither fails, and nothing is missing."""
+
+    def test_of_one_load_both_end_well(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+        build = stage.rebuild(stage.one)
+        stage.put(listing("p0", SECOND, price=5), listing("late", SECOND))
+        finish = load_index._finish
+
+        def after_another(config: load_index.Config, rows: dict[str, int]) -> Load:
+            with monkeypatch.context() as other:
+                other.setattr(load_index, "_finish", finish)
+                load_index.main(["--live"])
+            return finish(config, rows)
+
+        with monkeypatch.context() as slow:
+            slow.setattr(load_index, "_finish", after_another)
+            load_index.main(["--live"])
+        stage.require_loaded(build)
+        loads = Loads(stage.search_index, stage.search_index.get(build.index)).all()
+        assert [load.counts["read"] for load in loads] == [10, 2]
+
+    def test_of_releases_that_cut_parts_otherwise_go_on(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+        build = stage.begin(stage.one)
+        with monkeypatch.context() as dying:
+            dying.setattr(load_index, "_PART_ROWS", 4)
+            dying.setattr(load_index, "_finish", lambda *_: 1 / 0)
+            with pytest.raises(Exception, match="division by zero"):
+                load_index.main(["--index", build.index])
+        assert len(_parts_done(stage, build)) == 3
+        monkeypatch.setattr(load_index, "_PART_ROWS", 5)
+        load_index.main(["--index", build.index])
+        stage.require_loaded(build)
+
+
+# ---- sellers who do not wait -----------------------------------------------------------------------------------------
+
+
+def test_what_sellers_change_while_a_build_runs_is_in_it(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Listings are edited, sold and deleted before and after their rows are loaded; windows are embedded twice and late."""
+    before = stage.rebuild(stage.one)
+    monkeypatch.setattr(load_index, "_PART_ROWS", 3)
+    third = Window(SECOND.end, SECOND.end + timedelta(days=1))
+    late, newest = listing("late", SECOND, minute=5), listing("p8", third, price=7, image_uri="other.jpg")
+    ties = [listing("tied", SECOND, price=price, status=status) for price in (1, 2) for status in Status]
+    windows = [
+        (listing("p0", SECOND, status=Status.SOLD), listing("p5", SECOND, status=Status.DELETED)),
+        (newest, listing("p1", third, price=9)),
+        # Older than what is there.
+        (listing("p8", SECOND, price=1), listing("p0", FIRST, price=3), late),
+        (listing("p8", SECOND, price=1), late),
+        *((tie,) for tie in ties),
+        *((tie,) for tie in reversed(ties)),
+    ]
+    build = stage.begin(stage.two)
+
+    def sellers_change() -> None:
+        if windows:
+            stage.put(*windows.pop(0))
+
+    record, write = Loads.record, SearchIndex.write_documents
+
+    def record_and_sell(self: Loads, *arguments: Any) -> None:
+        record(self, *arguments)
+        sellers_change()
+
+    def sell_and_write(self: SearchIndex, *arguments: Any) -> Any:
+        sellers_change()
+        return write(self, *arguments)
+
+    with stage.reader():
+        with monkeypatch.context() as busy:
+            busy.setattr(Loads, "record", record_and_sell)
+            busy.setattr(SearchIndex, "write_documents", sell_and_write)
+            stage.load(build)
+        while windows:
+            sellers_change()
+            load_index.main(["--index", build.index])
+            load_index.main(["--live"])
+        stage.load(build)
+        stage.verify(build)
+        lifecycle.swap_in(build.index, load_settings())
+        load_index.main(["--index", before.index])
+    for index in (before, build):
+        stage.require_loaded(index)
+        found = held(stage.search_index, index.index)
+        assert found["p8"][0] == newest.version
+        assert found["tied"][0] == max(tie.version for tie in ties)
+        assert found["p0"][2] is None
+        assert found["p5"][2] is None
+
+
+def test_what_is_embedded_around_a_swap_comes_into_the_index_that_is_live_then(
+    stage: Stage, two_builds: tuple[Build, Build], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The DAG loads the live index first, and then the others: the alias may move in between."""
+    live, ready = two_builds
+    stage.put(listing("p0", SECOND, status=Status.SOLD), listing("late", SECOND))
+    load_index.main(["--live"])
+    lifecycle.swap_in(ready.index, load_settings())
+    monkeypatch.setattr(tasks, "_state_of", lambda _: "success")
+    for arguments in tasks.find_other_indexes.function(None):
+        load_index.main(["--index", arguments["index"]])
+    stage.require_loaded(live)
+    stage.require_loaded(ready)
+    # The live one that lacks nothing is not read again.
+    assert tasks.find_other_indexes.function(None) == [{"index": live.index}]
+
+
+# ---- a disk that is full ---------------------------------------------------------------------------------------------
+
+
+def test_an_index_on_a_full_disk_is_loaded_once_there_is_room(stage: Stage, proxy: FaultyProxy) -> None:
+    build = stage.begin(stage.one)
+    client = stage.search_index.client
+    client.indices.put_settings(index=build.index, settings={"index.blocks.read_only_allow_delete": True})
+    tried = threading.Event()
+
+    def makes_room() -> None:
+        wait_for(lambda: sum(r.path.endswith("/_bulk") for r in proxy.requests) >= 3, "repeated requests")
+        tried.set()
+        client.indices.put_settings(index=build.index, settings={"index.blocks.read_only_allow_delete": None})
+
+    with_room = threading.Thread(target=makes_room)
+    with_room.start()
+    stage.load(build)
+    with_room.join()
+    assert tried.is_set()
+    stage.require_loaded(build)
+
+
+def test_a_kept_index_that_cannot_be_written_does_not_disturb_the_live_one(
+    stage: Stage, two_builds: tuple[Build, Build]
+) -> None:
+    kept, live = two_builds
+    lifecycle.swap_in(live.index, load_settings())
+    client = stage.search_index.client
+    stage.put(listing("p0", SECOND, price=5), listing("p1", SECOND, status=Status.SOLD))
+    client.indices.put_settings(index=kept.index, settings={"index.blocks.write": True})
+    with stage.reader():
+        load_index.main(["--live"])
+        with pytest.raises(Exception, match="cannot be written to") as err:
+            load_index.main(["--index", kept.index])
+        assert "remove the block" in (refusal(err.value) or "")
+        stage.require_loaded(live)
+        client.indices.put_settings(index=kept.index, settings={"index.blocks.write": None})
+        load_index.main(["--index", kept.index])
+        stage.require_loaded(kept)

@@ -91,7 +91,7 @@ class Story(RuleBasedStateMachine):
         self.cards = [
             self.market.space(_ENCODERS[0]),
             self.market.space(_ENCODERS[0], seed=1),
-            self.market.space(_ENCODERS[1]),
+            self.market.space(_ENCODERS[1], seed=2),
         ]
         self.tables: dict[str, dict[str, Listing]] = {encoder: {} for encoder in _ENCODERS}
         self.written: dict[tuple[str, int], Listing] = {}
