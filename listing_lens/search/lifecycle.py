@@ -206,8 +206,8 @@ def _swap(builds: Builds, build: Build, settings: Settings, force: Collection[st
     live = search_index.behind_alias()
     if (live[0] if live else None) != build.replaces:
         raise LensError(
-            f"alias {search_index.alias!r} pointed to {build.replaces or 'no index'} when build {build.index} began and points to "
-            f"{', '.join(live) or 'none'} now: begin again, or force `live`"
+            f"alias {search_index.alias!r} pointed to {build.replaces or 'no index'} when build {build.index} began, and "
+            f"points to {', '.join(live) or 'none'} now: begin again, or force `live`"
         )
     return search_index.swap(build.index, epoch=build.epoch)
 
