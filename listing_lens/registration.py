@@ -200,7 +200,7 @@ def standing(settings: Settings) -> Standing:
     newest = next(iter(registry.promotions()), None)
     told = newest if champion and newest and newest.version == champion.version else None
     builds = connect_builds(settings, patience_s=0)
-    every, under_way = builds.all(), builds.under_way()
+    every, under_way = builds.all(), builds.lock.under_way()
     kept = [builds.search_index.get(build.index) for build in every if build.state is State.KEPT]
     coming = [build.card.space for build in every if build.index == under_way]
     return Standing(champion, builds.search_index.live(), tuple(kept), told, coming[0] if coming else None)

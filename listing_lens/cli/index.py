@@ -91,7 +91,7 @@ def list_indexes() -> None:
         verified = "–" if build.verification is None else "passed" if build.verification.passed else "failed"
         table.add_row(build.index, str(build.state), *numbers, _time(build.started_at), verified)
     console.print(table)
-    holder = builds.holder()
+    holder = builds.lock.holder()
     if holder and not holder.is_free(builds.now()):
         console.print(f"the lock is held for {holder.index} by {holder.owner}")
 

@@ -1,12 +1,8 @@
-"""Builds: the record of every index, from its first document to its removal, and the lock that lets one build run at a time.
+"""Builds: the record of every index, from its first document to its removal.
 
-Records and lock are documents of the index `<alias>.builds`, beside the indexes that they describe: whoever can move the alias
-can read them, and they are changed by compare-and-set. The alias itself is the truth about which index is live; a record that
-a killed process left behind is read in the light of it.
-
-The lock belongs to a build, not to a process: its steps may run in different processes, on different machines. Each renews it
-while it runs. A lock that nobody renewed for ten minutes may be taken over. Times of several machines are compared here, but
-only to decide who may go on: a swap that was taken over is refused by the alias's epoch (`SearchIndex.swap`).
+Records are documents of the index `<alias>.builds`, beside the indexes that they describe: whoever can move the alias can read
+them, and they are changed by compare-and-set. The alias itself is the truth about which index is live; a record that a killed
+process left behind is read in the light of it. One build at a time holds the lock (`listing_lens.search.build_lock`).
 """
 
 from __future__ import annotations
@@ -25,6 +21,7 @@ from elasticsearch import ConflictError, NotFoundError
 from pydantic import BaseModel, ConfigDict
 
 from listing_lens.errors import LensError
+from listing_lens.search.build_lock import BuildLock, Holder
 from listing_lens.search.client import said_plainly
 from listing_lens.search.index import Index, Layout, SearchIndex
 from listing_lens.search.loads import Loads, Progress
@@ -33,11 +30,7 @@ from models.embedder import EmbedderCard
 
 logger = logging.getLogger(__name__)
 
-_LOCK = "lock"
-# How long a lock lasts without a renewal: longer than Airflow takes from one task to the next, retries included.
-LEASE = timedelta(minutes=10)
 _RENEWAL_S = 20.0
-_POLL_S = 2.0
 # A build that nothing was done for in this time is not fed any more, and may be removed.
 _ABANDONED = timedelta(hours=24)
 # As many records as are looked at, the newest ones.
@@ -105,19 +98,6 @@ class AlreadyLiveError(LensError):
 
 
 @dataclass(frozen=True)
-class Holder:
-    """Who holds the lock."""
-
-    index: str
-    owner: str
-    heartbeat_at: datetime
-    released: bool
-
-    def is_free(self, now: datetime) -> bool:
-        return self.released or now - self.heartbeat_at > LEASE
-
-
-@dataclass(frozen=True)
 class Builds:
     """The builds of one alias, and their lock.
 
@@ -144,7 +124,7 @@ class Builds:
         indexes = {index.name: index for index in self.search_index.all()}
         found = [*recorded, *(_unrecorded(index) for name, index in indexes.items() if name not in known)]
         live = set(self.search_index.behind_alias())
-        holder = self.holder()
+        holder = self.lock.holder()
         seen = [self._as_it_is(build, build.index in indexes, build.index in live, holder) for build in found]
         return sorted(seen, key=lambda build: (build.started_at, build.index), reverse=True)
 
@@ -197,7 +177,7 @@ class Builds:
                 build, condition = _unrecorded(self.search_index.get(index_name)), {"op_type": "create"}
             changed = Build.model_validate({**dict(build), "updated_at": self.now(), **changes(build)})
             try:
-                self._put_build(changed, **condition)
+                self._put(changed, **condition)
             except ConflictError:
                 continue
             return changed
@@ -258,7 +238,7 @@ class Builds:
             LensError: another build is running.
         """
         name = f"{self.search_index.alias}-{card.space}-{self.now():%Y%m%dt%H%M%S%f}"
-        self._lock(name, owner, wait)
+        self.lock.take(name, owner, wait)
         with self._released_on_refusal(owner):
             self.settle()
             if unless_live:
@@ -286,7 +266,7 @@ class Builds:
             unfinished = [build for build in unfinished if build.owner == owner and build.state is not State.FAILED]
         if unfinished:
             name = unfinished[0].index
-            self._lock(name, owner)
+            self.lock.take(name, owner)
             logger.info("build %s goes on where it stopped", name)
         live = self.search_index.behind_alias()
         values: dict[str, Any] = {
@@ -305,7 +285,7 @@ class Builds:
         if not unfinished:
             # The record comes first: an index without one would be nobody's.
             new = Build(index=name, card=card, started_at=self.now(), updated_at=self.now(), **values)
-            self._put_build(new)
+            self._put(new)
             self.search_index.create(card, name.rsplit("-", 1)[1])
         return self._take_up(name, values)
 
@@ -326,9 +306,9 @@ class Builds:
             yield
         except LensError:
             with suppress(LensError):
-                held = self.holder()
+                held = self.lock.holder()
                 if held and held.owner == owner:
-                    self.release(held.index)
+                    self.lock.release(held.index)
             raise
 
     def begin_rollback(
@@ -345,16 +325,16 @@ class Builds:
         Raises:
             LensError: there is no such build, it is not kept, or another build is running.
         """
-        holder = self.holder()
+        holder = self.lock.holder()
         if holder and holder.owner == owner and not holder.released:
             # An earlier try of this very rollback has chosen.
             index_name = holder.index
-        self._lock(self._to_roll_back_to(index_name).index, owner, wait)
+        self.lock.take(self._to_roll_back_to(index_name).index, owner, wait)
         with self._released_on_refusal(owner):
             self.settle()
             # Whoever was waited for may have moved the alias.
             build, live = self._to_roll_back_to(index_name), self.search_index.behind_alias()
-            self._lock(build.index, owner)
+            self.lock.take(build.index, owner)
             values = {
                 "state": State.BUILDING,
                 "owner": owner,
@@ -389,7 +369,7 @@ class Builds:
         """End a build that is not live without success, and release its lock. One that was live before is kept again."""
         if self.get(index_name).state is not State.LIVE:
             self.change(index_name, lambda build: {"state": _given_up(build), "ended_because": because})
-        self.release(index_name)
+        self.lock.release(index_name)
         return self.get(index_name)
 
     def _can_go_on(self, build: Build, card: EmbedderCard) -> bool:
@@ -414,7 +394,7 @@ class Builds:
         if build.state in (State.KEPT, State.RETIRED):
             remedy = "roll back to it instead" if build.state is State.KEPT else "begin a new one"
             raise LensError(f"build {index_name} is {build.state}, so its step {name} is not repeated: {remedy}")
-        self._lock(index_name, build.owner, joining=True)
+        self.lock.take(index_name, build.owner, joining=True)
         if build.state is State.FAILED:
             build = self._take_up(index_name, {"state": State.BUILDING, "ended_because": None})
         began = Step(name=name, started_at=self.now())
@@ -437,7 +417,7 @@ class Builds:
 
     def renew(self, index_name: str) -> None:
         """Renew the lock of a build whose work goes on elsewhere, between two steps. Raises LensError if it is another's."""
-        self._lock(index_name, self.get(index_name).owner, joining=True)
+        self.lock.take(index_name, self.get(index_name).owner, joining=True)
 
     def _end_step(self, index_name: str, ended: Step) -> None:
         def closed(build: Build) -> tuple[Step, ...]:
@@ -454,7 +434,7 @@ class Builds:
     def _renew_until(self, ended: threading.Event, build: Build) -> None:
         while not ended.wait(_RENEWAL_S):
             try:
-                self._lock(build.index, build.owner, joining=True)
+                self.lock.take(build.index, build.owner, joining=True)
                 self._note_progress(build.index)
             except Exception as err:  # noqa: BLE001
                 # The next renewal may succeed, so nothing may end this thread; if the lock was taken over, the swap is refused.
@@ -467,89 +447,16 @@ class Builds:
     def _progress(self, index_name: str) -> Progress | None:
         return Loads(self.search_index, self.search_index.get(index_name)).progress()
 
-    # ---- the lock ---------------------------------------------------------------------------------------------------
+    # ---- documents --------------------------------------------------------------------------------------------------
 
-    @said_plainly
-    def holder(self) -> Holder | None:
-        """Who holds the lock, or held it last; None if nobody ever did."""
-        return self._held()[0]
+    @property
+    def lock(self) -> BuildLock:
+        """The lock that one build at a time holds."""
+        return BuildLock(self.search_index, self.now, self.sleep)
 
-    def under_way(self) -> str | None:
-        """The index that somebody builds or rolls back to now; None if nobody does."""
-        held = self.holder()
-        return None if held is None or held.is_free(self.now()) else held.index
-
-    @said_plainly
-    def release(self, index_name: str) -> None:
-        """Release the lock if it is this build's."""
-        while True:
-            held, condition = self._held()
-            if held is None or held.index != index_name or held.released:
-                return
-            # A renewal may come first.
-            if self._write_lock(held.index, held.owner, condition, released=True):
-                return
-
-    @said_plainly
-    def _lock(self, index_name: str, owner: str, wait: timedelta = timedelta(0), *, joining: bool = False) -> None:
-        """Take the lock for a build, or renew it.
-
-        Args:
-            index_name: the build's index.
-            owner: who takes it; one owner may take it again.
-            wait: for how long to wait for another holder.
-            joining: whether the build itself may hold it already, whoever began it: its steps do.
-
-        Raises:
-            LensError: another holds it for longer.
-        """
-        until = self.now() + wait
-        self.search_index.ensure_bookkeeping()
-        while True:
-            held, condition = self._held()
-            mine = held is None or held.owner == owner or held.is_free(self.now())
-            mine = mine or (joining and held is not None and held.index == index_name)
-            if mine and self._write_lock(index_name, owner, condition):
-                if held and held.index != index_name and not held.released and held.owner != owner:
-                    logger.warning("the lock of %s (%s) was not renewed, and is taken over", held.index, held.owner)
-                return
-            if mine:
-                continue
-            assert held is not None
-            if self.now() >= until:
-                raise LensError(
-                    f"index {held.index} is being built by {held.owner}, who was last heard of "
-                    f"{(self.now() - held.heartbeat_at).total_seconds():.0f} s ago: wait for it to end, or for "
-                    f"{LEASE.total_seconds() / 60:.0f} minutes if it was killed"
-                )
-            self.sleep(_POLL_S)
-
-    def _held(self) -> tuple[Holder | None, dict[str, Any]]:
-        """Who holds the lock, and the condition on which it may be overwritten."""
-        try:
-            answer = self.client.get(index=self._name, id=_LOCK)
-        except NotFoundError:
-            return None, {"op_type": "create"}
-        lock = answer["_source"]["lock"]
-        held = Holder(
-            lock["index"], lock["owner"], datetime.fromisoformat(lock["heartbeat_at"]), released=lock["released"]
-        )
-        return held, {"if_seq_no": answer["_seq_no"], "if_primary_term": answer["_primary_term"]}
-
-    def _write_lock(self, index_name: str, owner: str, condition: dict[str, Any], *, released: bool = False) -> bool:
-        lock = {"index": index_name, "owner": owner, "heartbeat_at": self.now().isoformat(), "released": released}
-        try:
-            self._put(_LOCK, {"kind": "lock", "lock": lock}, **condition)
-        except ConflictError:
-            return False
-        return True
-
-    def _put_build(self, build: Build, **condition: Any) -> None:
+    def _put(self, build: Build, **condition: Any) -> None:
         document = {"kind": "build", "began": build.started_at.isoformat(), "build": build.model_dump(mode="json")}
-        self._put(build.index, document, **condition)
-
-    def _put(self, key: str, document: dict[str, Any], **condition: Any) -> None:
-        self.client.index(index=self._name, id=key, document=document, **condition)
+        self.client.index(index=self._name, id=build.index, document=document, **condition)
 
     @property
     def _name(self) -> str:

@@ -180,7 +180,7 @@ def swap_in(index_name: str, settings: Settings, *, force: Collection[str] = ())
         builds.settle()
     if force:
         builds.change(index_name, lambda build: {"forced": tuple(dict.fromkeys([*build.forced, *force]))})
-    builds.release(index_name)
+    builds.lock.release(index_name)
     return before
 
 
@@ -267,7 +267,7 @@ def retire_build(index_name: str, settings: Settings) -> None:
         LensError: it is live, or being built.
     """
     builds = connect_builds(settings)
-    build, holder = builds.get(index_name), builds.holder()
+    build, holder = builds.get(index_name), builds.lock.holder()
     if build.state is State.LIVE:
         raise LensError(f"build {index_name} is live: roll back or rebuild before you retire it")
     if holder and holder.index == index_name and not holder.is_free(builds.now()):

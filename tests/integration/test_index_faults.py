@@ -356,7 +356,7 @@ def test_a_whole_life_in_which_answers_are_lost(
     assert stage.search_index.behind_alias() == [first.index]
     assert stage.search_index.epoch() == 3
     assert not stage.search_index.exists(failed.index)
-    holder = stage.builds.holder()
+    holder = stage.builds.lock.holder()
     assert holder
     assert holder.released
     for build in stage.builds.all():
@@ -481,7 +481,7 @@ class TestASwapThatIsKilled:
         assert was_live
         assert is_live
         assert was_live >= is_live
-        holder = stage.builds.holder()
+        holder = stage.builds.lock.holder()
         assert holder
         assert holder.released
 
@@ -576,7 +576,7 @@ class TestTwoEngineers:
         rolled = waiting.begin_rollback(None, owner="another", because="a test", champion=1, wait=timedelta(hours=1))
         assert rolled.index == ready.index
         assert first.index != rolled.index
-        holder = stage.builds.holder()
+        holder = stage.builds.lock.holder()
         assert holder
         assert (holder.index, holder.owner) == (ready.index, "another")
 
@@ -619,7 +619,7 @@ class TestTwoEngineers:
         with pytest.raises(LensError, match="was retired meanwhile: begin again"):
             stage.builds.begin_rollback(kept.index, owner="another", because="a test", champion=1)
         assert states(stage.builds) == {kept.index: State.RETIRED, ready.index: State.LIVE}
-        holder = stage.builds.holder()
+        holder = stage.builds.lock.holder()
         assert holder
         assert holder.released
 

@@ -222,7 +222,7 @@ class Story(RuleBasedStateMachine):
     @rule(owner=_owners, named=st.one_of(st.none(), _indexes), through=st.booleans())
     def roll_back(self, owner: str, named: int | None, through: bool) -> None:
         index = None if named is None else self._index(named)
-        holder = self.builds.holder()
+        holder = self.builds.lock.holder()
         if not self._lock_is_free_for(owner) or (holder and not holder.released and holder.owner == owner):
             return
         kept = [build for build in self.builds.all() if build.state is State.KEPT]
@@ -274,11 +274,11 @@ class Story(RuleBasedStateMachine):
         return there[which % len(there)] if there else None
 
     def _lock_is_free_for(self, owner: str) -> bool:
-        holder = self.builds.holder()
+        holder = self.builds.lock.holder()
         return holder is None or holder.owner == owner or holder.is_free(_World.now)
 
     def _may_swap(self, name: str) -> bool:
-        build, holder = self.builds.get(name), self.builds.holder()
+        build, holder = self.builds.get(name), self.builds.lock.holder()
         if build.state is State.LIVE:
             return True
         others = holder is not None and holder.index != name and not self._lock_is_free_for(build.owner)

@@ -11,7 +11,8 @@ import pytest
 from tiny import remove_indexes
 
 from listing_lens.errors import LensError
-from listing_lens.search.builds import LEASE, AlreadyLiveError, Build, Builds, State
+from listing_lens.search.build_lock import LEASE
+from listing_lens.search.builds import AlreadyLiveError, Build, Builds, State
 from listing_lens.search.index import SearchIndex
 from listing_lens.search.lifecycle import to_retire
 from listing_lens.search.verification import Check, Verification
@@ -67,7 +68,7 @@ def passed(index: str) -> Verification:
 def go_live(builds: Builds, build: Build) -> None:
     builds.search_index.swap(build.index, epoch=build.epoch)
     builds.change(build.index, lambda _: {"state": State.LIVE, "live_at": builds.now()})
-    builds.release(build.index)
+    builds.lock.release(build.index)
 
 
 class TestBegin:
@@ -110,7 +111,7 @@ class TestBegin:
         second = begin(builds, OTHER, "two")
         with pytest.raises(LensError, match="is being built by two"), builds.step(first.index, "load"):
             pass
-        assert builds.holder().index == second.index  # type: ignore[union-attr]
+        assert builds.lock.holder().index == second.index  # type: ignore[union-attr]
 
     def test_goes_on_with_what_a_build_of_its_space_left(self, builds: Builds) -> None:
         first = begin(builds)
