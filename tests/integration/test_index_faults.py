@@ -228,7 +228,7 @@ def test_the_only_node_may_stop_and_start_during_a_load_and_a_swap(
         wait_for(lambda: not reader.away.is_set(), "the node")
         stage.verify(build)
         with monkeypatch.context() as during:
-            _before_call(during, SearchIndex, "swap", 1, lambda: goes_away(signal.SIGTERM))
+            _before_call(during, SearchIndex, "swap", 1, lambda: goes_away(signal.SIGKILL))
             assert lifecycle.swap_in(build.index, load_settings()) == before.index
         wait_for(lambda: not reader.away.is_set(), "the node")
         reader.has_seen_more()

@@ -39,7 +39,7 @@ from listing_lens.search.index import Index, SearchIndex
 from listing_lens.settings import load_settings
 from models.embedder import EmbedderCard
 
-_EXAMPLES = int(os.environ.get("STORY_EXAMPLES", "6"))
+_EXAMPLES = int(os.environ.get("STORY_EXAMPLES", "15"))
 _STEPS = 25
 _KEEP_BUILDS, _KEEP_DAYS = 1, 2.0
 _ENCODERS = ("encoder-one", "encoder-two")
@@ -54,6 +54,8 @@ _changes = st.tuples(
     st.sampled_from((100, 200)),
     st.sampled_from((Status.ON_SALE, Status.ON_SALE, Status.SOLD, Status.DELETED)),
 )
+# How far a rebuild or a rollback gets.
+_ENDS = ("swapped", "swapped", "begun", "verified", "killed before the request", "killed after the request")
 
 
 class _World:
@@ -196,31 +198,19 @@ class Story(RuleBasedStateMachine):
         index = self._index(which)
         if index is None or not self._may_swap(index.name) or index.name == self.live:
             return
-        swap = SearchIndex.swap
+        self._swap_is_killed(index.name, after)
 
-        def dies(*arguments: Any, **keywords: Any) -> None:
-            if after:
-                swap(*arguments, **keywords)
-            raise KeyboardInterrupt
+    @rule(builds=st.lists(st.tuples(st.integers(0, 2), st.sampled_from(_ENDS)), min_size=1, max_size=3), owner=_owners)
+    def rebuild(self, builds: list[tuple[int, str]], owner: str) -> None:
+        """Steps in a row, and builds in a row: random steps alone seldom get that far."""
+        for card, until in builds:
+            if self._lock_is_free_for(owner):
+                build = self.builds.begin(self.cards[card], owner=owner, because="a test", champion=_World.champion)
+                self._go_on(build, until)
+                self.records_say_what_is()
 
-        with pytest.MonkeyPatch.context() as dying:
-            dying.setattr(SearchIndex, "swap", dies)
-            dying.setattr(Builds, "_end_step", lambda *_: None)
-            with pytest.raises(KeyboardInterrupt):
-                lifecycle.swap_in(index.name, self.settings)
-        if after:
-            self._moved_to(index.name)
-
-    @rule(card=st.integers(0, 2), owner=_owners)
-    def rebuild(self, card: int, owner: str) -> None:
-        """All steps in a row: random steps alone seldom get that far."""
-        if not self._lock_is_free_for(owner):
-            return
-        build = self.builds.begin(self.cards[card], owner=owner, because="a test", champion=_World.champion)
-        self._bring_live(build)
-
-    @rule(owner=_owners, named=st.one_of(st.none(), _indexes), through=st.booleans())
-    def roll_back(self, owner: str, named: int | None, through: bool) -> None:
+    @rule(owner=_owners, named=st.one_of(st.none(), _indexes), until=st.sampled_from(_ENDS))
+    def roll_back(self, owner: str, named: int | None, until: str) -> None:
         index = None if named is None else self._index(named)
         holder = self.builds.lock.holder()
         if not self._lock_is_free_for(owner) or (holder and not holder.released and holder.owner == owner):
@@ -237,17 +227,37 @@ class Story(RuleBasedStateMachine):
         with _refused(not may):
             build = self.builds.begin_rollback(name, owner=owner, because="a test", champion=_World.champion)
             assert build.index in self.was_live
-            if through:
-                self._bring_live(build)
+            self._go_on(build, until)
 
-    def _bring_live(self, build: Build) -> None:
+    def _go_on(self, build: Build, until: str) -> None:
         index = self.search_index.get(build.index)
+        if until == "begun":
+            return
         with self.builds.step(build.index, "load"):
             self._load(index)
         self.search_index.finish_load(index.name)
         self.builds.verified(passed(index))
-        lifecycle.swap_in(index.name, self.settings)
-        self._moved_to(index.name)
+        if until == "swapped":
+            lifecycle.swap_in(index.name, self.settings)
+            self._moved_to(index.name)
+        elif until != "verified":
+            self._swap_is_killed(index.name, after=until == "killed after the request")
+
+    def _swap_is_killed(self, name: str, after: bool) -> None:
+        swap = SearchIndex.swap
+
+        def dies(*arguments: Any, **keywords: Any) -> None:
+            if after:
+                swap(*arguments, **keywords)
+            raise KeyboardInterrupt
+
+        with pytest.MonkeyPatch.context() as dying:
+            dying.setattr(SearchIndex, "swap", dies)
+            dying.setattr(Builds, "_end_step", lambda *_: None)
+            with pytest.raises(KeyboardInterrupt):
+                lifecycle.swap_in(name, self.settings)
+        if after:
+            self._moved_to(name)
 
     @rule(which=_indexes)
     def give_up(self, which: int) -> None:
@@ -303,6 +313,8 @@ class Story(RuleBasedStateMachine):
             assert (build.state is State.RETIRED) == (build.index not in there)
             if build.index in self.was_live and build.index in there:
                 assert build.state in FED, f"{build} was live, and is not fed any more"
+                # What a rollback has taken up is kept again when that is given up.
+                assert build.state is State.KEPT or build.live_at
 
     @invariant()
     def what_was_to_be_kept_is_there(self) -> None:
