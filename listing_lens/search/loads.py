@@ -110,8 +110,12 @@ class Loads:
 
     def reached(self) -> int:
         """The version of the encoder's table up to which the index has all changes; 0 if nothing has been loaded yet."""
-        # A load starts from the version that was reached when it began: the finished ones leave no gap.
-        return max((load.version for load in self.all() if load.finished_at), default=0)
+        reached = 0
+        for load in self.all():
+            # A load that starts beyond the version reached so far leaves a gap, and does not count.
+            if load.finished_at and load.since <= reached:
+                reached = max(reached, load.version)
+        return reached
 
     def is_behind(self, embeddings: Embeddings) -> bool:
         """Whether the encoder's table has changed since the index was loaded.

@@ -16,7 +16,7 @@ from uuid import uuid4
 import numpy as np
 import pytest
 from prism import prism_program, running_prism
-from tiny import FIRST, SECOND, Indexed, counts_of, items_of, land_marketplace, land_sessions
+from tiny import FIRST, SECOND, Indexed, counts_of, items_of, land_marketplace, land_sessions, remove_indexes
 
 from beam_jobs import (
     compact_lake,
@@ -37,7 +37,7 @@ from listing_lens.lake.records import Session
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import ROWS, Lake, evaluations
 from listing_lens.search.index import SearchIndex
-from listing_lens.search.loads import loads_of
+from listing_lens.search.loads import Loads
 from listing_lens.settings import load_settings
 from models.encoders.files import identify
 
@@ -122,8 +122,7 @@ def _run_all(lake: Lake, encoder: Path, elasticsearch_url: str, options: list[st
 
 
 def _delete_indexes(run: Run) -> None:
-    for index in run.indexed.search_index.all():
-        run.indexed.search_index.client.indices.delete(index=index.name)
+    remove_indexes(run.indexed.search_index)
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +218,9 @@ def test_indexes_hold_the_same(portable: Run, local: Run) -> None:
         search_index, name = run.indexed.search_index, run.indexed.index.name
         held.append(search_index.versions(name, items))
         counts.append(search_index.counts(name))
-        loads.append([load.counts for load in loads_of(run.lake, name)])
+        loads.append(
+            [load.counts for load in Loads(run.indexed.search_index, run.indexed.search_index.get(name)).all()]
+        )
     # The versions' last bits are a hash of where the photos are.
     found, expected = ({item: (at >> 11, status) for item, (at, status) in of.items()} for of in held)
     assert found == expected

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from listing_lens.search.index import Index
@@ -15,7 +17,8 @@ def card(projection_id: str) -> EmbedderCard:
 
 
 def index(projection_id: str, build: str) -> Index:
-    return Index(f"listings-{card(projection_id).space}-{build}", card(projection_id), build)
+    name = f"listings-{card(projection_id).space}-{build}"
+    return Index(name, card(projection_id), build, uuid=name, created_at=datetime(2026, 11, 1, tzinfo=UTC))
 
 
 CHAMPION = RegisteredEmbedder(7, card("p7"))
