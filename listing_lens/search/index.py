@@ -356,9 +356,7 @@ class SearchIndex:
         """The version and status of each item in an index; items that are not there are left out."""
         answer = self.client.mget(index=name, ids=list(item_ids), source_includes=["status"])
         return {
-            document["_id"]: (document["_version"], document["_source"]["status"])
-            for document in answer["docs"]
-            if document.get("found")
+            document["_id"]: (document["_version"], document["_source"]["status"]) for document in _found(name, answer)
         }
 
     @said_plainly
@@ -403,11 +401,7 @@ class SearchIndex:
     def documents(self, name: str, item_ids: Sequence[str], fields: Sequence[str]) -> dict[str, Held]:
         """The version and some fields of each item in an index; items that are not there are left out."""
         answer = self.client.mget(index=name, ids=list(item_ids), source_includes=list(fields))
-        return {
-            document["_id"]: Held(document["_version"], document["_source"])
-            for document in answer["docs"]
-            if document.get("found")
-        }
+        return {document["_id"]: Held(document["_version"], document["_source"]) for document in _found(name, answer)}
 
     @said_plainly
     def vectors(self, name: str, item_ids: Sequence[str]) -> dict[str, tuple[int, NDArray[np.float32] | None]]:
@@ -474,6 +468,19 @@ class SearchIndex:
         )
         answers = helpers.streaming_bulk(self.client, actions, raise_on_error=False)
         return sum(ok for ok, _ in answers)
+
+
+def _found(name: str, answer: Any) -> Iterator[dict[str, Any]]:
+    """The documents that an index holds, of those it was asked for. Raises LensError when it could not tell."""
+    for document in answer["docs"]:
+        if "error" in document:
+            # A shard that has just restarted must not look as if it held nothing.
+            raise LensError(
+                f"index {name!r} cannot say whether it holds {document['_id']!r}: {document['error'].get('reason')}; "
+                "ask again when all of its shards are there"
+            )
+        if document["found"]:
+            yield document
 
 
 def _write_alias(alias: str, index_name: str) -> str:

@@ -285,6 +285,19 @@ def test_a_step_that_meets_no_node_says_so_and_is_repeated(
     assert states(stage.builds) == {build.index: State.KEPT, second.index: State.LIVE}
 
 
+def test_an_index_that_cannot_be_read_does_not_seem_empty(stage: Stage) -> None:
+    build = stage.rebuild(stage.one)
+    search_index = stage.search_index
+    search_index.client.indices.close(index=build.index)
+    for ask in (
+        lambda: search_index.versions(build.index, ["p0"]),
+        lambda: search_index.documents(build.index, ["p0"], []),
+    ):
+        with pytest.raises(LensError, match="cannot say whether it holds 'p0'"):
+            ask()
+    search_index.client.indices.open(index=build.index)
+
+
 # ---- a cluster that is busy, and answers that get lost ---------------------------------------------------------------
 
 
