@@ -39,7 +39,7 @@ from listing_lens.search.index import Index, SearchIndex
 from listing_lens.settings import load_settings
 from models.embedder import EmbedderCard
 
-_EXAMPLES = int(os.environ.get("STORY_EXAMPLES", "15"))
+_EXAMPLES = int(os.environ.get("STORY_EXAMPLES", "5"))
 _STEPS = 25
 _KEEP_BUILDS, _KEEP_DAYS = 1, 2.0
 _ENCODERS = ("encoder-one", "encoder-two")
