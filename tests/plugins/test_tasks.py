@@ -9,9 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
-from tiny import FIRST, land, listing, remove_indexes
+from tiny import FIRST, land, listing, put_items, remove_indexes
 
 from listing_lens.errors import LensError
 from listing_lens.lake.dead_letters import DeadLetters, Letter
@@ -109,16 +110,21 @@ class TestFeeding:
         live, kept, filling = (search_index.create(_CARD, name) for name in ("live", "kept", "filling"))
         search_index.swap(live.name)
         moment = FIRST.start
-        load = Load(since=0, version=3, expected=0, forgets_before=None, started_at=moment)
+        vector = np.eye(1, 768, dtype=np.float32)[0]
+        version = put_items(Lake(load_settings().lake), _CARD.encoder_id, [listing("a")], [vector])
+        load = Load(since=0, version=version, expected=0, forgets_before=None, started_at=moment)
         for index in (live, kept):
             Loads(search_index, index).begin(load)
             Loads(search_index, index).finish(load, moment)
         Loads(search_index, filling).begin(load)
         assert tasks.find_other_indexes.function(None) == [{"index": kept.name}]
         assert tasks.find_other_indexes.function("pixels:4") == []
-        # It is looked for whatever became of the live one, but not if there was nothing to load.
+        # The live one as well, if the alias moved to it after the load of what was live then.
+        put_items(Lake(load_settings().lake), _CARD.encoder_id, [listing("b")], [vector])
+        assert {"index": live.name} in tasks.find_other_indexes.function(None)
+        # They are looked for whatever became of the live one, but not if there was nothing to load.
         load_live("failed")
-        assert tasks.find_other_indexes.function(None) == [{"index": kept.name}]
+        assert {"index": kept.name} in tasks.find_other_indexes.function(None)
         for nothing_embedded in ("skipped", "upstream_failed"):
             load_live(nothing_embedded)
             with pytest.raises(AirflowSkipException):
