@@ -311,9 +311,9 @@ def _remove(builds: Builds, build: Build, because: str) -> None:
     search_index = builds.search_index
     builds.change(build.index, changes)
     if search_index.exists(build.index):
-        loads = Loads(search_index, search_index.get(build.index))
+        # While the index is there, a removal that was killed is gone on with.
+        Loads(search_index, search_index.get(build.index)).forget()
         search_index.delete(build.index)
-        loads.forget()
     logger.info("index %s is removed: %s", build.index, because)
 
 

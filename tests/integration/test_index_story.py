@@ -31,11 +31,13 @@ from tiny import listing, remove_indexes
 
 from beam_jobs import load_index
 from listing_lens.errors import LensError
+from listing_lens.lake.embeddings import Embeddings
 from listing_lens.lake.records import Listing, Status
 from listing_lens.lake.windows import Lake
 from listing_lens.search import lifecycle
 from listing_lens.search.builds import FED, Build, Builds, State
 from listing_lens.search.index import Index, SearchIndex
+from listing_lens.search.loads import Loads
 from listing_lens.settings import load_settings
 from models.embedder import EmbedderCard
 
@@ -144,8 +146,12 @@ class Story(RuleBasedStateMachine):
             config = load_index.configure(index, self.search_index, self.settings)
             self._load_parts(config, parts)
 
+    def _is_behind(self, index: Index) -> bool:
+        embeddings = Embeddings(Lake(self.settings.lake), index.card.encoder_id)
+        return Loads(self.search_index, index).is_behind(embeddings)
+
     def _load(self, index: Index) -> None:
-        while load_index.is_behind(index, self.search_index, self.settings):
+        while self._is_behind(index):
             config = load_index.configure(index, self.search_index, self.settings)
             self._load_parts(config, len(config.parts))
             load_index._finish(config, {})
@@ -182,7 +188,7 @@ class Story(RuleBasedStateMachine):
         """Compared by hand: what the lake holds now, or not."""
         if index := self._index(which):
             self.search_index.finish_load(index.name)
-            ok = not load_index.is_behind(index, self.search_index, self.settings)
+            ok = not self._is_behind(index)
             self.builds.verified(passed(index, ok=ok))
 
     @rule(which=_indexes)
