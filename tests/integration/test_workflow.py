@@ -97,7 +97,7 @@ def test_the_promotion_is_kept_and_followed_by_hand_it_starts_nothing_more(
 ) -> None:
     champion = connect_registry(settings).get(CHAMPION)
     [move] = connect_registry(settings).moves(champion.version)
-    assert move.by.startswith("airflow refit_projection manual__")
+    assert move.by.startswith("airflow refit_projection ")
     before = runs_of(airflow, "rebuild_index")
     run = airflow.trigger("follow_champion")
     airflow.wait_for_run("follow_champion", run)
