@@ -5,9 +5,10 @@ unchanged; sold and deleted ones are kept without an embedding, so that the inde
 photo or an invalid row becomes a dead letter with its reason, without affecting the others. A run enters the table in a
 single commit, or not at all; the ledger then records that its windows are embedded, and from which input.
 
-With --each_landed, all landed windows whose input is not embedded yet are embedded together: the newest version of each item
-once, however many windows contain it. A catalog of millions is processed in slices of its items, one commit per slice: if the
-run is killed, the next one skips the items that are already in the table.
+With --each_landed, all landed windows whose input is not embedded yet are embedded: the newest version of each item once,
+however many windows contain it. A catalog of millions is embedded in groups of windows, the newest first: what buyers see
+most is there soonest, and if the run is killed, the next one goes on with the windows that are left. A window of millions is
+embedded in slices of its items, one commit per slice.
 
     python -m beam_jobs.embed_listings --window_start 2026-01-31T00:00:00Z --window_end 2026-02-01T00:00:00Z
     python -m beam_jobs.embed_listings --each_landed --encoder models:/listing-encoder@candidate
@@ -36,7 +37,7 @@ from listing_lens.lake.ledger import Completed, Ledger, input_of
 from listing_lens.lake.records import Refused
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import LISTINGS, Lake
-from listing_lens.settings import load_settings
+from listing_lens.settings import Settings, load_settings
 from models.encoders.files import identify
 from models.sampling import sample_number
 
@@ -46,8 +47,8 @@ logger = logging.getLogger(__name__)
 # one, whose outcomes are the next six. `late` counts rows that landed late; `encoded` counts the photos that the model
 # encoded: identical bytes are encoded once.
 COUNTS = ("read", "late", "refused", "older", "newest", *OUTCOMES, "encoded")
-# Items compared, embedded and merged together: their ids and versions, about 200 MB, are sent to every worker.
-_SLICE_ROWS = 2_000_000
+# Rows compared, embedded and merged together: their items' ids and versions, about 200 MB, are sent to every worker.
+_MOST_ROWS = 2_000_000
 _SALT = "embed listings"
 
 
@@ -209,7 +210,7 @@ def configure(windows: Mapping[Window, Sequence[Window]], encoder_source: str | 
         settings,
         datetime.now(UTC),
     )
-    return Config(parts, embedding, settings.max_dead_letter_ratio, slices=max(1, -(-rows // _SLICE_ROWS)))
+    return Config(parts, embedding, settings.max_dead_letter_ratio, slices=max(1, -(-rows // _MOST_ROWS)))
 
 
 def slice_of(config: Config, number: int) -> Config:
@@ -218,15 +219,33 @@ def slice_of(config: Config, number: int) -> Config:
     return replace(config, embedding=replace(embedding, stage=stage, version=embedding.embeddings.items.version()))
 
 
+def newest_first(rows: Mapping[Window, int], most: int) -> list[list[Window]]:
+    """Windows in groups that are embedded one after the other, from the newest to the oldest.
+
+    Args:
+        rows: of each window.
+        most: rows in a group; a window that has more is a group of its own.
+    """
+    groups: list[list[Window]] = []
+    room = 0
+    for window in sorted(rows, key=lambda window: (window.end, window.start), reverse=True):
+        if not groups or rows[window] > room:
+            groups.append([])
+            room = most
+        groups[-1].append(window)
+        room -= rows[window]
+    return groups
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the arguments and run the pipeline to its end, once per slice."""
+    """Parse the arguments and run the pipeline to its end, once per group of windows and slice."""
     arguments = parser(__doc__)
     add_window(arguments, required=False)
     arguments.add_argument("--encoder", metavar="SOURCE", help="the encoder (default: LENS_ENCODER)")
     arguments.add_argument(
         "--each_landed",
         action="store_true",
-        help="embed every landed window of listings in between whose input is not embedded yet, all together; "
+        help="embed every landed window of listings in between whose input is not embedded yet, the newest first; "
         "of all that have landed when no window is given",
     )
     known, beam_arguments = arguments.parse_known_args(argv)
@@ -238,14 +257,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     lake.check()
     if known.each_landed:
         # Each window reads only itself: the windows that overlap it are embedded too, or have been already.
-        windows = {landed: [landed] for landed in _not_embedded(lake, window, source)}
+        runs = [{landed: [landed] for landed in group} for group in _not_embedded(lake, window, source)]
     elif window:
-        windows = {window: lake.covering(LISTINGS, window)}
+        runs = [{window: lake.covering(LISTINGS, window)}]
     else:
         arguments.error("--window_start and --window_end are required without --each_landed")
-    if not windows:
-        return
-    config = configure(windows, source)
+    for windows in runs:
+        _embed(configure(windows, source), settings, beam_arguments)
+
+
+def _not_embedded(lake: Lake, window: Window | None, encoder_source: str) -> list[list[Window]]:
+    encoder_id = identify(encoder_source)
+    windows = windows_not_embedded(lake, encoder_id, window)
+    logger.info("%d landed windows of listings are not embedded by %s yet", len(windows), encoder_id)
+    landed = Landed.find(lake, LISTINGS, windows)
+    return newest_first({part.window: part.manifest.counts["rows"] for part in landed}, _MOST_ROWS)
+
+
+def _embed(config: Config, settings: Settings, beam_arguments: Sequence[str]) -> None:
     Ledger(config.stage.embeddings).begin(config.windows, config.stage.attempt, config.embedding.now)
     slices = []
     for number in range(config.slices):
@@ -254,13 +283,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             run(pipeline | "Landed windows" >> beam.Create(config.parts), slices[-1])
         config.lake.remove_folder(slices[-1].stage.slice_folder)
     complete(slices)
-
-
-def _not_embedded(lake: Lake, window: Window | None, encoder_source: str) -> list[Window]:
-    encoder_id = identify(encoder_source)
-    windows = windows_not_embedded(lake, encoder_id, window)
-    logger.info("%d landed windows of listings are not embedded by %s yet", len(windows), encoder_id)
-    return windows
 
 
 if __name__ == "__main__":

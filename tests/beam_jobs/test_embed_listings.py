@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from filelock import FileLock
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny import (
     FIRST,
     NOW,
@@ -40,7 +42,7 @@ from tiny import (
 )
 
 from beam_jobs import embed_listings, fit_projection
-from beam_jobs.embed_listings import COUNTS, main
+from beam_jobs.embed_listings import COUNTS, main, newest_first
 from beam_jobs.launcher import refusal
 from listing_lens.embedding.sources import windows_not_embedded
 from listing_lens.errors import LensError
@@ -627,6 +629,22 @@ class TestEachLanded:
         assert counts_of(lake, encoder_id, FIRST)["older"] == 1
         assert "m001" not in {item for item, row in items_of(lake, encoder_id).items() if row["embedding"] is not None}
 
+    @given(
+        rows=st.dictionaries(
+            st.integers(0, 50).map(
+                lambda hour: Window(FIRST.start + timedelta(hours=hour), FIRST.end + timedelta(hours=hour))
+            ),
+            st.integers(0, 9),
+        )
+    )
+    def test_goes_from_the_newest_window_to_the_oldest(self, rows: dict[Window, int]) -> None:
+        groups = newest_first(rows, 9)
+        assert [window for group in groups for window in group] == sorted(rows, reverse=True)
+        sizes = [sum(rows[window] for window in group) for group in groups]
+        assert max(sizes, default=0) <= 9
+        # No two neighbours would fit into one.
+        assert all(size + rows[after[0]] > 9 for size, after in zip(sizes, groups[1:], strict=False))
+
     def test_of_no_window_is_no_run(self, lake: Lake, encoder_id: str) -> None:
         main(["--each_landed"])
         assert not Path(lake.root, "embeddings").exists()
@@ -667,25 +685,26 @@ class TestSlices:
     def test_give_what_one_gives(self, lake: Lake, encoder_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.broken_marketplace(lake)
         # Slices of so few rows are no even samples.
-        monkeypatch.setenv("LENS_MAX_DEAD_LETTER_RATIO", "0.2")
-        main(["--each_landed"])
+        monkeypatch.setenv("LENS_MAX_DEAD_LETTER_RATIO", "0.3")
+        main(bounds(SECOND))
+        main(bounds(FIRST))
         expected = self.whole(lake, encoder_id)
         shutil.rmtree(f"{lake.root}/embeddings")
-        monkeypatch.setattr(embed_listings, "_SLICE_ROWS", 9)
+        monkeypatch.setattr(embed_listings, "_MOST_ROWS", 9)
         main(["--each_landed"])
         assert self.whole(lake, encoder_id) == expected
         # A commit each, after the one that made the table.
-        assert version(lake, encoder_id) == 1 + 5
+        assert version(lake, encoder_id) == 1 + 3 + 3
 
     def test_that_were_done_are_not_done_again(
         self, lake: Lake, encoder_id: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         land_marketplace(lake)
-        monkeypatch.setattr(embed_listings, "_SLICE_ROWS", 14)
+        monkeypatch.setattr(embed_listings, "_MOST_ROWS", 14)
         slice_of = embed_listings.slice_of
 
         def dying(config: embed_listings.Config, number: int) -> embed_listings.Config:
-            if number == 2:
+            if number == 1 and config.windows == (FIRST,):
                 raise KeyboardInterrupt
             return slice_of(config, number)
 
@@ -693,19 +712,19 @@ class TestSlices:
             killed.setattr(embed_listings, "slice_of", dying)
             with pytest.raises(KeyboardInterrupt):
                 main(["--each_landed"])
-        done = len(items_of(lake, encoder_id))
-        assert 0 < done < 39
-        assert windows_not_embedded(lake, encoder_id) == [FIRST, SECOND]
+        # The newest window is complete, and a part of the other.
+        newest, done = counts_of(lake, encoder_id, SECOND)["newest"], len(items_of(lake, encoder_id))
+        assert newest < done < 39
+        assert windows_not_embedded(lake, encoder_id) == [FIRST]
         main(["--each_landed"])
-        counts = [counts_of(lake, encoder_id, window) for window in (FIRST, SECOND)]
-        assert sum(one["unchanged"] for one in counts) == done
+        assert counts_of(lake, encoder_id, FIRST)["unchanged"] == done - newest
         assert len(items_of(lake, encoder_id)) == 39
 
     def test_need_no_more_room_than_they_take(
         self, lake: Lake, encoder_id: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         land_marketplace(lake)
-        monkeypatch.setattr(embed_listings, "_SLICE_ROWS", 14)
+        monkeypatch.setattr(embed_listings, "_MOST_ROWS", 14)
         main(["--each_landed"])
         assert lake.folders(Embeddings(lake, encoder_id).staging) == []
 
