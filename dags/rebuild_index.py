@@ -8,14 +8,15 @@ hand, e.g. after a change of the settings `LENS_INDEX_…`.
 
 **What.** `begin_build` takes the lock of builds, looks the embedder up in MLflow and makes an empty index that names its space,
 or goes on with one that an earlier build of that space left unfinished. `embed_missing` embeds what has landed and the
-embedder's encoder has not embedded yet: all windows together, only the newest version of each item; from now on
+embedder's encoder has not embedded yet: the newest windows first, and only the newest version of each item; from now on
 `embed_new_listings` embeds new windows with it as well. `load` projects and writes the newest version of every item, in parts
 that are recorded: another try goes on where the last one stopped. `finish_load` gives the index its replicas and refreshes it,
 and `wait_for_merge` waits for its segments to be merged, if `LENS_INDEX_SEGMENTS` asks for that. `catch_up` loads what was
 embedded meanwhile, until nothing is left. `verify` compares the index with the lake and tries it out (`LENS_VERIFY_…`), and
-`log_verification` puts the report into MLflow. `swap` moves the alias in one request: searches see the old index or the new one,
-never both or neither. `retire` removes indexes that are no longer needed for rollback (`LENS_INDEX_KEEP_…`), and what failed
-builds left. `give_up` runs only if a task failed for good: it frees the lock.
+`log_verification` puts the report into MLflow. `catch_up_again` loads what was embedded during the verification. `swap` moves
+the alias in one request: searches see the old index or the new one, never both or neither. `retire` removes indexes that are no
+longer needed for rollback (`LENS_INDEX_KEEP_…`), and what failed builds left. `give_up` runs only if a task failed for good: it
+frees the lock.
 
 **When it fails.** The alias has not moved, and readers noticed nothing. Clear the failed task to continue. *Another build is
 running*: wait for it, or trigger with `wait`. *The verification failed*: its message and page say which checks; mend the cause
@@ -33,16 +34,17 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, Param
 
-from plugins.operators.beam_job import BuildStepOperator
 from plugins.tasks import (
     begin_build,
+    catch_up_and_verify,
+    embed_missing,
     embedder_param,
     finish_load,
     first_day,
     force_checks_param,
     force_swap_param,
     give_up,
-    log_verification,
+    load_build,
     retire,
     swap,
     wait_for_merge,
@@ -80,28 +82,13 @@ with DAG(
 ):
     build = begin_build("{{ params.model }}", "{{ params.afresh }}", "{{ params.unless_live }}", "{{ params.wait }}")
     index = build["index"]
-    embed_missing = BuildStepOperator(
-        task_id="embed_missing",
-        job="embed_listings",
-        index=index,
-        arguments={"each_landed": True, "encoder": build["encoder_source"]},
-    )
-    load = BuildStepOperator(task_id="load", job="load_index", index=index, arguments={"index": index})
+    load = load_build("load", build)
     merge = finish_load(index)
-    merged = wait_for_merge(index, merge)
-    catch_up = BuildStepOperator(task_id="catch_up", job="load_index", index=index, arguments={"index": index})
-    verify = BuildStepOperator(
-        task_id="verify",
-        job="verify_index",
-        index=index,
-        arguments={"index": index, "force": "{{ params.force_checks }}"},
-    )
-    logged = log_verification(index)
-    swapped = swap(index, "{{ params.force_swap }}")
+    catch_up, caught_up = catch_up_and_verify(build)
     retired = retire()
 
     # The index exists before its encoder is asked what it lacks: what lands from then on is embedded by `embed_new_listings`.
-    embed_missing >> load >> merge >> merged >> catch_up >> verify
+    embed_missing(build) >> load >> merge >> wait_for_merge(index, merge) >> catch_up
     # The alias moves only to an index that has earned it.
-    verify >> logged >> swapped >> retired
+    caught_up >> swap(index, "{{ params.force_swap }}") >> retired
     retired >> give_up(build)

@@ -8,9 +8,10 @@ alias `champion` was moved in MLflow to an embedder whose index is still kept.
 
 **What.** `begin_rollback` takes the lock of builds for a kept index: the named one, or the one that was live last. A kept index
 has received new listings all the time; `embed_missing` embeds, and `catch_up` loads, what it may lack. `verify` puts it to the
-same checks as a new one, and `log_verification` puts the report into MLflow. `promote_build` makes the index's embedder the
-champion again, since the champion is what should serve. `swap` moves the alias in one request. The index that was live is kept.
-`give_up` runs only if a task failed for good: it frees the lock, and the index stays kept.
+same checks as a new one, and `log_verification` puts the report into MLflow. `catch_up_again` loads what was embedded meanwhile.
+`promote_build` makes the index's embedder the champion again, since the champion is what should serve. `swap` moves the alias
+in one request. The index that was live is kept. `give_up` runs only if a task failed for good: it frees the lock, and the index
+stays kept.
 
 **When it fails.** The alias has not moved. *No index is kept*: rebuild instead, for the earlier version. *The verification
 failed*: see its message and page; to go back all the same, trigger with `force_checks`, which is recorded. To try again, clear
@@ -26,14 +27,14 @@ from datetime import timedelta
 
 from airflow.sdk import DAG
 
-from plugins.operators.beam_job import BuildStepOperator
 from plugins.tasks import (
     begin_rollback,
+    catch_up_and_verify,
+    embed_missing,
     first_day,
     force_checks_param,
     force_swap_param,
     give_up,
-    log_verification,
     optional_param,
     promote_build,
     swap,
@@ -67,24 +68,10 @@ with DAG(
 ):
     build = begin_rollback("{{ params.index }}", "{{ params.wait }}")
     index = build["index"]
-    embed_missing = BuildStepOperator(
-        task_id="embed_missing",
-        job="embed_listings",
-        index=index,
-        arguments={"each_landed": True, "encoder": build["encoder_source"]},
-    )
-    catch_up = BuildStepOperator(task_id="catch_up", job="load_index", index=index, arguments={"index": index})
-    verify = BuildStepOperator(
-        task_id="verify",
-        job="verify_index",
-        index=index,
-        arguments={"index": index, "force": "{{ params.force_checks }}"},
-    )
-    logged = log_verification(index)
-    promoted = promote_build(index)
+    catch_up, caught_up = catch_up_and_verify(build)
     swapped = swap(index, "{{ params.force_swap }}")
 
-    embed_missing >> catch_up >> verify >> logged
+    embed_missing(build) >> catch_up
     # The champion first: if the swap fails, `follow_champion` tries again.
-    logged >> promoted >> swapped
+    caught_up >> promote_build(index) >> swapped
     swapped >> give_up(build)

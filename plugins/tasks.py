@@ -11,7 +11,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from listing_lens.errors import LensError
 from listing_lens.lake.window import Window
 from listing_lens.settings import load_settings
-from plugins.operators.beam_job import BeamJobOperator
+from plugins.operators.beam_job import BeamJobOperator, BuildStepOperator
 
 WINDOW_ARGUMENTS = {"window_start": "{{ data_interval_start }}", "window_end": "{{ data_interval_end }}"}
 
@@ -266,6 +266,41 @@ def begin_rollback(index: str | None, wait: bool) -> dict[str, str]:
         index, load_settings(), owner=this_run(), because="rollback", wait=_PATIENCE if wait else timedelta(0)
     )
     return {"index": build.index, "encoder_source": build.card.encoder_source}
+
+
+def embed_missing(build: XComArg) -> BaseOperator:
+    """The task that embeds what has landed and a build's encoder has not embedded yet."""
+    return BuildStepOperator(
+        task_id="embed_missing",
+        job="embed_listings",
+        index=build["index"],
+        arguments={"each_landed": True, "encoder": build["encoder_source"]},
+    )
+
+
+def load_build(task_id: str, build: XComArg) -> BaseOperator:
+    """A task that loads what a build's index lacks of its encoder's table."""
+    index = build["index"]
+    return BuildStepOperator(task_id=task_id, job="load_index", index=index, arguments={"index": index})
+
+
+def catch_up_and_verify(build: XComArg) -> tuple[BaseOperator, BaseOperator]:
+    """The tasks that bring a build up to date and prove it; what is embedded meanwhile is loaded before the alias may move.
+
+    Returns:
+        The first and the last of them.
+    """
+    index = build["index"]
+    catch_up = load_build("catch_up", build)
+    verify = BuildStepOperator(
+        task_id="verify",
+        job="verify_index",
+        index=index,
+        arguments={"index": index, "force": "{{ params.force_checks }}"},
+    )
+    again = load_build("catch_up_again", build)
+    catch_up >> verify >> log_verification(index) >> again
+    return catch_up, again
 
 
 @task

@@ -74,8 +74,7 @@ def rollback(
     )
     with _or_give_up(build, settings):
         _embed_missing(build, settings)
-        _catch_up(build, settings)
-        _verify(build, settings, force_check or ())
+        _catch_up_and_verify(build, settings, force_check or ())
         registration.promote_build(build.index, settings, by=owner())
         _swap(build, settings, force_swap or ())
 
@@ -173,8 +172,7 @@ def rebuild_index(
         merge = lifecycle.finish_load(build.index, settings)
         while not lifecycle.is_merged(build.index, merge, settings):
             time.sleep(_POLL_S)
-        _catch_up(build, settings)
-        _verify(build, settings, force_checks)
+        _catch_up_and_verify(build, settings, force_checks)
         _swap(build, settings, force_swap)
     for gone in lifecycle.retire(settings):
         console.print(f"index {gone} is removed")
@@ -224,11 +222,18 @@ def _embed_missing(build: Build, settings: Settings) -> None:
             run_with_bars("embed", "embed_listings", arguments, settings)
 
 
-def _catch_up(build: Build, settings: Settings) -> None:
+def _catch_up_and_verify(build: Build, settings: Settings, force: Sequence[str]) -> None:
+    """Bring the index up to date and prove it; what is embedded meanwhile is loaded before the alias may move."""
+    _catch_up("catch_up", build, settings)
+    _verify(build, settings, force)
+    _catch_up("catch_up_again", build, settings)
+
+
+def _catch_up(step: str, build: Build, settings: Settings) -> None:
     search_index = SearchIndex.connect(settings)
     loads = Loads(search_index, search_index.get(build.index))
     if loads.is_behind(Embeddings(Lake(settings.lake), build.card.encoder_id)):
-        _job(build, "catch_up", "load_index", [], settings)
+        _job(build, step, "load_index", [], settings)
 
 
 def _verify(build: Build, settings: Settings, force: Sequence[str]) -> None:
