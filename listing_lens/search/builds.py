@@ -21,7 +21,7 @@ from elasticsearch import ConflictError, NotFoundError
 from pydantic import BaseModel, ConfigDict
 
 from listing_lens.errors import LensError
-from listing_lens.search.build_lock import BuildLock, Holder
+from listing_lens.search.build_lock import BuildLock
 from listing_lens.search.client import said_plainly
 from listing_lens.search.index import Index, Layout, SearchIndex
 from listing_lens.search.loads import Loads, Progress
@@ -124,8 +124,10 @@ class Builds:
         indexes = {index.name: index for index in self.search_index.all()}
         found = [*recorded, *(_unrecorded(index) for name, index in indexes.items() if name not in known)]
         live = set(self.search_index.behind_alias())
-        holder = self.lock.holder()
-        seen = [self._as_it_is(build, build.index in indexes, build.index in live, holder) for build in found]
+        held = self.lock.under_way()
+        seen = [
+            self._as_it_is(build, build.index in indexes, build.index in live, build.index == held) for build in found
+        ]
         return sorted(seen, key=lambda build: (build.started_at, build.index), reverse=True)
 
     def _recorded(self) -> list[Build]:
@@ -182,10 +184,9 @@ class Builds:
                 continue
             return changed
 
-    def _as_it_is(self, build: Build, exists: bool, live: bool, holder: Holder | None) -> Build:
+    def _as_it_is(self, build: Build, exists: bool, live: bool, held: bool) -> Build:
         """A record in the light of what is there: its process may have been killed before it could change it."""
         state, because = build.state, build.ended_because
-        held = holder is not None and holder.index == build.index and not holder.is_free(self.now())
         if live:
             state, because = State.LIVE, None
         elif not exists:

@@ -796,6 +796,24 @@ class TestARunThatEndsEarly:
         assert windows_not_embedded(lake, encoder_id) == [SECOND]
 
 
+def test_a_lake_that_is_full_is_left_as_it_was(lake: Lake, encoder_id: str) -> None:
+    land_marketplace(lake)
+    main(bounds(FIRST))
+    before, at = state(lake, encoder_id), version(lake, encoder_id)
+    # No file of this process may grow beyond 2 KB: the system refuses its writes as a full disk's.
+    full = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048)); "
+    run = f"from beam_jobs import embed_listings; embed_listings.main({bounds(SECOND)!r})"
+    process = subprocess.run(
+        [sys.executable, "-c", full + run], cwd=CHECKOUT, env={**os.environ}, capture_output=True, text=True
+    )
+    assert process.returncode == 1
+    assert "File too large" in process.stderr
+    assert (state(lake, encoder_id), version(lake, encoder_id)) == (before, at)
+    assert line(lake, encoder_id, SECOND).completed_by is None
+    main(bounds(SECOND))
+    assert counts_of(lake, encoder_id, SECOND)["embedded"] == 20
+
+
 class TestAKilledRun:
     """A real process that is killed in the middle; where, the test decides by what the process waits for."""
 

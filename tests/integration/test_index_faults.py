@@ -202,7 +202,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     node.stop()
 
 
-def test_the_only_node_may_stop_and_start_during_a_load_and_a_swap(
+def test_the_only_node_may_stop_and_start_during_a_load_a_catch_up_and_a_swap(
     node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage = _stage(tmp_path, node.url, monkeypatch)
@@ -224,6 +224,11 @@ def test_the_only_node_may_stop_and_start_during_a_load_and_a_swap(
 
         with monkeypatch.context() as during:
             _before_call(during, Loads, "record", 2, lambda: goes_away(signal.SIGKILL))
+            stage.load(build)
+        wait_for(lambda: not reader.away.is_set(), "the node")
+        stage.put(*(listing(f"item{n}", SECOND, minute=n, price=7) for n in range(300)))
+        with monkeypatch.context() as during:
+            _before_call(during, SearchIndex, "write_documents", 1, lambda: goes_away(signal.SIGTERM))
             stage.load(build)
         wait_for(lambda: not reader.away.is_set(), "the node")
         stage.verify(build)
