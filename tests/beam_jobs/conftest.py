@@ -12,6 +12,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+import quick_beam
 from tenacity import wait_none
 from tiny import Indexed, land_marketplace, remove_indexes
 
@@ -21,6 +22,8 @@ from listing_lens.lake.windows import Lake
 from listing_lens.search.index import SearchIndex
 from listing_lens.settings import load_settings
 from models.encoders.files import identify
+
+quick_beam.remember()
 
 
 def _settings(lake: Path, encoder: Path) -> dict[str, str]:

@@ -804,7 +804,12 @@ def test_a_lake_that_is_full_is_left_as_it_was(lake: Lake, encoder_id: str) -> N
     full = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048)); "
     run = f"from beam_jobs import embed_listings; embed_listings.main({bounds(SECOND)!r})"
     process = subprocess.run(
-        [sys.executable, "-c", full + run], cwd=CHECKOUT, env={**os.environ}, capture_output=True, text=True
+        [sys.executable, "-c", full + run],
+        check=False,
+        cwd=CHECKOUT,
+        env={**os.environ},
+        capture_output=True,
+        text=True,
     )
     assert process.returncode == 1
     assert "File too large" in process.stderr
