@@ -135,26 +135,6 @@ def test_a_run_without_a_data_interval_is_refused_by_its_first_task(airflow: Air
     assert set(states.values()) == {"upstream_failed", "skipped"}
 
 
-def test_the_alias_moved_in_mlflow_is_followed_by_a_rebuild_and_back_by_a_rollback(
-    airflow: AirflowApi, settings: Settings, live: Index
-) -> None:
-    registry = connect_registry(settings)
-    before = registry.get(CHAMPION).version
-    fitted = airflow.trigger("refit_projection", {"dims": 4})
-    airflow.wait_for_run("refit_projection", fitted)
-    candidate = registry.get(CANDIDATE).version
-    for version in (candidate, before):
-        known = runs_of(airflow, "follow_champion")
-        registry.client.set_registered_model_alias(MODEL, CHAMPION, str(version))
-        assert wait_until_followed(airflow, settings, known).card == registry.get(str(version)).card
-        newest = registry.moves(version)[0]
-        assert (newest.by, newest.over) == ("MLflow", before if version == candidate else candidate)
-    # It was kept, and is as it would be had it stayed live.
-    builds = Builds(SearchIndex.connect(settings))
-    assert builds.search_index.require_live() == live
-    assert sorted(build.state for build in builds.all()) == [State.KEPT, State.LIVE]
-
-
 def test_the_live_index_is_verified(airflow: AirflowApi, live: Index) -> None:
     airflow.wait_for_dag("verify_live_index")
     run = airflow.trigger("verify_live_index")
@@ -230,11 +210,11 @@ def test_an_encoder_is_fine_tuned_compared_and_registered(
     assert rows[0].encoder_id == trained.encoder_id
 
 
-def test_a_new_encoder_goes_live_and_new_listings_reach_both(
+def test_a_new_encoder_promoted_in_mlflow_goes_live_and_new_listings_reach_both_indexes(
     airflow: AirflowApi, settings: Settings, lake: Lake, live: Index, trained: RegisteredEncoder
 ) -> None:
-    search_index = SearchIndex.connect(settings)
-    source = f"models:/listing-encoder@{CANDIDATE}"
+    search_index, registry = SearchIndex.connect(settings), connect_registry(settings)
+    source, before = f"models:/listing-encoder@{CANDIDATE}", registry.get(CHAMPION).version
     # Only one of the two days: the rebuild embeds the other itself.
     made = airflow.create_backfill(
         "embed_new_listings", WINDOWS[0].start, WINDOWS[0].start, conf={"encoder": source}, reprocess="completed"
@@ -243,10 +223,8 @@ def test_a_new_encoder_goes_live_and_new_listings_reach_both(
     ledger = Ledger(Embeddings(lake, trained.encoder_id))
     assert [(line.window, line.state) for line in ledger.lines().values()] == [(WINDOWS[0], "embedded")]
 
-    known = runs_of(airflow, "follow_champion")
-    run = airflow.trigger("refit_projection", {"promote": True, "encoder": source})
-    airflow.wait_for_run("refit_projection", run)
-    after = wait_until_followed(airflow, settings, known)
+    airflow.wait_for_run("refit_projection", airflow.trigger("refit_projection", {"encoder": source}))
+    after = _move_champion(airflow, settings, registry.get(CANDIDATE).version)
     assert after.card.encoder_id == trained.encoder_id
     assert [(line.window, line.state) for line in ledger.lines().values()] == [(w, "embedded") for w in WINDOWS]
     assert search_index.counts(after.name) == search_index.counts(live.name)
@@ -258,3 +236,21 @@ def test_a_new_encoder_goes_live_and_new_listings_reach_both(
     airflow.wait_for_backfill("embed_new_listings", made)
     for index in (live, after):
         assert list(search_index.versions(index.name, ["late"])) == ["late"]
+
+    # The first index was kept, and is as it would be had it stayed live.
+    assert _move_champion(airflow, settings, before) == live
+    assert {build.index: build.state for build in Builds(search_index).all()} == {
+        after.name: State.KEPT,
+        live.name: State.LIVE,
+    }
+
+
+def _move_champion(airflow: AirflowApi, settings: Settings, version: int) -> Index:
+    """Move the alias as MLflow's page does. Returns the index that is live once that was followed."""
+    registry = connect_registry(settings)
+    known, over = runs_of(airflow, "follow_champion"), registry.get(CHAMPION).version
+    registry.client.set_registered_model_alias(MODEL, CHAMPION, str(version))
+    live = wait_until_followed(airflow, settings, known)
+    newest = registry.moves(version)[0]
+    assert (newest.by, newest.over) == ("MLflow", over)
+    return live
