@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tiny import SECOND, counts_of, items_of
+from tiny import SECOND, counts_of, items_of, listing, put_items
 
+from listing_lens import registration
 from listing_lens.lake.embeddings import Embeddings
-from listing_lens.registration import promote
 from listing_lens.registry import connect_registry
 from listing_lens.search.builds import Builds, State
 from listing_lens.search.index import SearchIndex
 from listing_lens.search.loads import Loads
-from listing_lens.settings import load_settings
+from listing_lens.search.verification import Verification
+from listing_lens.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from tests.listing_lens.cli.conftest import Lens, Marketplace, Refusal
@@ -44,7 +46,7 @@ def test_rebuilt_is_a_new_one_that_lacks_nothing_and_rolled_back_is_the_old_one(
 ) -> None:
     search_index, builds = marketplace.search_index, Builds(marketplace.search_index)
     before = search_index.require_live()
-    promote(marketplace.version, asked=True, settings=marketplace.settings)
+    registration.promote(marketplace.version, asked=True, settings=marketplace.settings)
     # What its encoder has not embedded is embedded first.
     embeddings = Embeddings(marketplace.lake, marketplace.card.encoder_id)
     rows = items_of(marketplace.lake, embeddings.encoder_id)
@@ -83,10 +85,24 @@ def test_a_rebuild_that_failed_moves_nothing_and_is_gone_on_with(
     assert (failed.state, failed.ended_because) == (State.FAILED, "killed")
     assert own_index.live() is None
     loads = Loads(own_index, own_index.get(failed.index)).all()
-    result = lens("index", "rebuild", "--model", marketplace.version)
+
+    # The second try begins no second load, but brings in what is embedded after its verification.
+    encoder_id = marketplace.card.encoder_id
+    row, log = items_of(marketplace.lake, encoder_id)["m011"], registration.log_verification
+    cheaper = listing("m011", SECOND, image_uri=row["image_uri"], price=7)
+
+    def log_and_change(verification: Verification, settings: Settings) -> Path:
+        put_items(marketplace.lake, encoder_id, [cheaper], [row["embedding"]], SECOND)
+        return log(verification, settings)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(registration, "log_verification", log_and_change)
+        result = lens("index", "rebuild", "--model", marketplace.version)
     assert result.exit_code == 0, result.output
     assert own_index.require_live().name == failed.index
-    assert Loads(own_index, own_index.get(failed.index)).all() == loads
+    assert Loads(own_index, own_index.get(failed.index)).all()[: len(loads)] == loads
+    assert own_index.versions(failed.index, ["m011"]) == {"m011": (cheaper.version, cheaper.status)}
+    assert [step.name for step in Builds(own_index).get(failed.index).steps][-2:] == ["catch_up_again", "swap"]
 
 
 def test_is_retired_unless_it_is_live(lens: Lens, refusal: Refusal, marketplace: Marketplace) -> None:
