@@ -1,7 +1,7 @@
 """Beam, remembering what it otherwise works out anew for every transform of every pipeline.
 
 Which options there are, and which arguments the methods of a `DoFn` have, stays the same as long as the code does. The tests run
-some two thousand small pipelines, and would spend almost half of their time on that.
+many small pipelines, and would spend almost half of the time of each on that.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def test_a_rebuild_that_failed_moves_nothing_and_is_gone_on_with(
         result = lens("index", "rebuild", "--model", marketplace.version)
     assert result.exit_code == 0, result.output
     assert own_index.require_live().name == failed.index
-    assert Loads(own_index, own_index.get(failed.index)).all()[: len(loads)] == loads
+    assert Loads(own_index, own_index.get(failed.index)).all()[:-1] == loads
     assert own_index.versions(failed.index, ["m011"]) == {"m011": (cheaper.version, cheaper.status)}
     assert [step.name for step in Builds(own_index).get(failed.index).steps][-2:] == ["catch_up_again", "swap"]
 
