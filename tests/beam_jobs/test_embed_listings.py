@@ -827,7 +827,6 @@ class TestAKilledRun:
         return subprocess.Popen(
             [sys.executable, "-m", "beam_jobs.embed_listings", *arguments],
             cwd=CHECKOUT,
-            env={**os.environ},
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
