@@ -183,7 +183,6 @@ class FaultyProxy:
     requests: list[Request] = field(default_factory=list)
     _rules: list[_Rule] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _coming_and_going: threading.Lock = field(default_factory=threading.Lock)
     _open: set[socket.socket] = field(default_factory=set)
     _server: ThreadingHTTPServer | None = None
     _port: int = 0
@@ -220,20 +219,19 @@ class FaultyProxy:
 
     def go_away(self) -> None:
         """Refuse connections, and break those that are open; nothing to do when it is away already."""
-        with self._coming_and_going:
+        with self._lock:
             if self._server is None:
                 return
             self._server.shutdown()
             self._server.server_close()
             self._server = None
-            with self._lock:
-                for connection in self._open:
-                    with suppress(OSError):
-                        connection.shutdown(socket.SHUT_RDWR)
+            for connection in self._open:
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
 
     def come_back(self) -> None:
         """Listen, from the second time on at the same address; nothing to do when it is there already."""
-        with self._coming_and_going:
+        with self._lock:
             if self._server is not None:
                 return
             self._server = _Server(("127.0.0.1", self._port), _Handler)
