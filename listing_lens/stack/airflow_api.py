@@ -198,21 +198,24 @@ class AirflowApi:
             answer = self._request("POST", "backfills", body=body, allowed={httpx.codes.CONFLICT})
             if answer.status_code != httpx.codes.CONFLICT:
                 return int(answer.json()["id"])
-            if not self._newest_backfill(dag_id).over:
+            # Airflow also refuses for the sake of one that it makes and, since its database is busy, takes away again.
+            if (newest := self._newest_backfill(dag_id)) and not newest.over:
                 break
         raise LensError(_refusal(answer))
 
     def backfill(self, backfill_id: int) -> BackfillState:
-        found = self._request("GET", f"backfills/{backfill_id}").json()
+        return self._with_runs(self._request("GET", f"backfills/{backfill_id}").json())
+
+    def _with_runs(self, found: Mapping[str, Any]) -> BackfillState:
         # The API does not list a backfill's runs: they are the backfill runs within its range.
         span = {"logical_date_gte": found["from_date"], "logical_date_lte": found["to_date"], "run_type": "backfill"}
         runs = self._pages(f"dags/{found['dag_id']}/dagRuns", "dag_runs", order_by="logical_date", **span)
-        return BackfillState(backfill_id, tuple(RunState(run["dag_run_id"], run["state"]) for run in runs))
+        return BackfillState(int(found["id"]), tuple(RunState(run["dag_run_id"], run["state"]) for run in runs))
 
-    def _newest_backfill(self, dag_id: str) -> BackfillState:
+    def _newest_backfill(self, dag_id: str) -> BackfillState | None:
         parameters = {"dag_id": dag_id, "order_by": "-id", "limit": "1"}
-        (newest,) = self._request("GET", "backfills", parameters=parameters).json()["backfills"]
-        return self.backfill(newest["id"])
+        newest = self._request("GET", "backfills", parameters=parameters).json()["backfills"]
+        return self._with_runs(newest[0]) if newest else None
 
     def wait_for_backfill(
         self,
