@@ -80,6 +80,19 @@ class Settings(BaseSettings):
     verify_least_recall: float = Field(ge=0, le=1)
     verify_least_found: float = Field(ge=0, le=1)
     verify_least_size: float = Field(ge=0)
+    search_url: str
+    search_follow_s: float = Field(gt=0)
+    search_budget_s: float = Field(gt=0)
+    search_waiting: int = Field(ge=0)
+    search_together: int = Field(gt=0)
+    search_in_flight: int = Field(gt=0)
+    search_rates: dict[str, str]
+    search_keys: dict[str, str]
+    search_user_header: str
+    search_proxies: tuple[str, ...]
+    similar_price_factor: float = Field(ge=0)
+    similar_category_weight: float = Field(ge=0, le=1)
+    similar_pool: int = Field(gt=0, le=20)
     training_place: Literal["host", "kubernetes", "vertex"]
     training_processes: int = Field(gt=0)
     training_folder: Path
@@ -118,7 +131,7 @@ class Settings(BaseSettings):
         sources = (source if "://" in source else str(Path(source).absolute()) for source in self.image_sources)
         object.__setattr__(self, "image_sources", tuple(sources))
 
-    @field_validator("elasticsearch_url", "mlflow_url", "airflow_url")
+    @field_validator("elasticsearch_url", "mlflow_url", "airflow_url", "search_url")
     @classmethod
     def _is_address(cls, url: str) -> str:
         if url and not url.startswith(("http://", "https://")):
@@ -137,7 +150,7 @@ class Settings(BaseSettings):
             raise ValueError(f"its type must be one of {', '.join(_INDEX_TYPES)}")
         return options
 
-    @field_validator("image_private_networks")
+    @field_validator("image_private_networks", "search_proxies")
     @classmethod
     def _are_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
         for network in networks:

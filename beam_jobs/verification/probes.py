@@ -14,7 +14,8 @@ from beam_jobs.verification.config import EXAMPLES, SHOWN, Config
 from beam_jobs.verification.sample import Sample, draw_sample
 from listing_lens import progress
 from listing_lens.errors import LensError
-from listing_lens.search.index import Hit, SearchIndex
+from listing_lens.search.index import SearchIndex
+from listing_lens.search.queries import Hit
 from listing_lens.search.verification import Check
 from listing_lens.serving.photo_search import search_by_image
 from models.images import ImageError, decode_image

@@ -16,7 +16,7 @@ actions of a request or none, so a swap that was planned before another one is r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -31,12 +31,10 @@ from listing_lens.lake.records import Listing
 from listing_lens.search import bulk
 from listing_lens.search.client import connect_client, said_plainly
 from listing_lens.search.documents import Document, Refusal, document_of, properties
+from listing_lens.search.queries import Hit, hits_of, nearest
 from listing_lens.settings import Settings
 from models.embedder import EmbedderCard
 
-# Candidates that each shard considers per result: a trade-off between recall and latency.
-_CANDIDATES_PER_RESULT = 10
-_LEAST_CANDIDATES = 100
 # For how many seconds a job repeats its requests while the cluster does not answer.
 PATIENCE_S = 300.0
 _JSON = {"accept": "application/json"}
@@ -85,19 +83,6 @@ class Index:
     # An index that is deleted and made again has another one.
     uuid: str
     created_at: datetime
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A search result; `score` is the cosine similarity, from −1 to 1."""
-
-    item_id: str
-    score: float
-    title: str
-    category: tuple[str, ...]
-    price: int
-    status: str
-    image_uri: str
 
 
 @dataclass(frozen=True)
@@ -190,14 +175,14 @@ class SearchIndex:
             body = self.client.indices.get(index=name)[name]
         except (NotFoundError, KeyError):
             raise LensError(f"there is no index {name!r}: list them with `lens index list`") from None
-        return _index_of(name, body)
+        return index_of(name, body)
 
     @said_plainly
     def all(self) -> list[Index]:
         """Every index of this alias, sorted by name: live, being built, kept for rollback."""
         found = self.client.indices.get(index=f"{self.alias}-*")
         return [
-            _index_of(name, body)
+            index_of(name, body)
             for name, body in sorted(found.items())
             # The name of another alias may begin with this one's.
             if body["mappings"].get("_meta", {}).get("alias") == self.alias
@@ -373,21 +358,7 @@ class SearchIndex:
     @said_plainly
     def search(self, index: Index, vector: NDArray[np.float32], k: int) -> list[Hit]:
         """The k listings nearest to a unit vector (dims,) of the index's space, by decreasing similarity."""
-        if vector.shape != (index.card.dims,):
-            raise LensError(
-                f"index {index.name} holds vectors of {index.card.dims} dimensions, the query has shape {vector.shape}"
-            )
-        answer = self.client.search(
-            index=index.name,
-            knn={
-                "field": "vector",
-                "query_vector": vector.tolist(),
-                "k": k,
-                "num_candidates": min(10_000, max(_LEAST_CANDIDATES, k * _CANDIDATES_PER_RESULT)),
-            },
-            size=k,
-        )
-        return [_hit(hit) for hit in answer["hits"]["hits"]]
+        return hits_of(self.client.search(index=index.name, **nearest(index.card, vector, k)))
 
     # What a verification looks at.
 
@@ -491,7 +462,8 @@ def _removal(index: str, alias: str) -> dict[str, Any]:
     return {"remove": {"index": index, "alias": alias, "must_exist": True}}
 
 
-def _index_of(name: str, body: dict[str, Any]) -> Index:
+def index_of(name: str, body: Mapping[str, Any]) -> Index:
+    """An index, from what Elasticsearch says of it. Raises LensError when it names no vector space, or another one."""
     mapping, settings = body["mappings"], body["settings"]["index"]
     meta = mapping.get("_meta", {})
     if "card" not in meta:
@@ -504,20 +476,6 @@ def _index_of(name: str, body: dict[str, Any]) -> Index:
         )
     created_at = datetime.fromtimestamp(int(settings["creation_date"]) / 1000, UTC)
     return Index(name, card, meta["build"], settings["uuid"], created_at)
-
-
-def _hit(hit: dict[str, Any]) -> Hit:
-    source = hit["_source"]
-    # Elasticsearch scores a dot product as (1 + cosine) / 2.
-    return Hit(
-        item_id=hit["_id"],
-        score=2 * hit["_score"] - 1,
-        title=source["title"],
-        category=tuple(source["category"]),
-        price=source["price"],
-        status=source["status"],
-        image_uri=source["image_uri"],
-    )
 
 
 def _scanned_of(hit: dict[str, Any]) -> Scanned:

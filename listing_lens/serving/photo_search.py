@@ -11,7 +11,8 @@ from listing_lens.embedding.sources import encoder_runtime
 from listing_lens.errors import LensError
 from listing_lens.images.source import ImageSource
 from listing_lens.lake.windows import LISTINGS, Lake
-from listing_lens.search.index import Hit, Index, SearchIndex
+from listing_lens.search.index import Index, SearchIndex
+from listing_lens.search.queries import Hit
 from listing_lens.serving.pages import ShownHit, search_page
 from listing_lens.settings import Settings
 from models.encoders.runtime import Runtime

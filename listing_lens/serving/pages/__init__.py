@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from PIL import Image
 
 from listing_lens.lake.window import Window
-from listing_lens.search.index import Hit
+from listing_lens.search.queries import Hit
 from listing_lens.search.verification import CHECKS, Check, Verification
 
 if TYPE_CHECKING:

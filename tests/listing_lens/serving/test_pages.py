@@ -14,7 +14,7 @@ from PIL import Image
 from tiny import NOW
 
 from listing_lens.lake.window import Window
-from listing_lens.search.index import Hit
+from listing_lens.search.queries import Hit
 from listing_lens.search.verification import Check, Verification
 from listing_lens.serving.pages import ShownHit, evaluation_page, search_page, verification_page
 from models.embedder import EmbedderCard

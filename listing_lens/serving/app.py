@@ -1,0 +1,74 @@
+"""The search service: search by photo, similar items."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from listing_lens.serving import problems
+from listing_lens.serving.metrics import Metrics
+from listing_lens.serving.routes import health, items, search
+from listing_lens.serving.service import Service
+
+logger = logging.getLogger(__name__)
+
+
+def create_app(service: Service) -> FastAPI:
+    """The service as an ASGI application; it follows the alias while it runs."""
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        async with service.running():
+            yield
+
+    app = FastAPI(
+        title="Listing Lens",
+        version="1",
+        description="Search a marketplace by photo, and find visually similar items.",
+        lifespan=lifespan,
+    )
+    app.state.service = service
+    problems.install(app)
+    for router in (search.router, items.router, health.router):
+        app.include_router(router)
+    app.add_middleware(_Observed, metrics=service.metrics)
+    return app
+
+
+class _Observed:
+    """Logs and measures every request: by its operation, never by what was asked."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status = time.perf_counter(), 500
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        finally:
+            seconds = time.perf_counter() - began
+            route = scope.get("route")
+            operation = f"{scope['method']} {route.path}" if route else "unknown"
+            self._metrics.requests.labels(operation, str(status)).inc()
+            self._metrics.request_seconds.labels(operation).observe(seconds)
+            logger.info(
+                "%s %s",
+                operation,
+                status,
+                extra={"operation": operation, "status": status, "ms": round(1000 * seconds, 1)},
+            )

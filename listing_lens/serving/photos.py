@@ -1,0 +1,138 @@
+"""Photos that come with a request: read with a limit, decoded beside other requests, cropped."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fastapi import Request
+from PIL import Image
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException
+
+from listing_lens.serving.limits import Budget, Gate
+from listing_lens.serving.problems import Problem
+from models.images import MIN_SIDE, ImageError, ImageLimits, decode_image
+
+# What a browser may take to send a photo over a slow line, in seconds.
+_UPLOAD_S = 30.0
+# What surrounds a photo in a form.
+_FORM_BYTES = 64 * 1024
+PART = "photo"
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A part of a photo: left, top, right and bottom, as shares of its width and height."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    @classmethod
+    def parse(cls, text: str) -> Crop:
+        """From "left,top,right,bottom". Raises Problem if that is no part of a photo."""
+        try:
+            left, top, right, bottom = (float(part) for part in text.split(","))
+        except ValueError:
+            raise _bad_crop() from None
+        if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+            raise _bad_crop()
+        return cls(left, top, right, bottom)
+
+    @property
+    def least_share(self) -> float:
+        return min(self.right - self.left, self.bottom - self.top)
+
+    def of(self, image: Image.Image) -> Image.Image:
+        """The part of an image. Raises Problem if it has too few pixels to show anything."""
+        width, height = image.size
+        box = (
+            int(self.left * width),
+            int(self.top * height),
+            -int(-self.right * width // 1),
+            -int(-self.bottom * height // 1),
+        )
+        part = image.crop(box)
+        if min(part.size) < MIN_SIDE:
+            raise Problem(422, "Not valid", "crop: too small a part of the photo to show anything", "crop")
+        return part
+
+
+def _bad_crop() -> Problem:
+    says = "crop: give left,top,right,bottom as shares of the photo, from 0 to 1, such as 0.1,0.2,0.9,0.8"
+    return Problem(422, "Not valid", says, "crop")
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Reads the photos of requests; a number of them are decoded at once."""
+
+    limits: ImageLimits
+    gate: Gate
+
+    async def read(self, request: Request) -> bytes:
+        """The encoded photo of a request: its body, or the part `photo` of a form.
+
+        Raises:
+            Problem: there is none, it is too large, or it is sent too slowly.
+        """
+        declared = request.headers.get("content-length", "")
+        if declared.isdigit() and int(declared) > self.limits.max_bytes + _FORM_BYTES:
+            raise self._too_large()
+        try:
+            async with asyncio.timeout(_UPLOAD_S):
+                if request.headers.get("content-type", "").startswith("multipart/form-data"):
+                    return await self._read_form(request)
+                return await self._read_body(request, self.limits.max_bytes)
+        except TimeoutError:
+            raise Problem(408, "Too slow", f"the photo was not complete after {_UPLOAD_S:g} s", PART) from None
+
+    async def decode(self, data: bytes, min_side: int, crop: Crop | None, budget: Budget) -> Image.Image:
+        """The photo, or the part of it, upright in RGB; at least `min_side` where it is that large.
+
+        Raises:
+            Problem: it is not a photo, or too large a one.
+            BusyError: too many are being decoded.
+        """
+        side = int(min_side / crop.least_share) if crop else min_side
+        async with self.gate.enter(budget):
+            try:
+                image = await asyncio.to_thread(decode_image, data, self.limits, min_side=side)
+            except ImageError as err:
+                status, title = (413, "Too large") if "exceed" in str(err) else (422, "Not valid")
+                raise Problem(status, title, f"photo: {err}", PART) from None
+        return crop.of(image) if crop else image
+
+    async def _read_body(self, request: Request, most: int) -> bytes:
+        data = bytearray()
+        async for chunk in request.stream():
+            data += chunk
+            if len(data) > most:
+                raise self._too_large()
+        return bytes(data)
+
+    async def _read_form(self, request: Request) -> bytes:
+        # The form's parser would write a large file to disk: what is read here is bounded first.
+        body = await self._read_body(request, self.limits.max_bytes + _FORM_BYTES)
+        whole = Request(request.scope, _replay(body))
+        try:
+            async with whole.form(max_files=1, max_fields=20) as form:
+                parts: Sequence[object] = form.getlist(PART)
+                if len(parts) != 1 or not isinstance(parts[0], UploadFile):
+                    raise Problem(422, "Not valid", "photo: the form has no file of this name", PART)
+                return await parts[0].read()
+        except MultiPartException as err:
+            raise Problem(422, "Not valid", f"photo: the form cannot be read: {err.message}", PART) from None
+
+    def _too_large(self) -> Problem:
+        return Problem(413, "Too large", f"photo: more than {self.limits.max_bytes:,} bytes", PART)
+
+
+def _replay(body: bytes):  # type: ignore[no-untyped-def]
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive

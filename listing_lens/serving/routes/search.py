@@ -1,0 +1,98 @@
+"""Search by photo."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+
+from listing_lens.lake.records import MAX_CATEGORY_BYTES, Status
+from listing_lens.search.queries import Filters
+from listing_lens.serving.photos import Crop
+from listing_lens.serving.problems import Problem, responses
+from listing_lens.serving.service import TheService, counted
+from listing_lens.serving.wire import Found, SearchAnswer, notices_of
+
+router = APIRouter(tags=["search"], dependencies=[counted("search")])
+
+# More than any page shows.
+MOST_RESULTS = 100
+K = Annotated[int, Query(ge=1, le=MOST_RESULTS, description="How many listings to find.")]
+_MOST_LEVELS = 20
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_PHOTO: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["photo"],
+                    "properties": {"photo": {"type": "string", "format": "binary", "description": "The photo's file."}},
+                }
+            },
+            "image/jpeg": _BINARY,
+            "image/png": _BINARY,
+            "image/webp": _BINARY,
+            "image/heic": _BINARY,
+        },
+    }
+}
+
+
+@router.post(
+    "/search",
+    summary="Find listings by a photo",
+    responses=responses(401, 408, 413, 422, 429, 503),
+    openapi_extra=_PHOTO,
+)
+async def search(
+    request: Request,
+    service: TheService,
+    k: K = 20,
+    category: Annotated[
+        list[str] | None,
+        Query(max_length=_MOST_LEVELS, description="Its levels from the coarsest on: listings at and below it."),
+    ] = None,
+    price_min: Annotated[int | None, Query(ge=0, le=2**53)] = None,
+    price_max: Annotated[int | None, Query(ge=0, le=2**53)] = None,
+    status: Annotated[Status | None, Query(description="on_sale or reserved; both if it is left out.")] = None,
+    crop: Annotated[
+        str | None,
+        Query(max_length=100, description="Search with a part of the photo: left,top,right,bottom, as shares."),
+    ] = None,
+) -> SearchAnswer:
+    """The body is the photo, or a form with a file `photo`: JPEG, PNG, WebP or HEIC, among others."""
+    filters = _filters(category or [], price_min, price_max, status)
+    part = Crop.parse(crop) if crop else None
+    stages = service.metrics.stages()
+    live = service.follower.require()
+    with stages.time("upload"):
+        data = await service.photos.read(request)
+    # A slow line is not the service's time.
+    budget = service.budget()
+    with stages.time("decode"):
+        image = await service.photos.decode(data, live.embedder.image_side, part, budget)
+    with stages.time("embed"):
+        vector = await service.encoding.embed(image, live.embedder, budget)
+    with stages.time("search"):
+        hits = await service.reader.nearest(live.index, vector, k, budget, filters)
+    service.metrics.results.labels("search").observe(len(hits))
+    return SearchAnswer(
+        index=live.index.name,
+        space=live.index.card.space,
+        notices=notices_of(k, len(hits)),
+        took_ms=stages.took_ms,
+        results=[Found.of(hit, hit.score) for hit in hits],
+    )
+
+
+def _filters(category: list[str], price_min: int | None, price_max: int | None, status: Status | None) -> Filters:
+    if any(not level or len(level.encode(errors="replace")) > MAX_CATEGORY_BYTES for level in category):
+        raise Problem(422, "Not valid", "category: a level is empty or too long", "category")
+    if price_min is not None and price_max is not None and price_min > price_max:
+        raise Problem(422, "Not valid", "price_max: less than price_min", "price_max")
+    if status in (Status.SOLD, Status.DELETED):
+        raise Problem(422, "Not valid", "status: sold and deleted listings cannot be searched", "status")
+    return Filters(tuple(category), price_min, price_max, status)

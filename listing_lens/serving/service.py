@@ -1,0 +1,107 @@
+"""The parts of the search service, and what its routes need of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+
+from listing_lens.embedding.sources import encoder_runtime
+from listing_lens.images.source import ImageSource
+from listing_lens.lake.windows import Lake
+from listing_lens.serving.callers import Caller, Callers, Rates
+from listing_lens.serving.index_reader import IndexReader
+from listing_lens.serving.limits import Budget, Gate
+from listing_lens.serving.listing_photos import ListingPhotos, recent_image_roots
+from listing_lens.serving.live_space import Follower
+from listing_lens.serving.metrics import Metrics
+from listing_lens.serving.photos import Photos
+from listing_lens.serving.query_embedder import Generator, InProcess
+from listing_lens.serving.query_encoding import QueryEncoding
+from listing_lens.serving.similar import Ranking
+from listing_lens.settings import Settings
+from models.images import ImageLimits
+
+# Photos that are decoded at once: Pillow computes without Python's lock, and the encoder needs the cores too.
+_DECODERS = 2
+
+
+@dataclass(frozen=True)
+class Service:
+    """What answers requests. Its parts are shared by all of them."""
+
+    settings: Settings
+    reader: IndexReader
+    follower: Follower
+    encoding: QueryEncoding
+    photos: Photos
+    listing_photos: ListingPhotos
+    thumbnails: Gate
+    ranking: Ranking
+    callers: Callers
+    rates: Rates
+    metrics: Metrics
+
+    @classmethod
+    def of(cls, settings: Settings, generator: Generator | None = None) -> Service:
+        """The service that the settings describe. Nothing is loaded or asked yet.
+
+        Raises:
+            LensError: no cluster is named.
+        """
+        lake = Lake(settings.lake)
+        # One photo is quick on the CPU, and the GPUs are left to the jobs.
+        generator = generator or InProcess(lake, replace(encoder_runtime(settings), device="cpu"))
+        reader = IndexReader.connect(settings)
+        limits = ImageLimits(settings.image_max_bytes, settings.image_max_pixels)
+        return cls(
+            settings=settings,
+            reader=reader,
+            follower=Follower(reader, generator, settings.search_follow_s),
+            encoding=QueryEncoding(settings.search_waiting, settings.search_together),
+            photos=Photos(limits, Gate("decoding", _DECODERS, settings.search_waiting)),
+            listing_photos=ListingPhotos(ImageSource.of(settings), lambda: recent_image_roots(lake)),
+            thumbnails=Gate("listings' photos", _DECODERS, settings.search_waiting),
+            ranking=Ranking(settings.similar_price_factor, settings.similar_category_weight, settings.similar_pool),
+            callers=Callers(settings.search_keys, settings.search_user_header, settings.search_proxies),
+            rates=Rates(settings.search_rates),
+            metrics=Metrics(),
+        )
+
+    def budget(self) -> Budget:
+        """The time of a request that begins now."""
+        return Budget.of(self.settings.search_budget_s)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Follow the alias meanwhile. At the beginning the live space is loaded, if it can be."""
+        await self.follower.step()
+        following = asyncio.create_task(self.follower.follow())
+        try:
+            yield
+        finally:
+            following.cancel()
+            await self.reader.close()
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+TheService = Annotated[Service, Depends(_service)]
+
+
+def counted(what: str) -> Any:
+    """A route's dependency: its caller is told by key or address, and may ask so often."""
+
+    async def count(request: Request, service: TheService) -> Caller:
+        caller = service.callers.of(request)
+        await service.rates.count(what, caller)
+        return caller
+
+    return Depends(count)

@@ -1,0 +1,101 @@
+"""What the service answers, as its OpenAPI says it."""
+
+from __future__ import annotations
+
+from typing import Literal
+from urllib.parse import quote
+
+from pydantic import BaseModel, Field
+
+from listing_lens.search.queries import Hit
+from listing_lens.serving.similar import Ranked
+
+
+class Found(BaseModel):
+    """A listing that was found."""
+
+    item_id: str
+    score: float = Field(description="What it was ranked by, 1 at most.")
+    title: str
+    category: list[str] = Field(description="From coarse to fine.")
+    price: int
+    status: str
+    photo: str = Field(description="Where its photo can be had, relative to this service.")
+
+    @classmethod
+    def of(cls, hit: Hit, score: float) -> Found:
+        return cls(
+            item_id=hit.item_id,
+            score=score,
+            title=hit.title,
+            category=list(hit.category),
+            price=hit.price,
+            status=hit.status,
+            photo=photo_path(hit.item_id),
+        )
+
+
+class Explanation(BaseModel):
+    """Why a similar item is where it is."""
+
+    visual_rank: int = Field(description="Its place among the candidates by visual similarity alone, from 1.")
+    visual_similarity: float = Field(description="The cosine of the two photos' vectors.")
+    category_similarity: float | None = Field(
+        description="The share of the category path that it has in common with the item; null if that is switched off."
+    )
+    price_ratio: float | None = Field(description="Its price by the item's; null if the item has none.")
+    formula: str = Field(description="How the score came about.")
+
+
+class FoundSimilar(Found):
+    """A listing that is similar to an item."""
+
+    why: Explanation | None = Field(default=None, description="Only if `explain` was asked for.")
+
+    @classmethod
+    def of_ranked(cls, ranked: Ranked, why: Explanation | None) -> FoundSimilar:
+        return cls(**dict(Found.of(ranked.hit, ranked.score)), why=why)
+
+
+Notice = Literal["nothing_found", "fewer_than_asked"]
+
+
+class Searched(BaseModel):
+    """What every search says of itself."""
+
+    index: str = Field(description="The index that was searched.")
+    space: str = Field(description="The vector space of the index and of the query.")
+    notices: list[Notice] = Field(description="What is unusual about the results.")
+    took_ms: dict[str, float] = Field(description="Milliseconds by stage.")
+
+
+class SearchAnswer(Searched):
+    """The listings whose photos are most like the query's, by decreasing similarity."""
+
+    results: list[Found]
+
+
+class SimilarAnswer(Searched):
+    """Items that are similar to one."""
+
+    item: Found
+    results: list[FoundSimilar]
+
+
+class Health(BaseModel):
+    """How the service is."""
+
+    ready: bool
+    index: str | None
+    space: str | None
+    problems: list[str] = Field(description="What is wrong; also what does not keep it from answering.")
+
+
+def notices_of(asked: int, found: int) -> list[Notice]:
+    if not found:
+        return ["nothing_found"]
+    return ["fewer_than_asked"] if found < asked else []
+
+
+def photo_path(item_id: str) -> str:
+    return f"/items/{quote(item_id, safe='')}/photo"
