@@ -89,6 +89,9 @@ class Settings(BaseSettings):
     search_rates: dict[str, str]
     search_keys: dict[str, str]
     search_user_header: str
+    search_open_events: bool
+    search_log_days: int = Field(ge=0)
+    search_log_every_s: float = Field(gt=0)
     search_proxies: tuple[str, ...]
     similar_price_factor: float = Field(ge=0)
     similar_category_weight: float = Field(ge=0, le=1)

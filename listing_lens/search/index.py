@@ -358,7 +358,7 @@ class SearchIndex:
     @said_plainly
     def search(self, index: Index, vector: NDArray[np.float32], k: int) -> list[Hit]:
         """The k listings nearest to a unit vector (dims,) of the index's space, by decreasing similarity."""
-        return hits_of(self.client.search(index=index.name, **nearest(index.card, vector, k)))
+        return hits_of(self.client.search(index=index.name, **nearest(index.card, vector, k)).body)
 
     # What a verification looks at.
 

@@ -30,9 +30,14 @@ class QueryEmbedder(Protocol):
         at_once: how many batches it computes side by side.
     """
 
-    card: EmbedderCard
-    image_side: int
-    at_once: int
+    @property
+    def card(self) -> EmbedderCard: ...
+
+    @property
+    def image_side(self) -> int: ...
+
+    @property
+    def at_once(self) -> int: ...
 
     async def embed(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
         """RGB images → unit vectors (n, dims) of the space."""

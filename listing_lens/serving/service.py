@@ -22,6 +22,7 @@ from listing_lens.serving.metrics import Metrics
 from listing_lens.serving.photos import Photos
 from listing_lens.serving.query_embedder import Generator, InProcess
 from listing_lens.serving.query_encoding import QueryEncoding
+from listing_lens.serving.search_log import SearchLog
 from listing_lens.serving.similar import Ranking
 from listing_lens.settings import Settings
 from models.images import ImageLimits
@@ -44,6 +45,7 @@ class Service:
     ranking: Ranking
     callers: Callers
     rates: Rates
+    search_log: SearchLog
     metrics: Metrics
 
     @classmethod
@@ -69,6 +71,7 @@ class Service:
             ranking=Ranking(settings.similar_price_factor, settings.similar_category_weight, settings.similar_pool),
             callers=Callers(settings.search_keys, settings.search_user_header, settings.search_proxies),
             rates=Rates(settings.search_rates),
+            search_log=SearchLog.of(lake, settings.search_log_days, settings.search_log_every_s),
             metrics=Metrics(),
         )
 
@@ -80,11 +83,17 @@ class Service:
     async def running(self) -> AsyncIterator[None]:
         """Follow the alias meanwhile. At the beginning the live space is loaded, if it can be."""
         await self.follower.step()
-        following = asyncio.create_task(self.follower.follow())
+        running = [asyncio.create_task(self.follower.follow())]
+        if self.search_log.log:
+            running.append(asyncio.create_task(self.search_log.log.run()))
         try:
             yield
         finally:
-            following.cancel()
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+            if self.search_log.log:
+                await self.search_log.log.flush()
             await self.reader.close()
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Literal
 from urllib.parse import quote
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
+from listing_lens.lake.records import MAX_ID_BYTES
 from listing_lens.search.queries import Hit
 from listing_lens.serving.similar import Ranked
+
+# 128 random bits: whoever knows a search's id was told it by the answer.
+SEARCH_ID = "^[0-9a-f]{32}$"
 
 
 class Found(BaseModel):
@@ -63,6 +67,7 @@ Notice = Literal["nothing_found", "fewer_than_asked"]
 class Searched(BaseModel):
     """What every search says of itself."""
 
+    search_id: str | None = Field(description="What events refer to it by; null if nothing of it is kept.")
     index: str = Field(description="The index that was searched.")
     space: str = Field(description="The vector space of the index and of the query.")
     notices: list[Notice] = Field(description="What is unusual about the results.")
@@ -80,6 +85,32 @@ class SimilarAnswer(Searched):
 
     item: Found
     results: list[FoundSimilar]
+
+
+class Event(BaseModel):
+    """What a buyer did with a result of a search."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Literal["impression", "tap", "view", "purchase"] = Field(
+        description="It was on the screen, was tapped, its page was looked at, or it was bought."
+    )
+    search_id: str = Field(pattern=SEARCH_ID, description="The search that it was a result of.")
+    item_id: str = Field(min_length=1, max_length=MAX_ID_BYTES)
+
+
+class Events(BaseModel):
+    """Events, in the order in which they happened."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    events: list[Event] = Field(min_length=1, max_length=500)
+
+
+class Stored(BaseModel):
+    """How many events were stored, for good."""
+
+    stored: int
 
 
 class Health(BaseModel):

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, BackgroundTasks, Path, Query, Request, Response
 
 from listing_lens.lake.records import MAX_ID_BYTES
 from listing_lens.serving.index_reader import Stored
 from listing_lens.serving.limits import Budget
 from listing_lens.serving.live_space import LiveSpace
 from listing_lens.serving.problems import Problem, responses
-from listing_lens.serving.routes.search import K
+from listing_lens.serving.routes.search import K, Keep
 from listing_lens.serving.service import Service, TheService, counted
 from listing_lens.serving.similar import Ranked, Ranking, candidates_of, candidates_wanted, rank
 from listing_lens.serving.wire import Explanation, Found, FoundSimilar, SimilarAnswer, notices_of
@@ -33,11 +33,14 @@ _CACHED = {"Cache-Control": "public, max-age=3600"}
 )
 async def similar(
     item_id: ItemId,
+    request: Request,
     service: TheService,
+    afterwards: BackgroundTasks,
     k: K = 20,
     explain: Annotated[bool, Query(description="Say of each item why it is where it is.")] = False,
     by_price: Annotated[bool, Query(description="Leave out items at quite another price.")] = True,
     by_category: Annotated[bool, Query(description="Rank items of a similar category first.")] = True,
+    keep: Keep = True,
 ) -> SimilarAnswer:
     """Neighbours by the photos' vectors, at a similar price, ranked by similarity and category. No encoder takes part."""
     stages, budget, live = service.metrics.stages(), service.budget(), service.follower.require()
@@ -60,7 +63,13 @@ async def similar(
     with stages.time("rank"):
         ranked = rank(item, hits, k, ranking)
     service.metrics.results.labels("similar").observe(len(ranked))
+    search_id = service.search_log.new_id(request, keep)
+    if search_id:
+        shown = [one.hit for one in ranked]
+        asked = {"surface": "similar", "k": k, "item_id": item_id}
+        afterwards.add_task(service.search_log.keep, search_id, live, shown, asked)
     return SimilarAnswer(
+        search_id=search_id,
         index=live.index.name,
         space=live.index.card.space,
         notices=notices_of(k, len(ranked)),

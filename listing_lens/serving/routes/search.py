@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, BackgroundTasks, Query, Request
 
 from listing_lens.lake.records import MAX_CATEGORY_BYTES, Status
 from listing_lens.search.queries import Filters
@@ -12,6 +13,8 @@ from listing_lens.serving.photos import Crop
 from listing_lens.serving.problems import Problem, responses
 from listing_lens.serving.service import TheService, counted
 from listing_lens.serving.wire import Found, SearchAnswer, notices_of
+
+Keep = Annotated[bool, Query(description="Whether the search may be kept, to evaluate the service by.")]
 
 router = APIRouter(tags=["search"], dependencies=[counted("search")])
 
@@ -50,6 +53,7 @@ _PHOTO: dict[str, Any] = {
 async def search(
     request: Request,
     service: TheService,
+    afterwards: BackgroundTasks,
     k: K = 20,
     category: Annotated[
         list[str] | None,
@@ -62,6 +66,7 @@ async def search(
         str | None,
         Query(max_length=100, description="Search with a part of the photo: left,top,right,bottom, as shares."),
     ] = None,
+    keep: Keep = True,
 ) -> SearchAnswer:
     """The body is the photo, or a form with a file `photo`: JPEG, PNG, WebP or HEIC, among others."""
     filters = _filters(category or [], price_min, price_max, status)
@@ -79,7 +84,12 @@ async def search(
     with stages.time("search"):
         hits = await service.reader.nearest(live.index, vector, k, budget, filters)
     service.metrics.results.labels("search").observe(len(hits))
+    search_id = service.search_log.new_id(request, keep)
+    if search_id:
+        asked = {"surface": "photo", "k": k, "filters": asdict(filters)}
+        afterwards.add_task(service.search_log.keep, search_id, live, hits, asked, image)
     return SearchAnswer(
+        search_id=search_id,
         index=live.index.name,
         space=live.index.card.space,
         notices=notices_of(k, len(hits)),

@@ -1,0 +1,112 @@
+"""Writing to a log from a service: entries are written together, about once a second.
+
+Whoever awaits `store` knows that its entries are in the lake. What is only noted is lost if the process is killed before the
+next batch is written, and never otherwise: a batch that cannot be written is kept, and written later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from listing_lens.lake.log import Entry, Log
+from listing_lens.serving.limits import UnavailableError
+
+logger = logging.getLogger(__name__)
+
+# Entries that are kept while the lake cannot be written to; with a photo each, some 500 MB.
+_MOST_KEPT = 5000
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that an entry refers to, which is written before it."""
+
+    path: str
+    data: bytes
+
+
+class BatchedLog:
+    """Batches of entries for a log.
+
+    Attributes:
+        every_s: how long an entry waits at most, in seconds, while the lake can be written to.
+        lost: entries that were noted while as many were kept as may be.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        every_s: float,
+        *,
+        most_kept: int = _MOST_KEPT,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.log, self.every_s, self.most_kept, self.lost = log, every_s, most_kept, 0
+        self._now, self._sleep = now, sleep
+        self._writer = f"{socket.gethostname().replace('-', '.')}.{os.getpid()}"
+        self._kept: list[tuple[Entry, File | None]] = []
+        self._stored = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def note(self, entry: Entry, file: File | None = None) -> None:
+        """Add an entry to the next batch."""
+        if len(self._kept) >= self.most_kept:
+            self.lost += 1
+        else:
+            self._kept.append((entry, file))
+
+    async def store(self, entries: Sequence[Entry]) -> None:
+        """Add entries to the next batch, and wait until it is written.
+
+        Raises:
+            UnavailableError: it could not be written, or too many wait to be; they may be written later all the same.
+        """
+        if len(self._kept) + len(entries) > self.most_kept:
+            raise UnavailableError("the log cannot be written to", self.every_s)
+        self._kept.extend((entry, None) for entry in entries)
+        written = self._stored
+        await written.wait()
+        if entries and self._holds(entries[-1]):
+            raise UnavailableError("the log cannot be written to just now", self.every_s)
+
+    def _holds(self, entry: Entry) -> bool:
+        return any(kept is entry for kept, _ in self._kept)
+
+    async def run(self) -> None:
+        """Write batches until cancelled."""
+        while True:
+            await self._sleep(self.every_s)
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write what is kept."""
+        batch, stored = self._kept, self._stored
+        self._stored = asyncio.Event()
+        try:
+            if batch:
+                self._kept = []
+                await asyncio.to_thread(self._write, batch)
+        except Exception as err:  # noqa: BLE001
+            # Whatever a file system raises: nothing is lost, and the next flush says so again.
+            self._kept = [*batch, *self._kept]
+            logger.warning("%d entries of the log %s cannot be written yet: %s", len(batch), self.log.name, err)
+        except BaseException:
+            self._kept = [*batch, *self._kept]
+            raise
+        finally:
+            stored.set()
+
+    def _write(self, batch: Sequence[tuple[Entry, File | None]]) -> None:
+        for _, file in batch:
+            if file is not None:
+                self.log.lake.write_bytes(file.path, file.data)
+        self.log.append([entry for entry, _ in batch], self._now(), self._writer)

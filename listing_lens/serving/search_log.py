@@ -1,0 +1,104 @@
+"""What is kept of searches and of what buyers did with their results, for the evaluation.
+
+A search is kept with its photo, made small and without metadata, so without the place where it was taken. Who asked is not
+kept. Nothing at all is kept of a search whose caller does not want it, or where LENS_SEARCH_LOG_DAYS is 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import Request
+from PIL import Image
+
+from listing_lens.lake.log import Log
+from listing_lens.lake.windows import Lake
+from listing_lens.search.queries import Hit
+from listing_lens.serving.batched_log import BatchedLog, File
+from listing_lens.serving.listing_photos import as_jpeg
+from listing_lens.serving.live_space import LiveSpace
+from listing_lens.serving.wire import Event
+
+SEARCHES = "searches"
+# The longer side of a photo that is kept, in pixels: more than encoders look at.
+_SIDE = 768
+
+
+@dataclass(frozen=True)
+class SearchLog:
+    """Keeps searches and events.
+
+    Attributes:
+        log: their entries; None where nothing is kept.
+        now: the clock.
+    """
+
+    log: BatchedLog | None
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+    @classmethod
+    def of(cls, lake: Lake, days: float, every_s: float) -> SearchLog:
+        return cls(BatchedLog(Log(lake, SEARCHES), every_s) if days else None)
+
+    def new_id(self, request: Request, wanted: bool) -> str | None:
+        """An id for a search that may be kept; None if it may not.
+
+        Browsers say by `Sec-GPC: 1` that their user does not want it (Global Privacy Control).
+        """
+        if self.log is None or not wanted or request.headers.get("sec-gpc") == "1":
+            return None
+        return secrets.token_hex(16)
+
+    async def keep(
+        self,
+        search_id: str,
+        live: LiveSpace,
+        hits: Sequence[Hit],
+        asked: Mapping[str, Any],
+        image: Image.Image | None = None,
+    ) -> None:
+        """Keep a search: what was asked for, its photo if there is one, and what was shown."""
+        assert self.log is not None, "an id is given only where searches are kept"
+        at = self.now()
+        entry = {
+            "kind": "search",
+            "search_id": search_id,
+            "at": at.isoformat(),
+            "index": live.index.name,
+            "space": live.index.card.space,
+            "shown": [hit.item_id for hit in hits],
+            **asked,
+        }
+        if image is None:
+            self.log.note(entry)
+        else:
+            path = photo_path(self.log.log.lake, search_id, at)
+            self.log.note({**entry, "photo": path}, File(path, await asyncio.to_thread(_as_small_jpeg, image)))
+
+    async def store_events(self, events: Sequence[Event]) -> int:
+        """Keep events; they are in the lake when this returns. Returns how many were kept.
+
+        Raises:
+            UnavailableError: the lake cannot be written to.
+        """
+        if self.log is None:
+            return 0
+        at = self.now().isoformat()
+        await self.log.store([{**event.model_dump(), "at": at} for event in events])
+        return len(events)
+
+
+def _as_small_jpeg(image: Image.Image) -> bytes:
+    small = image.copy()
+    small.thumbnail((_SIDE, _SIDE))
+    return as_jpeg(small, quality=90)
+
+
+def photo_path(lake: Lake, search_id: str, at: datetime) -> str:
+    """Where the photo of a search is kept."""
+    return f"{lake.root}/logs/{SEARCHES}/day={at.astimezone(UTC).date()}/photos/{search_id}.jpg"
