@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from listing_lens.serving import problems
 from listing_lens.serving.metrics import Metrics
-from listing_lens.serving.routes import events, health, items, search
+from listing_lens.serving.routes import events, health, items, page, search
 from listing_lens.serving.service import Service
 
 logger = logging.getLogger(__name__)
@@ -34,8 +34,9 @@ def create_app(service: Service) -> FastAPI:
     )
     app.state.service = service
     problems.install(app)
-    for router in (search.router, items.router, events.router, health.router):
+    for router in (search.router, items.router, events.router, health.router, page.router):
         app.include_router(router)
+    app.mount("/web", page.WebFiles())
     app.add_middleware(_Observed, metrics=service.metrics)
     return app
 

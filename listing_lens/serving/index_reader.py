@@ -121,6 +121,20 @@ class IndexReader:
             raise UnavailableError(f"{_CLUSTER} was too slow to search all of the index")
         return filters.pass_on(hits_of(answer))
 
+    async def newest(self, index: Index, k: int, budget: Budget, filters: Filters = NO_FILTERS) -> list[Hit]:
+        """The k searchable listings that were updated last."""
+        searchable = {"exists": {"field": "vector"}}
+        answer = await self._ask(
+            index,
+            budget,
+            "search",
+            query={"bool": {"filter": [searchable, *filters.clauses]}},
+            sort=[{"updated_at": "desc"}],
+            size=k,
+            track_scores=False,
+        )
+        return filters.pass_on(hit_of(hit["_id"], hit["_source"], 0.0) for hit in answer["hits"]["hits"])
+
     async def stored(self, index: Index, item_id: str, budget: Budget) -> Stored | None:
         """An item with its vector, as it was written last; None if the index does not hold it."""
         answer = await self._ask(index, budget, "get", id=item_id, source_exclude_vectors=False)

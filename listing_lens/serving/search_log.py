@@ -52,7 +52,7 @@ class SearchLog:
         """
         if self.log is None or not wanted or request.headers.get("sec-gpc") == "1":
             return None
-        return secrets.token_hex(16)
+        return new_id(self.now())
 
     async def keep(
         self,
@@ -77,8 +77,18 @@ class SearchLog:
         if image is None:
             self.log.note(entry)
         else:
-            path = photo_path(self.log.log.lake, search_id, at)
+            path = photo_path(self.log.log.lake, search_id)
             self.log.note({**entry, "photo": path}, File(path, await asyncio.to_thread(_as_small_jpeg, image)))
+
+    async def photo(self, search_id: str) -> bytes | None:
+        """The photo of a search; None if it is not kept, or not any more."""
+        if self.log is None:
+            return None
+        try:
+            return await asyncio.to_thread(self.log.log.lake.read_bytes, photo_path(self.log.log.lake, search_id))
+        except (FileNotFoundError, ValueError, OverflowError):
+            # The latter for an id whose time no calendar has.
+            return None
 
     async def store_events(self, events: Sequence[Event]) -> int:
         """Keep events; they are in the lake when this returns. Returns how many were kept.
@@ -99,6 +109,12 @@ def _as_small_jpeg(image: Image.Image) -> bytes:
     return as_jpeg(small, quality=90)
 
 
-def photo_path(lake: Lake, search_id: str, at: datetime) -> str:
-    """Where the photo of a search is kept."""
-    return f"{lake.root}/logs/{SEARCHES}/day={at.astimezone(UTC).date()}/photos/{search_id}.jpg"
+def new_id(at: datetime) -> str:
+    """32 hexadecimal digits: the time in milliseconds, and 80 random bits, so that whoever knows it was told it."""
+    return f"{int(1000 * at.timestamp()):012x}{secrets.token_hex(10)}"
+
+
+def photo_path(lake: Lake, search_id: str) -> str:
+    """Where the photo of a search is kept: with the log of its day."""
+    day = datetime.fromtimestamp(int(search_id[:12], 16) / 1000, UTC).date()
+    return f"{Log(lake, SEARCHES).folder}/day={day}/photos/{search_id}.jpg"

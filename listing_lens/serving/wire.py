@@ -11,7 +11,6 @@ from listing_lens.lake.records import MAX_ID_BYTES
 from listing_lens.search.queries import Hit
 from listing_lens.serving.similar import Ranked
 
-# 128 random bits: whoever knows a search's id was told it by the answer.
 SEARCH_ID = "^[0-9a-f]{32}$"
 
 
@@ -77,6 +76,13 @@ class Searched(BaseModel):
 class SearchAnswer(Searched):
     """The listings whose photos are most like the query's, by decreasing similarity."""
 
+    results: list[Found]
+
+
+class NewestAnswer(BaseModel):
+    """The listings that were updated last."""
+
+    index: str
     results: list[Found]
 
 

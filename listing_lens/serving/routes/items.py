@@ -15,7 +15,7 @@ from listing_lens.serving.problems import Problem, responses
 from listing_lens.serving.routes.search import K, Keep
 from listing_lens.serving.service import Service, TheService, counted
 from listing_lens.serving.similar import Ranked, Ranking, candidates_of, candidates_wanted, rank
-from listing_lens.serving.wire import Explanation, Found, FoundSimilar, SimilarAnswer, notices_of
+from listing_lens.serving.wire import Explanation, Found, FoundSimilar, NewestAnswer, SimilarAnswer, notices_of
 from models.images import ImageError
 
 router = APIRouter(prefix="/items", tags=["items"])
@@ -23,6 +23,14 @@ router = APIRouter(prefix="/items", tags=["items"])
 ItemId = Annotated[str, Path(min_length=1, max_length=MAX_ID_BYTES, description="The item's id.")]
 # Photos change only with their address, and with that the item's version.
 _CACHED = {"Cache-Control": "public, max-age=3600"}
+
+
+@router.get("", summary="Newest listings", responses=responses(401, 422, 429, 503), dependencies=[counted("similar")])
+async def newest(service: TheService, k: K = 20) -> NewestAnswer:
+    """The listings that were updated last."""
+    budget, live = service.budget(), service.follower.require()
+    hits = await service.reader.newest(live.index, k, budget)
+    return NewestAnswer(index=live.index.name, results=[Found.of(hit, hit.score) for hit in hits])
 
 
 @router.get(

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, BackgroundTasks, Query, Request
+from fastapi import APIRouter, BackgroundTasks, Path, Query, Request, Response
 
 from listing_lens.lake.records import MAX_CATEGORY_BYTES, Status
 from listing_lens.search.queries import Filters
 from listing_lens.serving.photos import Crop
 from listing_lens.serving.problems import Problem, responses
 from listing_lens.serving.service import TheService, counted
-from listing_lens.serving.wire import Found, SearchAnswer, notices_of
+from listing_lens.serving.wire import SEARCH_ID, Found, SearchAnswer, notices_of
 
 Keep = Annotated[bool, Query(description="Whether the search may be kept, to evaluate the service by.")]
 
@@ -96,6 +96,20 @@ async def search(
         took_ms=stages.took_ms,
         results=[Found.of(hit, hit.score) for hit in hits],
     )
+
+
+@router.get(
+    "/searches/{search_id}/photo",
+    summary="The photo of a search",
+    responses={**responses(401, 404, 422, 429), 200: {"content": {"image/jpeg": {}}}},
+    response_class=Response,
+)
+async def search_photo(search_id: Annotated[str, Path(pattern=SEARCH_ID)], service: TheService) -> Response:
+    """For whoever was given a link to a search, as long as it is kept."""
+    data = await service.search_log.photo(search_id)
+    if data is None:
+        raise Problem(404, "Not found", "search_id: the photo of this search is not kept", "search_id")
+    return Response(data, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
 
 
 def _filters(category: list[str], price_min: int | None, price_max: int | None, status: Status | None) -> Filters:
