@@ -8,14 +8,15 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
+import pillow_heif
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 from models.image_files import pixels_only
 
 # The formats that marketplaces accept; anything else that Pillow could open (PSD, EPS …) is refused unread. MPO, which
-# cameras write, is a JPEG followed by further pictures.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+# cameras write, is a JPEG followed by further pictures; HEIF is what iPhones store (HEIC).
+FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "GIF", "BMP", "TIFF")
 # A side with fewer pixels shows nothing that could be searched for.
 MIN_SIDE = 8
 # No item for sale is this many times longer than wide.
@@ -37,6 +38,8 @@ _UPRIGHT: dict[int, Image.Transpose] = {
 # Set once, since decoding runs in threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+# Whoever decodes many images has a thread for each already.
+pillow_heif.register_heif_opener(thumbnails=False, decode_threads=1)
 
 
 class ImageError(ValueError):
@@ -49,6 +52,10 @@ class ImageError(ValueError):
     def __init__(self, reason: str, *, transient: bool = False) -> None:
         super().__init__(reason)
         self.transient = transient
+
+
+class ImageTooLargeError(ImageError):
+    """The image has more bytes or pixels than the limits allow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +76,19 @@ def decode_image(data: bytes, limits: ImageLimits, *, min_side: int = 0) -> Imag
             decoded at a half, a quarter or an eighth of its size, which is several times faster.
 
     Raises:
+        ImageTooLargeError: it exceeds a limit.
         ImageError: with the reason, for data that is no such image.
     """
     if not data:
         raise ImageError("empty file")
     if len(data) > limits.max_bytes:
-        raise ImageError(f"{len(data):,} bytes exceed the limit of {limits.max_bytes:,}")
+        raise ImageTooLargeError(f"{len(data):,} bytes exceed the limit of {limits.max_bytes:,}")
     try:
         pixels, orientation = pixels_only(data)
         image = Image.open(io.BytesIO(pixels), formats=FORMATS)
         width, height = image.size
         if width * height > limits.max_pixels:
-            raise ImageError(f"{width}×{height} pixels exceed the limit of {limits.max_pixels:,}")
+            raise ImageTooLargeError(f"{width}×{height} pixels exceed the limit of {limits.max_pixels:,}")
         if min(width, height) < MIN_SIDE:
             raise ImageError(f"{width}×{height} pixels are too few to show anything")
         if max(width, height) > MAX_RATIO * min(width, height):
@@ -91,6 +99,8 @@ def decode_image(data: bytes, limits: ImageLimits, *, min_side: int = 0) -> Imag
         # Loading discards which part of the canvas a GIF's first frame covers.
         covered = image.tile[0].extents if image.format == "GIF" and image.tile else None
         image.load()
+        if image.format == "HEIF" and image.size != (width, height):
+            raise ImageError(f"damaged: {width}×{height} pixels by its header, {image.width}×{image.height} in fact")
         rgb = _over_white(_to_rgb(image), covered)
         turn = _UPRIGHT.get(orientation)
         return rgb if turn is None else rgb.transpose(turn)
@@ -99,7 +109,7 @@ def decode_image(data: bytes, limits: ImageLimits, *, min_side: int = 0) -> Imag
     except UnidentifiedImageError as err:
         raise ImageError("not an image of a supported format") from err
     except Image.DecompressionBombError as err:
-        raise ImageError(f"so many pixels that the limit of {limits.max_pixels:,} is exceeded") from err
+        raise ImageTooLargeError(f"so many pixels that the limit of {limits.max_pixels:,} is exceeded") from err
     except _DAMAGED as err:
         raise ImageError(f"damaged: {err}") from err
 
@@ -113,6 +123,7 @@ _DAMAGED = (
     ArithmeticError,
     LookupError,
     MemoryError,
+    RuntimeError,
     TypeError,
     struct.error,
 )

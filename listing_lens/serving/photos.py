@@ -13,7 +13,7 @@ from starlette.formparsers import MultiPartException
 
 from listing_lens.serving.limits import Budget, Gate
 from listing_lens.serving.problems import Problem
-from models.images import MIN_SIDE, ImageError, ImageLimits, decode_image
+from models.images import MIN_SIDE, ImageError, ImageLimits, ImageTooLargeError, decode_image
 
 # What a browser may take to send a photo over a slow line, in seconds.
 _UPLOAD_S = 30.0
@@ -101,9 +101,10 @@ class Photos:
         async with self.gate.enter(budget):
             try:
                 image = await asyncio.to_thread(decode_image, data, self.limits, min_side=side)
+            except ImageTooLargeError as err:
+                raise Problem(413, "Too large", f"photo: {err}", PART) from None
             except ImageError as err:
-                status, title = (413, "Too large") if "exceed" in str(err) else (422, "Not valid")
-                raise Problem(status, title, f"photo: {err}", PART) from None
+                raise Problem(422, "Not valid", f"photo: {err}", PART) from None
         return crop.of(image) if crop else image
 
     async def _read_body(self, request: Request, most: int) -> bytes:

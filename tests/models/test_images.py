@@ -120,10 +120,11 @@ def with_adobe(jpeg: bytes, transform: int | None) -> bytes:
 
 class TestOrientation:
     @pytest.mark.parametrize("orientation", STORED)
-    @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "MPO"])
+    @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "HEIF", "TIFF", "MPO"])
     def test_is_upright_after(self, orientation: int, kind: str) -> None:
         options = {"quality": 95} if kind in ("JPEG", "MPO", "WEBP") else {}
-        data = encoded(stored(orientation, picture()), kind, exif=oriented(orientation), **options)
+        # From bytes, HEIF's encoder also makes the property that turns the picture, as phones do.
+        data = encoded(stored(orientation, picture()), kind, exif=oriented(orientation).tobytes(), **options)
         assert difference(decode_image(data, LIMITS), picture()) < 4
 
     @pytest.mark.parametrize("orientation", STORED)
@@ -259,7 +260,7 @@ class TestModes:
             data = encoded(picture(), kind, icc_profile=icc_profile, **options)
             assert difference(decode_image(data, LIMITS), plain) == 0
 
-    @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "MPO", "TIFF"])
+    @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "HEIF", "MPO", "TIFF"])
     def test_of_several_frames_the_first_counts(self, kind: str) -> None:
         frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "lime", "blue")]
         options = {"lossless": True} if kind == "WEBP" else {}
@@ -386,7 +387,7 @@ class TestRefused:
         with pytest.raises(ImageError, match=reason):
             decode_image(data, LIMITS)
 
-    @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+    @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "HEIF", "GIF", "BMP", "TIFF"])
     @pytest.mark.parametrize("share", [0.3, 0.9])
     def test_when_cut_off(self, kind: str, share: float) -> None:
         data = encoded(picture(), kind)

@@ -74,6 +74,8 @@ FILES = {
     "lossy WebP": encoded(scene(), "WEBP", exif=exif(), icc_profile=b"a profile"),
     "lossless WebP": encoded(scene().convert("RGBA"), "WEBP", lossless=True),
     "animated WebP": encoded(scene(), "WEBP", **MANY),
+    "HEIC": encoded(scene(), "HEIF", exif=exif()),
+    "HEIC of several": encoded(scene(), "HEIF", save_all=True, append_images=FRAMES[1:]),
     "GIF": encoded(scene().convert("P"), "GIF", transparency=3, comment=b"a comment"),
     "animated GIF": encoded(scene(), "GIF", **MANY),
     "raw TIFF": encoded(scene(), "TIFF", exif=exif()),
