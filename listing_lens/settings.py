@@ -26,9 +26,13 @@ from models.encoders.runtime import Backend, Device
 
 DEFAULTS = Path(__file__).with_name("defaults.toml")
 
-# Meaningless on another machine: this one's folders, and how work is distributed from here.
+# Meaningless on another machine: this one's folders, how work is distributed from here, and who may ask the service.
 _OF_THIS_MACHINE = frozenset(
-    {"home", "cache", "airflow_url", "training_place", "training_image", "training_options", "training_processes"}
+    {
+        *("home", "cache", "airflow_url"),
+        *("training_place", "training_image", "training_options", "training_processes"),
+        *("search_url", "search_keys", "search_user_header", "search_proxies"),
+    }
 )
 
 # What Elasticsearch's `index_options` may be: graphs over whole vectors, or over ones of a byte or a bit per dimension.

@@ -123,7 +123,7 @@ def airflow(stack_settings: Settings) -> Iterator[AirflowApi]:
     ]
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST", json.dumps(bundles))
-        up(stack_settings)
+        up(stack_settings, only=("elasticsearch", "mlflow", "airflow"))
     with AirflowApi.of_stack(load_settings(home=stack_settings.home)) as api:
         for file in sorted(folders["listing-lens"].glob("*.py")):
             api.wait_for_dag(file.stem, timeout_s=600)

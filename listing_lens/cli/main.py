@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from typer.core import TyperGroup
 
-from listing_lens.cli import catalog, demo, index, lake, pipeline, promotion, search, stack, why
+from listing_lens.cli import catalog, demo, index, lake, pipeline, promotion, search, serve, stack, why
 from listing_lens.errors import LensError
 from listing_lens.settings import load_settings
 
@@ -45,6 +45,8 @@ app.command()(promotion.promote)
 app.add_typer(index.app, name="index", help="Build search indexes, and move the alias between them.")
 app.command()(pipeline.evaluate)
 app.command()(search.search)
+app.command()(serve.serve)
+app.command()(serve.key)
 app.command()(why.why)
 app.command()(demo.demo)
 

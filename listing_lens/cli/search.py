@@ -17,7 +17,7 @@ from listing_lens.settings import load_settings
 
 def search(
     photo: Annotated[Path, typer.Argument(help="The photo to search with.")],
-    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many listings to find.")] = 12,
+    k: Annotated[int, typer.Option("-k", min=1, max=100, help="How many listings to find.")] = 12,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and write no page.")] = False,
     page: Annotated[Path | None, typer.Option(help="Where to write the page; default: below LENS_HOME.")] = None,
 ) -> None:
@@ -31,8 +31,8 @@ def search(
         typer.echo(
             json.dumps(
                 {
-                    "index": result.index.name,
-                    "space": result.index.card.space,
+                    "index": result.index,
+                    "space": result.space,
                     "hits": [asdict(hit) for hit in result.hits],
                 },
                 ensure_ascii=False,
@@ -52,7 +52,7 @@ def search(
     path = page or settings.home / "pages" / f"search-{photo.stem}.html"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(photo_search.as_page(result, settings), encoding="utf-8")
+        path.write_text(photo_search.as_page(result), encoding="utf-8")
     except OSError as err:
         raise LensError(f"the page cannot be written to {path}: {err.strerror}; choose another with --page") from err
     console.print(f"page: {path}")

@@ -22,7 +22,7 @@ def up(
         list[str] | None, typer.Option(help=f"Start only this server ({', '.join(NAMES)}); can be repeated.")
     ] = None,
 ) -> None:
-    """Start the local stack, Elasticsearch, MLflow and Airflow, and wait until it is healthy."""
+    """Start the local stack, Elasticsearch, MLflow, the search service and Airflow, and wait until it is healthy."""
     settings = load_settings()
     console = Console(soft_wrap=True)
     with console.status("starting") as spinner:

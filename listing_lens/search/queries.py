@@ -20,7 +20,7 @@ from models.embedder import EmbedderCard
 _CANDIDATES_PER_RESULT = 10
 _LEAST_CANDIDATES = 100
 # Elasticsearch's limit.
-_MOST_CANDIDATES = 10_000
+MOST_CANDIDATES = 10_000
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def nearest(
         "field": "vector",
         "query_vector": vector.tolist(),
         "k": k,
-        "num_candidates": min(_MOST_CANDIDATES, wanted),
+        "num_candidates": min(MOST_CANDIDATES, wanted),
     }
     if clauses := filters.clauses:
         knn["filter"] = clauses

@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from listing_lens.serving import problems
 from listing_lens.serving.metrics import Metrics
+from listing_lens.serving.photos import MORE_THAN_PHOTO
 from listing_lens.serving.routes import events, health, items, page, search
 from listing_lens.serving.service import Service
 
@@ -37,8 +39,29 @@ def create_app(service: Service) -> FastAPI:
     for router in (search.router, items.router, events.router, health.router, page.router):
         app.include_router(router)
     app.mount("/web", page.WebFiles())
+    app.add_middleware(_Bounded, most_bytes=service.settings.image_max_bytes + MORE_THAN_PHOTO)
     app.add_middleware(_Observed, metrics=service.metrics)
     return app
+
+
+class _Bounded:
+    """No request's body may be larger than a photo and what surrounds it."""
+
+    def __init__(self, app: ASGIApp, most_bytes: int) -> None:
+        self._app, self._most_bytes = app, most_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        received = 0
+
+        async def bounded() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._most_bytes:
+                raise HTTPException(413, f"more than {self._most_bytes:,} bytes")
+            return message
+
+        await self._app(scope, bounded, send)
 
 
 class _Observed:

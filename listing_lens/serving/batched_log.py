@@ -54,9 +54,6 @@ class BatchedLog:
         self._kept: list[tuple[Entry, File | None]] = []
         self._stored = asyncio.Event()
 
-    def __len__(self) -> int:
-        return len(self._kept)
-
     def note(self, entry: Entry, file: File | None = None) -> None:
         """Add an entry to the next batch."""
         if len(self._kept) >= self.most_kept:

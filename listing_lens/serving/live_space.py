@@ -44,6 +44,7 @@ class Follower:
 
     Attributes:
         problem: why the alias is not followed just now, as a sentence; None if it is.
+        is_empty: whether the alias was seen to point to no index.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Follower:
         self._reader, self._generator, self._every_s, self._sleep = reader, generator, every_s, sleep
         self._live: LiveSpace | None = None
         self.problem: str | None = "the live index is still looked for"
+        self.is_empty = False
 
     @property
     def live(self) -> LiveSpace | None:
@@ -82,6 +84,7 @@ class Follower:
             # The space before goes on to be searched: whether the cluster answers is found by each request.
             self._note(str(err))
             return True
+        self.is_empty = index is None
         if index is None:
             self._live = None
             self._note(f"alias {self._reader.alias!r} points to no index yet: build one with `lens index rebuild`")

@@ -71,6 +71,17 @@ class Metrics:
             "lens_live", "1 for the index that is searched, and its space", ["index", "space"], registry=self.registry
         )
 
+        self.canary_recall = Gauge(
+            "lens_canary_recall",
+            "Recall@10 of the last canaries: what a search finds of what one that looks at many more vectors finds",
+            registry=self.registry,
+        )
+        self.log_lost = Gauge(
+            "lens_log_lost",
+            "Searches that were not kept since the lake could not be written to",
+            registry=self.registry,
+        )
+
     def stages(self) -> Stages:
         return Stages(self)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fastapi import Request
 from PIL import Image
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException
+from starlette.exceptions import HTTPException
 
 from listing_lens.serving.limits import Budget, Gate
 from listing_lens.serving.problems import Problem
@@ -17,8 +17,8 @@ from models.images import MIN_SIDE, ImageError, ImageLimits, ImageTooLargeError,
 
 # What a browser may take to send a photo over a slow line, in seconds.
 _UPLOAD_S = 30.0
-# What surrounds a photo in a form.
-_FORM_BYTES = 64 * 1024
+# What may surround a photo in a form, in bytes.
+MORE_THAN_PHOTO = 64 * 1024
 PART = "photo"
 
 
@@ -68,9 +68,16 @@ def _bad_crop() -> Problem:
 
 @dataclass(frozen=True)
 class Photos:
-    """Reads the photos of requests; a number of them are decoded at once."""
+    """Reads the photos of requests.
+
+    Attributes:
+        limits: of a photo.
+        uploads: how many are received at once.
+        gate: how many are decoded at once.
+    """
 
     limits: ImageLimits
+    uploads: Gate
     gate: Gate
 
     async def read(self, request: Request) -> bytes:
@@ -78,12 +85,13 @@ class Photos:
 
         Raises:
             Problem: there is none, it is too large, or it is sent too slowly.
+            BusyError: too many are being received.
         """
         declared = request.headers.get("content-length", "")
-        if declared.isdigit() and int(declared) > self.limits.max_bytes + _FORM_BYTES:
+        if declared.isdigit() and int(declared) > self.limits.max_bytes + MORE_THAN_PHOTO:
             raise self._too_large()
         try:
-            async with asyncio.timeout(_UPLOAD_S):
+            async with self.uploads.enter(Budget.of(_UPLOAD_S)), asyncio.timeout(_UPLOAD_S):
                 if request.headers.get("content-type", "").startswith("multipart/form-data"):
                     return await self._read_form(request)
                 return await self._read_body(request, self.limits.max_bytes)
@@ -117,7 +125,7 @@ class Photos:
 
     async def _read_form(self, request: Request) -> bytes:
         # The form's parser would write a large file to disk: what is read here is bounded first.
-        body = await self._read_body(request, self.limits.max_bytes + _FORM_BYTES)
+        body = await self._read_body(request, self.limits.max_bytes + MORE_THAN_PHOTO)
         whole = Request(request.scope, _replay(body))
         try:
             async with whole.form(max_files=1, max_fields=20) as form:
@@ -125,8 +133,9 @@ class Photos:
                 if len(parts) != 1 or not isinstance(parts[0], UploadFile):
                     raise Problem(422, "Not valid", "photo: the form has no file of this name", PART)
                 return await parts[0].read()
-        except MultiPartException as err:
-            raise Problem(422, "Not valid", f"photo: the form cannot be read: {err.message}", PART) from None
+        except HTTPException as err:
+            # So Starlette refuses a form that is damaged, or has too many parts.
+            raise Problem(422, "Not valid", f"photo: the form cannot be read: {err.detail}", PART) from None
 
     def _too_large(self) -> Problem:
         return Problem(413, "Too large", f"photo: more than {self.limits.max_bytes:,} bytes", PART)

@@ -45,6 +45,11 @@ class SearchLog:
     def of(cls, lake: Lake, days: float, every_s: float) -> SearchLog:
         return cls(BatchedLog(Log(lake, SEARCHES), every_s) if days else None)
 
+    @property
+    def lost(self) -> int:
+        """Searches that could not be kept, since too many waited for a lake that cannot be written to."""
+        return 0 if self.log is None else self.log.lost
+
     def new_id(self, request: Request, wanted: bool) -> str | None:
         """An id for a search that may be kept; None if it may not.
 

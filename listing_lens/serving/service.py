@@ -14,6 +14,7 @@ from listing_lens.embedding.sources import encoder_runtime
 from listing_lens.images.source import ImageSource
 from listing_lens.lake.windows import Lake
 from listing_lens.serving.callers import Caller, Callers, Rates
+from listing_lens.serving.canaries import Canaries
 from listing_lens.serving.index_reader import IndexReader
 from listing_lens.serving.limits import Budget, Gate
 from listing_lens.serving.listing_photos import ListingPhotos, recent_image_roots
@@ -29,6 +30,8 @@ from models.images import ImageLimits
 
 # Photos that are decoded at once: Pillow computes without Python's lock, and the encoder needs the cores too.
 _DECODERS = 2
+# Photos that are received at once: each may take as much memory as a photo may be large.
+_UPLOADS = 64
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Service:
     rates: Rates
     search_log: SearchLog
     metrics: Metrics
+    canaries: Canaries
 
     @classmethod
     def of(cls, settings: Settings, generator: Generator | None = None) -> Service:
@@ -60,19 +64,23 @@ class Service:
         generator = generator or InProcess(lake, replace(encoder_runtime(settings), device="cpu"))
         reader = IndexReader.connect(settings)
         limits = ImageLimits(settings.image_max_bytes, settings.image_max_pixels)
+        follower, metrics = Follower(reader, generator, settings.search_follow_s), Metrics()
         return cls(
             settings=settings,
             reader=reader,
-            follower=Follower(reader, generator, settings.search_follow_s),
+            follower=follower,
             encoding=QueryEncoding(settings.search_waiting, settings.search_together),
-            photos=Photos(limits, Gate("decoding", _DECODERS, settings.search_waiting)),
+            photos=Photos(
+                limits, Gate("the network", _UPLOADS, 0), Gate("decoding", _DECODERS, settings.search_waiting)
+            ),
             listing_photos=ListingPhotos(ImageSource.of(settings), lambda: recent_image_roots(lake)),
             thumbnails=Gate("listings' photos", _DECODERS, settings.search_waiting),
             ranking=Ranking(settings.similar_price_factor, settings.similar_category_weight, settings.similar_pool),
             callers=Callers(settings.search_keys, settings.search_user_header, settings.search_proxies),
             rates=Rates(settings.search_rates),
             search_log=SearchLog.of(lake, settings.search_log_days, settings.search_log_every_s),
-            metrics=Metrics(),
+            metrics=metrics,
+            canaries=Canaries(reader, follower, metrics),
         )
 
     def budget(self) -> Budget:
@@ -81,10 +89,9 @@ class Service:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Follow the alias meanwhile. At the beginning the live space is loaded, if it can be."""
-        await self.follower.step()
-        running = [asyncio.create_task(self.follower.follow())]
-        if self.search_log.log:
+        """Follow the alias meanwhile, write the log, and measure by canaries."""
+        running = [asyncio.create_task(self.follower.follow()), asyncio.create_task(self.canaries.run())]
+        if self.search_log.log is not None:
             running.append(asyncio.create_task(self.search_log.log.run()))
         try:
             yield
@@ -92,7 +99,7 @@ class Service:
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
-            if self.search_log.log:
+            if self.search_log.log is not None:
                 await self.search_log.log.flush()
             await self.reader.close()
 

@@ -122,7 +122,9 @@ class Stored(BaseModel):
 class Health(BaseModel):
     """How the service is."""
 
-    ready: bool
+    state: Literal["ready", "nothing_to_search", "unavailable"] = Field(
+        description="Whether it can answer; if not, whether there is no index yet, or something is wrong."
+    )
     index: str | None
     space: str | None
     problems: list[str] = Field(description="What is wrong; also what does not keep it from answering.")

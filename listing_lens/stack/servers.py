@@ -1,4 +1,4 @@
-"""The three servers: how each is started, and when it is healthy."""
+"""The servers: how each is started, and when it is healthy."""
 
 from __future__ import annotations
 
@@ -127,9 +127,7 @@ class Airflow(Server):
         return [sys.executable, "-m", "listing_lens.stack.airflow_components"]
 
     def environment(self) -> dict[str, str]:
-        # The stack's own addresses are left out: tasks read them from the stack file through LENS_HOME, so they are
-        # right also after a server was started anew on another port. Addresses from the environment are inherited.
-        mine = _without(self.settings.environment, *(f"LENS_{name.upper()}_URL" for name in NAMES))
+        mine = _without(self.settings.environment, *_ADDRESSES)
         # What the stack configures is not overridden; anything else, such as the log level, may be.
         inherited = _without(super().environment(), *own_variables(self.folder))
         python_path = os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH"))))
@@ -141,9 +139,34 @@ class Airflow(Server):
         return f"not healthy yet: {', '.join(bad)}" if bad else ""
 
 
-# In the order in which they are started: Airflow's tasks need the others.
-SERVERS: tuple[type[Server], ...] = (Elasticsearch, MLflow, Airflow)
+class Search(Server):
+    """The search service."""
+
+    name = "search"
+    usual_port = 8000
+    patience_s = 120.0
+
+    def command(self, port: int) -> list[str]:
+        return [sys.executable, "-m", "listing_lens.cli", "serve", "--port", str(port)]
+
+    def environment(self) -> dict[str, str]:
+        return {**super().environment(), **_without(self.settings.environment, *_ADDRESSES)}
+
+    def health(self, client: httpx.Client) -> str:
+        answer = client.get("health/ready")
+        if answer.status_code not in (httpx.codes.OK, httpx.codes.SERVICE_UNAVAILABLE):
+            answer.raise_for_status()
+        # A new stack has nothing to search, and is well.
+        report = answer.json()
+        return "; ".join(report["problems"]) if report["state"] == "unavailable" else ""
+
+
+# In the order in which they are started: the search service and Airflow's tasks need the others.
+SERVERS: tuple[type[Server], ...] = (Elasticsearch, MLflow, Search, Airflow)
 NAMES = tuple(server.name for server in SERVERS)
+# The stack's own addresses are not passed on: processes read them from the stack file through LENS_HOME, so they are right
+# also after a server was started anew on another port. Addresses from the environment are inherited.
+_ADDRESSES = tuple(f"LENS_{name.upper()}_URL" for name in NAMES)
 
 
 def _without(environment: Mapping[str, str], *prefixes: str) -> dict[str, str]:

@@ -19,7 +19,7 @@ from listing_lens.errors import LensError
 from listing_lens.settings import Settings
 from listing_lens.stack.ports import choose_port
 from listing_lens.stack.processes import family, is_alive, log_file, spawn, stop
-from listing_lens.stack.servers import NAMES, SERVERS, Airflow, Server
+from listing_lens.stack.servers import NAMES, SERVERS, Airflow, Search, Server
 from listing_lens.stack.state import ProcessRecord, StackState, stack_lock
 
 _POLL_S = 0.25
@@ -43,6 +43,7 @@ class Addresses:
 
     elasticsearch_url: str = ""
     mlflow_url: str = ""
+    search_url: str = ""
     airflow_url: str = ""
 
 
@@ -80,10 +81,10 @@ def up(settings: Settings, only: Sequence[str] = NAMES, on_event: OnEvent = _ign
         state = StackState.load(home)
         started: list[Server] = []
         try:
-            # Airflow's tasks may run as soon as it does, and need the others.
+            # The search service reads the others' addresses when it starts; Airflow's tasks may run as soon as it does.
             for wave in (
-                [server for server in wanted if not isinstance(server, Airflow)],
-                [server for server in wanted if isinstance(server, Airflow)],
+                [server for server in wanted if not isinstance(server, Search | Airflow)],
+                [server for server in wanted if isinstance(server, Search | Airflow)],
             ):
                 for server in wave:
                     _start(server, state, started, on_event)

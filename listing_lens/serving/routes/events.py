@@ -15,7 +15,7 @@ router = APIRouter(tags=["events"])
 
 
 @router.post(
-    "/events", status_code=202, summary="Tell what buyers did", responses=responses(401, 403, 413, 422, 429, 503)
+    "/events", status_code=202, summary="Tell what buyers did", responses=responses(400, 401, 403, 413, 422, 429, 503)
 )
 async def events(told: Events, service: TheService, caller: Annotated[Caller, counted("events")]) -> Stored:
     """Impressions, taps, item views and purchases. They are stored when this answers.

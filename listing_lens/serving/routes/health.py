@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from fastapi import APIRouter, Response
 
 from listing_lens.serving.service import Service, TheService
@@ -24,7 +26,7 @@ async def live() -> dict[str, bool]:
 async def ready(service: TheService, response: Response) -> Health:
     """Ready with an index, its embedder and a cluster that answers. Problems are listed also when it is ready."""
     health = _health(service)
-    response.status_code = 200 if health.ready else 503
+    response.status_code = 200 if health.state == "ready" else 503
     return health
 
 
@@ -36,6 +38,7 @@ async def metrics(service: TheService) -> Response:
     told.waiting.labels("decoding").set(service.photos.gate.waiting)
     told.breaker_open.set(service.reader.breaker.is_open)
     told.following.set(follower.problem is None)
+    told.log_lost.set(service.search_log.lost)
     told.live.clear()
     if follower.live:
         told.live.labels(follower.live.index.name, follower.live.index.card.space).set(1)
@@ -47,8 +50,13 @@ def _health(service: Service) -> Health:
     problems = [
         problem for problem in (follower.problem, "Elasticsearch does not answer" if is_open else None) if problem
     ]
+    state: Literal["ready", "nothing_to_search", "unavailable"] = "unavailable"
+    if follower.live is not None and not is_open:
+        state = "ready"
+    elif follower.is_empty:
+        state = "nothing_to_search"
     return Health(
-        ready=follower.live is not None and not is_open,
+        state=state,
         index=follower.live.index.name if follower.live else None,
         space=follower.live.index.card.space if follower.live else None,
         problems=problems,

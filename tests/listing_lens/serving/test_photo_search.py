@@ -6,88 +6,25 @@ are held here without any job: the index is written by hand.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 from PIL import Image
-from tiny import FIRST, image_root, land, listing, photo, take_photo
+from small_index import Small
+from tiny import image_root, photo
 
 from listing_lens.embedding.embedder import Embedder
 from listing_lens.errors import LensError
-from listing_lens.lake.fits import save_projection
 from listing_lens.lake.windows import Lake
-from listing_lens.search.index import Index, SearchIndex
 from listing_lens.serving.photo_search import SearchResult, as_page, search_by_photo
-from listing_lens.settings import Settings, load_settings
 from models.embedder import EmbedderCard
-from models.encoders.encoder import shared_encoder
 from models.encoders.runtime import Runtime
-from models.images import ImageLimits, decode_image
-from models.moments import Moments
-from models.projection import fit_projection
-
-IDS = [f"m{n:03d}" for n in range(20)]
-LIMITS = ImageLimits(10**7, 10**7)
-
-
-@dataclass(frozen=True)
-class Small:
-    """Twenty photos in a lake, and two indexes of them in two spaces of the same dimension; the first is live."""
-
-    settings: Settings
-    search_index: SearchIndex
-    live: Index
-    other: Index
-
-    def photo(self, item_id: str) -> Path:
-        return Path(image_root(Lake(self.settings.lake)), f"{item_id}.jpg")
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory, elasticsearch_url: str, untrained_siglip: Path) -> Iterator[Small]:
-    folder = tmp_path_factory.mktemp("small")
-    settings = load_settings(
-        home=folder / "home",
-        lake=str(folder / "lake"),
-        elasticsearch_url=elasticsearch_url,
-        alias=f"test-{uuid4().hex[:8]}",
-    )
-    lake = Lake(settings.lake)
-    for seed, item_id in enumerate(IDS):
-        take_photo(lake, f"{item_id}.jpg", seed)
-    listings = [listing(item_id, image_uri=f"{image_root(lake)}/{item_id}.jpg") for item_id in IDS]
-    land(lake, FIRST, listings)
-    encoder = shared_encoder(str(untrained_siglip))
-    rows = encoder.embed([decode_image(photo(seed), LIMITS) for seed in range(len(IDS))])
-    search_index = SearchIndex.connect(settings)
-    indexes = []
-    # Fitted on other photos, the second is another space.
-    for build, fitted_on in (("one", rows), ("two", rows[5:])):
-        projection = fit_projection(Moments.of(fitted_on), 4)
-        save_projection(lake, projection)
-        card = EmbedderCard(
-            encoder_source=str(untrained_siglip),
-            encoder_id=encoder.encoder_id,
-            encoder_dims=encoder.dims,
-            projection_id=projection.projection_id,
-            dims=4,
-        )
-        index = search_index.create(card, build)
-        search_index.write(index.name, listings, list(projection.apply(rows)))
-        search_index.finish_load(index.name)
-        indexes.append(index)
-    search_index.swap(indexes[0].name)
-    yield Small(settings, search_index, *indexes)
-    for index in indexes:
-        search_index.client.indices.delete(index=index.name)
 
 
 def test_a_photo_finds_its_own_listing_in_the_live_index(small: Small) -> None:
     result = search_by_photo(small.photo("m011"), 3, small.settings)
-    assert result.index == small.live
+    assert result.index == small.live.name
     assert result.query_name == "m011.jpg"
     assert result.hits[0].item_id == "m011"
     assert len(result.hits) == 3
@@ -109,7 +46,7 @@ def test_a_swap_during_a_search_does_not_mix_two_spaces(small: Small, monkeypatc
         after = search_by_photo(small.photo("m011"), 1, small.settings)
     finally:
         small.search_index.swap(small.live.name)
-    assert (during.index, after.index) == (small.live, small.other)
+    assert (during.index, after.index) == (small.live.name, small.other.name)
     # Only within one space is the photo's own listing as near as can be.
     assert [result.hits[0].item_id for result in (during, after)] == ["m011", "m011"]
     assert [result.hits[0].score for result in (during, after)] == pytest.approx([1, 1], abs=1e-4)
@@ -143,20 +80,20 @@ class TestPage:
         return replace(result, hits=[replace(result.hits[0], image_uri=image_uri)])
 
     def test_shows_the_query_and_the_listings(self, small: Small) -> None:
-        page = as_page(search_by_photo(small.photo("m011"), 5, small.settings), small.settings)
+        page = as_page(search_by_photo(small.photo("m011"), 5, small.settings))
         assert page.count("data:image/jpeg;base64,") == 6
         assert small.live.name in page
         assert small.live.card.space in page
 
     def test_says_so_when_a_photo_is_gone(self, small: Small) -> None:
         gone = f"{image_root(Lake(small.settings.lake))}/gone.jpg"
-        page = as_page(self.found(small, gone), small.settings)
+        page = as_page(self.found(small, gone))
         assert page.count("data:image/jpeg;base64,") == 1
         assert "no photo" in page
 
     def test_reads_nothing_outside_the_catalogs_folders(self, small: Small, tmp_path: Path) -> None:
         outside = tmp_path / "private.jpg"
         outside.write_bytes(photo(1))
-        page = as_page(self.found(small, str(outside)), small.settings)
+        page = as_page(self.found(small, str(outside)))
         assert page.count("data:image/jpeg;base64,") == 1
         assert "no photo" in page

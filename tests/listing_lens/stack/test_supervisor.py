@@ -219,7 +219,9 @@ def test_a_server_of_the_environment_is_used_and_never_touched(
 
 
 def test_an_unknown_server_is_refused(settings: Settings) -> None:
-    with pytest.raises(LensError, match="there is no server 'solr': choose from elasticsearch, mlflow, airflow"):
+    with pytest.raises(
+        LensError, match="there is no server 'solr': choose from elasticsearch, mlflow, search, airflow"
+    ):
         up(settings, ("solr",))
 
 

@@ -1,0 +1,95 @@
+"""A client of the search service."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+from urllib.parse import urljoin
+
+import httpx
+from PIL import Image
+
+from listing_lens.errors import LensError
+from listing_lens.search.queries import Hit
+from models.images import ImageError, ImageLimits, decode_image
+
+_TIMEOUT_S = 30.0
+
+
+class ServiceAwayError(Exception):
+    """The service cannot be reached."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was found for a photo, in which index, by decreasing similarity."""
+
+    index: str
+    space: str
+    hits: list[Hit]
+
+
+class SearchClient:
+    """Asks the service at an address."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url.rstrip("/") + "/"
+        self._http = httpx.Client(base_url=self._url, timeout=_TIMEOUT_S)
+
+    def __enter__(self) -> SearchClient:
+        return self
+
+    def __exit__(self, _type: type | None, _error: BaseException | None, _traceback: TracebackType | None) -> None:
+        self._http.close()
+
+    def search(self, photo: bytes, k: int) -> Answer:
+        """The k listings that look most like an encoded photo. The service keeps nothing of it.
+
+        Raises:
+            ServiceAwayError: it cannot be reached.
+            LensError: it refuses.
+        """
+        answer = self._ask(
+            "POST",
+            "search",
+            params={"k": k, "keep": "false"},
+            content=photo,
+            headers={"Content-Type": "application/octet-stream"},
+        )
+        if not answer.is_success:
+            raise LensError(f"the search service at {self._url} answers {answer.status_code}: {_detail(answer)}")
+        found = answer.json()
+        return Answer(found["index"], found["space"], [self._hit(one) for one in found["results"]])
+
+    def photo(self, hit: Hit, limits: ImageLimits) -> Image.Image | None:
+        """A listing's photo, small; None if it cannot be shown."""
+        answer = self._ask("GET", hit.image_uri)
+        try:
+            return decode_image(answer.content, limits) if answer.is_success else None
+        except ImageError:
+            return None
+
+    def _hit(self, found: dict[str, Any]) -> Hit:
+        return Hit(
+            item_id=found["item_id"],
+            score=found["score"],
+            title=found["title"],
+            category=tuple(found["category"]),
+            price=found["price"],
+            status=found["status"],
+            image_uri=urljoin(self._url, found["photo"].lstrip("/")),
+        )
+
+    def _ask(self, method: str, address: str, **request: Any) -> httpx.Response:
+        try:
+            return self._http.request(method, address, **request)
+        except httpx.TransportError as err:
+            raise ServiceAwayError(f"the search service at {self._url} cannot be reached") from err
+
+
+def _detail(answer: httpx.Response) -> str:
+    try:
+        return str(answer.json()["detail"])
+    except (ValueError, KeyError, TypeError):
+        return answer.reason_phrase
