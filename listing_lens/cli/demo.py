@@ -59,6 +59,7 @@ def demo(
             "MLflow": settings.mlflow_url,
             "search": "lens search PHOTO",
             "stop": "make down",
+            "page": f"{settings.search_url}  (search with a photo, look at similar items)",
         }
     )
 

@@ -20,6 +20,7 @@ from listing_lens.lake.windows import LISTINGS, SESSIONS, Lake, evaluations
 from listing_lens.registry import connect_registry
 from listing_lens.search.index import Index, SearchIndex
 from listing_lens.search.lifecycle import what_follows
+from listing_lens.serving.search_client import SearchClient
 from listing_lens.settings import Settings, home_file, load_settings, running_stack
 from listing_lens.stack import Event, down, up
 from listing_lens.stack.airflow_api import AirflowApi, BackfillState, RunState
@@ -79,6 +80,8 @@ def keep_demo_settings(spec: DemoSpec, home: Path) -> bool:
         'comparison_encoders = ["pixels:16"]\n'
         'embed_schedule = "@daily"\n'
         f"embed_start = {spec.start.date().isoformat()}\n"
+        # The page is for this machine: what is clicked on it is kept without a key.
+        "search_open_events = true\n"
     )
     file = home_file(home)
     if file.exists() and file.read_text() == text:
@@ -101,7 +104,7 @@ def run_demo(listings: int, sessions: int, narrator: Narrator, *, now: datetime)
 
     narrator.step("A catalog of sellers' photos")
     _make_catalog(lake, spec, narrator, now)
-    narrator.step("Elasticsearch, MLflow and Airflow")
+    narrator.step("Elasticsearch, MLflow, the search service and Airflow")
     up(settings, on_event=lambda event: _say_event(event, narrator))
     # Only now are the addresses known.
     settings = load_settings()
@@ -117,7 +120,12 @@ def run_demo(listings: int, sessions: int, narrator: Narrator, *, now: datetime)
         _refit_and_rebuild(airflow, settings, narrator)
         narrator.step("The sessions of each day are evaluated")
         _backfill(airflow, "evaluate_offline", spec, narrator)
-    return _result(lake, settings, spec, search_index.require_live().card.space)
+    narrator.step("The search service has followed the alias")
+    live = search_index.require_live()
+    with SearchClient(settings.search_url) as service:
+        service.wait_until_searching(live.name)
+    narrator.say(f"{settings.search_url} searches {live.name}")
+    return _result(lake, settings, spec, live.card.space)
 
 
 def _spec(lake: Lake, listings: int, sessions: int, now: datetime) -> DemoSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -15,6 +16,7 @@ from listing_lens.search.queries import Hit
 from models.images import ImageError, ImageLimits, decode_image
 
 _TIMEOUT_S = 30.0
+_POLL_S = 0.5
 
 
 class ServiceAwayError(Exception):
@@ -61,6 +63,25 @@ class SearchClient:
             raise LensError(f"the search service at {self._url} answers {answer.status_code}: {_detail(answer)}")
         found = answer.json()
         return Answer(found["index"], found["space"], [self._hit(one) for one in found["results"]])
+
+    def wait_until_searching(self, index: str, timeout_s: float = 300.0) -> None:
+        """Wait until an index is the one that is searched: its embedder has to be loaded first.
+
+        Raises:
+            LensError: it took longer, or the service ended.
+        """
+        until = time.monotonic() + timeout_s
+        while True:
+            try:
+                health = self._ask("GET", "health/ready").json()
+            except ServiceAwayError as err:
+                raise LensError(f"{err}: `lens status` says more") from err
+            if health["state"] == "ready" and health["index"] == index:
+                return
+            if time.monotonic() > until:
+                problems = "; ".join(health["problems"]) or f"it searches {health['index']}"
+                raise LensError(f"the search service does not search {index} after {timeout_s:.0f} s: {problems}")
+            time.sleep(_POLL_S)
 
     def photo(self, hit: Hit, limits: ImageLimits) -> Image.Image | None:
         """A listing's photo, small; None if it cannot be shown."""
