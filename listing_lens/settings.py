@@ -53,7 +53,9 @@ class Settings(BaseSettings):
     elasticsearch_api_key: SecretStr
     mlflow_url: str
     airflow_url: str
+    listings_feed: Literal["import", "service"]
     image_sources: tuple[str, ...]
+    image_store: str
     image_max_bytes: int = Field(gt=0)
     image_max_pixels: int = Field(gt=0)
     image_timeout_s: float = Field(gt=0)
@@ -135,6 +137,8 @@ class Settings(BaseSettings):
         object.__setattr__(self, "training_folder", training_folder.absolute())
         if "://" not in self.lake:
             object.__setattr__(self, "lake", str(Path(self.lake).absolute()))
+        if self.image_store and "://" not in self.image_store:
+            object.__setattr__(self, "image_store", str(Path(self.image_store).absolute()))
         sources = (source if "://" in source else str(Path(source).absolute()) for source in self.image_sources)
         object.__setattr__(self, "image_sources", tuple(sources))
 

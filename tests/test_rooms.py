@@ -37,6 +37,7 @@ STOREYS = (
     "registry",
     "search",
     "embedding",
+    "indexing",
     "serving",
     "finetuning",
     "registration",

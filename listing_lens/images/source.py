@@ -25,6 +25,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 
 from listing_lens.errors import LensError
 from listing_lens.images.public_network import AddressRefusedError, PublicNetwork, Resolver, system_resolver
+from listing_lens.images.store import image_store
 from listing_lens.settings import Settings
 from models.cloud_storage import storage_client
 from models.images import ImageError, ImageLimits
@@ -73,8 +74,9 @@ class ImageSource:
 
     @classmethod
     def of(cls, settings: Settings) -> ImageSource:
+        """The source that the settings describe; it also reads what the project itself has stored."""
         return cls(
-            settings.image_sources,
+            (*settings.image_sources, image_store(settings).root),
             ImageLimits(settings.image_max_bytes, settings.image_max_pixels),
             settings.image_timeout_s,
             settings.image_private_networks,

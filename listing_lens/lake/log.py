@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from typing import Any
 
 import orjson
@@ -49,11 +49,12 @@ class Log:
 
     def files(self, since: datetime, until: datetime) -> list[str]:
         """The files that were written in [since, until), by time."""
-        days = (until.astimezone(UTC).date() - since.astimezone(UTC).date()).days
+        first, last = (moment.astimezone(UTC).date().isoformat() for moment in (since, until))
         found = []
-        for day in (since.astimezone(UTC).date() + timedelta(days=n) for n in range(days + 1)):
-            files = self.lake.files(f"{self.folder}/day={day}", ".jsonl")
-            found += [path for path in files if since <= written_at(path) < until]
+        for day in self.lake.folders(self.folder):
+            if day.startswith("day=") and first <= day.removeprefix("day=") <= last:
+                files = self.lake.files(f"{self.folder}/{day}", ".jsonl")
+                found += [path for path in files if since <= written_at(path) < until]
         return found
 
     def read(self, path: str) -> Iterator[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -179,7 +179,7 @@ def parse_listings(batch: pa.RecordBatch, window: Window) -> Iterator[Listing | 
         window: the window in which the listings landed. Late rows, from before it, are accepted; rows from after it are not.
     """
     for row in _rows(batch):
-        reason = _problem(row, window)
+        reason = problem_of(row) or _too_late(row, window)
         if reason is None:
             yield Listing(**row | {"category": tuple(row["category"]), "status": Status(row["status"])})
         else:
@@ -204,8 +204,8 @@ def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
     yield from batch.select(names).to_pylist()
 
 
-def _problem(row: dict[str, Any], window: Window) -> str | None:
-    """Why a row is invalid; None if it is valid."""
+def problem_of(row: Mapping[str, Any]) -> str | None:
+    """Why a row, with the fields of `LISTING_SCHEMA`, is no valid listing; None if it is."""
     for field in LISTING_SCHEMA:
         if not field.nullable and row.get(field.name) is None:
             return f"it has no {field.name}"
@@ -221,6 +221,10 @@ def _problem(row: dict[str, Any], window: Window) -> str | None:
         return f"its category has a level longer than {MAX_CATEGORY_BYTES} bytes"
     if not _EPOCH <= row["updated_at"] < _END_OF_TIME:
         return f"its updated_at {row['updated_at'].isoformat()} is not between 1970 and {_END_OF_TIME.year}"
+    return None
+
+
+def _too_late(row: Mapping[str, Any], window: Window) -> str | None:
     if row["updated_at"] >= window.end:
         return f"its updated_at {row['updated_at'].isoformat()} is not before the end of {window}"
     return None

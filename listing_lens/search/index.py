@@ -50,7 +50,7 @@ class Layout(BaseModel):
     shards: int = 1
     replicas: str = "0-1"
     options: dict[str, Any] = {"type": "hnsw"}
-    refresh: str = "5s"
+    refresh: str = "1s"
 
     @property
     def serving(self) -> dict[str, Any]:

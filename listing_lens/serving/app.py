@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from listing_lens.serving import problems
 from listing_lens.serving.metrics import Metrics
 from listing_lens.serving.photos import MORE_THAN_PHOTO
-from listing_lens.serving.routes import events, health, items, page, search
+from listing_lens.serving.routes import events, health, items, listings, page, search
 from listing_lens.serving.service import Service
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def create_app(service: Service) -> FastAPI:
     )
     app.state.service = service
     problems.install(app)
-    for router in (search.router, items.router, events.router, health.router, page.router):
+    for router in (search.router, items.router, listings.router, events.router, health.router, page.router):
         app.include_router(router)
     app.mount("/web", page.WebFiles())
     app.add_middleware(_Bounded, most_bytes=service.settings.image_max_bytes + MORE_THAN_PHOTO)

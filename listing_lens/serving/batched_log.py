@@ -36,6 +36,7 @@ class BatchedLog:
 
     Attributes:
         every_s: how long an entry waits at most, in seconds, while the lake can be written to.
+        writer: names this process among those that write to the log.
         lost: entries that were noted while as many were kept as may be.
     """
 
@@ -50,7 +51,7 @@ class BatchedLog:
     ) -> None:
         self.log, self.every_s, self.most_kept, self.lost = log, every_s, most_kept, 0
         self._now, self._sleep = now, sleep
-        self._writer = f"{socket.gethostname().replace('-', '.')}.{os.getpid()}"
+        self.writer = f"{socket.gethostname().replace('-', '.')}.{os.getpid()}"
         self._kept: list[tuple[Entry, File | None]] = []
         self._stored = asyncio.Event()
 
@@ -106,4 +107,4 @@ class BatchedLog:
         for _, file in batch:
             if file is not None:
                 self.log.lake.write_bytes(file.path, file.data)
-        self.log.append([entry for entry, _ in batch], self._now(), self._writer)
+        self.log.append([entry for entry, _ in batch], self._now(), self.writer)

@@ -71,6 +71,15 @@ class Metrics:
             "lens_live", "1 for the index that is searched, and its space", ["index", "space"], registry=self.registry
         )
 
+        self.indexing_seconds = Histogram(
+            "lens_indexing_seconds",
+            "Time from a listing's event to its being written to the live index",
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+        self.set_aside = Counter(
+            "lens_listings_set_aside", "Listings that were told of and cannot be indexed", registry=self.registry
+        )
         self.canary_recall = Gauge(
             "lens_canary_recall",
             "Recall@10 of the last canaries: what a search finds of what one that looks at many more vectors finds",

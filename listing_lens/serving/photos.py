@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fastapi import Request
 from PIL import Image
@@ -20,6 +21,27 @@ _UPLOAD_S = 30.0
 # What may surround a photo in a form, in bytes.
 MORE_THAN_PHOTO = 64 * 1024
 PART = "photo"
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+# A request's body that is a photo, for the OpenAPI.
+PHOTO_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["photo"],
+                    "properties": {"photo": {"type": "string", "format": "binary", "description": "The photo's file."}},
+                }
+            },
+            "image/jpeg": _BINARY,
+            "image/png": _BINARY,
+            "image/webp": _BINARY,
+            "image/heic": _BINARY,
+        },
+    }
+}
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,14 @@ from fastapi import Depends, Request
 
 from listing_lens.embedding.sources import encoder_runtime
 from listing_lens.images.source import ImageSource
+from listing_lens.images.store import ImageStore, image_store
 from listing_lens.lake.windows import Lake
 from listing_lens.serving.callers import Caller, Callers, Rates
 from listing_lens.serving.canaries import Canaries
 from listing_lens.serving.index_reader import IndexReader
 from listing_lens.serving.limits import Budget, Gate
 from listing_lens.serving.listing_photos import ListingPhotos, recent_image_roots
+from listing_lens.serving.listing_queue import ListingQueue
 from listing_lens.serving.live_space import Follower
 from listing_lens.serving.metrics import Metrics
 from listing_lens.serving.photos import Photos
@@ -49,6 +51,9 @@ class Service:
     callers: Callers
     rates: Rates
     search_log: SearchLog
+    images: ImageSource
+    image_store: ImageStore
+    listings: ListingQueue
     metrics: Metrics
     canaries: Canaries
 
@@ -64,6 +69,7 @@ class Service:
         generator = generator or InProcess(lake, replace(encoder_runtime(settings), device="cpu"))
         reader = IndexReader.connect(settings)
         limits = ImageLimits(settings.image_max_bytes, settings.image_max_pixels)
+        images = ImageSource.of(settings)
         follower, metrics = Follower(reader, generator, settings.search_follow_s), Metrics()
         return cls(
             settings=settings,
@@ -73,12 +79,15 @@ class Service:
             photos=Photos(
                 limits, Gate("the network", _UPLOADS, 0), Gate("decoding", _DECODERS, settings.search_waiting)
             ),
-            listing_photos=ListingPhotos(ImageSource.of(settings), lambda: recent_image_roots(lake)),
+            listing_photos=ListingPhotos(images, lambda: recent_image_roots(lake)),
             thumbnails=Gate("listings' photos", _DECODERS, settings.search_waiting),
             ranking=Ranking(settings.similar_price_factor, settings.similar_category_weight, settings.similar_pool),
             callers=Callers(settings.search_keys, settings.search_user_header, settings.search_proxies),
             rates=Rates(settings.search_rates),
             search_log=SearchLog.of(lake, settings.search_log_days, settings.search_log_every_s),
+            images=images,
+            image_store=image_store(settings),
+            listings=ListingQueue.of(settings, metrics),
             metrics=metrics,
             canaries=Canaries(reader, follower, metrics),
         )
@@ -90,17 +99,17 @@ class Service:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Follow the alias meanwhile, write the log, and measure by canaries."""
-        running = [asyncio.create_task(self.follower.follow()), asyncio.create_task(self.canaries.run())]
-        if self.search_log.log is not None:
-            running.append(asyncio.create_task(self.search_log.log.run()))
+        logs = [self.listings.log, *([self.search_log.log] if self.search_log.log else [])]
+        parts = [self.follower.follow(), self.canaries.run(), self.listings.run(), *(log.run() for log in logs)]
+        running = [asyncio.create_task(part) for part in parts]
         try:
             yield
         finally:
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
-            if self.search_log.log is not None:
-                await self.search_log.log.flush()
+            for log in logs:
+                await log.flush()
             await self.reader.close()
 
 

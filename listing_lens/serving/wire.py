@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Literal
 from urllib.parse import quote
 
@@ -117,6 +118,20 @@ class Stored(BaseModel):
     """How many events were stored, for good."""
 
     stored: int
+
+
+class StoredPhoto(BaseModel):
+    """A listing's photo that is kept."""
+
+    image_uri: str
+
+
+class Taken(BaseModel):
+    """A listing that was taken."""
+
+    item_id: str
+    version: str = Field(description="A number, of which the largest of an item counts; longer than a float is exact.")
+    updated_at: datetime
 
 
 class Health(BaseModel):

@@ -36,6 +36,7 @@ async def metrics(service: TheService) -> Response:
     told.waiting.labels("encoder").set(len(service.encoding))
     told.waiting.labels("index").set(service.reader.gate.waiting)
     told.waiting.labels("decoding").set(service.photos.gate.waiting)
+    told.waiting.labels("listings").set(service.listings.waiting)
     told.breaker_open.set(service.reader.breaker.is_open)
     told.following.set(follower.problem is None)
     told.log_lost.set(service.search_log.lost)
@@ -48,7 +49,13 @@ async def metrics(service: TheService) -> Response:
 def _health(service: Service) -> Health:
     follower, is_open = service.follower, service.reader.breaker.is_open
     problems = [
-        problem for problem in (follower.problem, "Elasticsearch does not answer" if is_open else None) if problem
+        problem
+        for problem in (
+            follower.problem,
+            "Elasticsearch does not answer" if is_open else None,
+            service.listings.problem and f"new listings wait: {service.listings.problem}",
+        )
+        if problem
     ]
     state: Literal["ready", "nothing_to_search", "unavailable"] = "unavailable"
     if follower.live is not None and not is_open:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, BackgroundTasks, Path, Query, Request, Response
 
 from listing_lens.lake.records import MAX_CATEGORY_BYTES, Status
 from listing_lens.search.queries import Filters
-from listing_lens.serving.photos import Crop
+from listing_lens.serving.photos import PHOTO_BODY, Crop
 from listing_lens.serving.problems import Problem, responses
 from listing_lens.serving.service import TheService, counted
 from listing_lens.serving.wire import SEARCH_ID, Found, SearchAnswer, notices_of
@@ -23,32 +23,12 @@ MOST_RESULTS = 100
 K = Annotated[int, Query(ge=1, le=MOST_RESULTS, description="How many listings to find.")]
 _MOST_LEVELS = 20
 
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
-_PHOTO: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["photo"],
-                    "properties": {"photo": {"type": "string", "format": "binary", "description": "The photo's file."}},
-                }
-            },
-            "image/jpeg": _BINARY,
-            "image/png": _BINARY,
-            "image/webp": _BINARY,
-            "image/heic": _BINARY,
-        },
-    }
-}
-
 
 @router.post(
     "/search",
     summary="Find listings by a photo",
     responses=responses(401, 408, 413, 422, 429, 503),
-    openapi_extra=_PHOTO,
+    openapi_extra=PHOTO_BODY,
 )
 async def search(
     request: Request,
