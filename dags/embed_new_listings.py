@@ -25,16 +25,17 @@ Then run `refit_projection` with `{"encoder": "models:/listing-encoder/3", "prom
 rebuild. Set `LENS_ENCODER` to the new encoder when it is live. The previous one continues to embed for as long as it has an
 index.
 
-**What.** `require_window` checks the data interval. `find_encoder` waits for the window's listings, and finds the live index's
-encoder; before there is one, `LENS_ENCODER`. `embed` embeds the window by it: it reads the listings that landed in the window,
-late ones included, and compares the newest version of each with the encoder's table. New photos are decoded and
-encoded; a photo that did not change keeps its embedding. Everything comes into the table in one commit, and the ledger says
-which input is embedded. Invalid rows, and photos that cannot be used, become dead letters, which `redrive_dead_letters` tries
-again where that may help. `load_live` projects what has changed in the table since the live index was last loaded to the
-index's space and writes it; newer versions of a listing win, whatever the order. `embed_others` and `load_others` do the same
-for the encoders that `find_other_encoders` finds, `LENS_ENCODER` among them, and the indexes that `find_other_indexes` finds:
-an abandoned index or an encoder that cannot be loaded fails its own task, and nothing else. `require_live_is_fed` ends the run
-as `load_live` did.
+**What.** `require_window` checks the data interval. `land_listings` lands the listings that were put to the search service,
+some minutes after the window's end, where that is what feeds the lake (`LENS_LISTINGS_FEED`). `find_encoder` waits for the
+window's listings, and finds the live index's encoder; before there is one, `LENS_ENCODER`. `embed` embeds the window by it:
+it reads the listings that landed in the window, late ones included, and compares the newest version of each with the
+encoder's table. New photos are decoded and encoded; a photo that did not change keeps its embedding. Everything comes into
+the table in one commit, and the ledger says which input is embedded. Invalid rows, and photos that cannot be used, become
+dead letters, which `redrive_dead_letters` tries again where that may help. `load_live` projects what has changed in the
+table since the live index was last loaded to the index's space and writes it; newer versions of a listing win, whatever the
+order. `embed_others` and `load_others` do the same for the encoders that `find_other_encoders` finds, `LENS_ENCODER` among
+them, and the indexes that `find_other_indexes` finds: an abandoned index or an encoder that cannot be loaded fails its own
+task, and nothing else. `require_live_is_fed` ends the run as `load_live` did.
 
 **When it fails.** *Listings have not landed*: the task tries again; see what feeds the lake. *Listings are unusable*: more
 than `LENS_MAX_DEAD_LETTER_RATIO` of them failed, and nothing of the run was kept; the message has the commonest reasons. *The
@@ -64,6 +65,7 @@ from plugins.tasks import (
     find_encoder,
     find_other_encoders,
     first_day,
+    land_listings,
     require_window,
 )
 
@@ -96,7 +98,7 @@ with DAG(
 
     # Indexes are looked for after the window has landed, and a rebuild looks for windows after its index exists: so no
     # window can slip between the two.
-    require_window() >> encoder
+    require_window() >> land_listings() >> encoder
     # The live index first: nothing that is wrong with another may keep listings from it.
     embed >> load_live >> others
     embed_others >> find_indexes

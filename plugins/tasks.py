@@ -88,6 +88,24 @@ def require_window() -> str:
         raise AirflowFailException(str(err)) from err
 
 
+@task.sensor(mode="reschedule", poke_interval=60)
+def land_listings() -> bool:
+    """Land the run's window from the listings that were put to the search service, where that is what feeds the lake.
+
+    Waits until no listing of the window can come any more.
+    """
+    from listing_lens.indexing.listing_log import LANDS_AFTER, ListingLog
+    from listing_lens.lake.windows import Lake
+
+    settings, now, window = load_settings(), datetime.now(UTC), _window_of(get_current_context())
+    if settings.listings_feed == "import":
+        return True
+    if now < window.end + LANDS_AFTER:
+        return False
+    ListingLog.of(Lake(settings.lake)).land(window, now)
+    return True
+
+
 @task
 def find_encoder(encoder: str | None) -> dict[str, str]:
     """Wait for the run's window, and find the encoder that must embed it: the one asked for, or the live index's.

@@ -1,6 +1,6 @@
 """Logs in the lake: entries that services append as they happen, and that jobs later bring into windows.
 
-    <root>/logs/<name>/day=<date>/<time>-<writer>.jsonl
+    <root>/logs/<name>/day=<date>/<time>-<writer>-<random>.jsonl
 
 A file is written once, atomically, with a batch of entries, under the time at which it is written. Readers see whole batches
 or none. Entries are JSON objects with their own time in `at`, which is not after the file's.
@@ -8,6 +8,7 @@ or none. Entries are JSON objects with their own time in `at`, which is not afte
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -39,9 +40,12 @@ class Log:
         Args:
             entries: each with `at`, a time in ISO format with its zone.
             now: the time.
-            writer: names the process, so that two never write the same file; letters, digits and dots.
+            writer: names the process; letters, digits and dots.
         """
-        path = f"{self.folder}/day={now.astimezone(UTC).date()}/{now.astimezone(UTC):{_TIME}}-{writer}.jsonl"
+        moment = now.astimezone(UTC)
+        # No two batches are written to the same file, not even by one process in one moment.
+        name = f"{moment:{_TIME}}-{writer}-{secrets.token_hex(4)}.jsonl"
+        path = f"{self.folder}/day={moment.date()}/{name}"
         self.lake.write_bytes(
             path, b"".join(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE) for entry in entries)
         )

@@ -96,7 +96,7 @@ class Listing:
     def __post_init__(self) -> None:
         # Normalise to UTC: the version depends on the representation.
         for moment in ("created_at", "updated_at"):
-            object.__setattr__(self, moment, getattr(self, moment).astimezone(UTC))
+            object.__setattr__(self, moment, getattr(self, moment).astimezone(UTC).replace(fold=0))
 
     @property
     def searchable(self) -> bool:
