@@ -26,12 +26,13 @@ _NAMED_REASONS = 3
 
 @dataclass(frozen=True)
 class WindowTarget:
-    """The window that a run writes, and the name of the attempt."""
+    """The window that a run writes, the name of the attempt, and what the window's relative image addresses start from."""
 
     lake: Lake
     dataset: str
     window: Window
     attempt: str = field(default_factory=lambda: Lake.new_attempt(datetime.now(UTC)))
+    image_root: str | None = None
 
 
 class WindowFile:
@@ -208,6 +209,7 @@ class CommitWindow(beam.PTransform):
                 window=target.window.name,
                 files=by_kind,
                 counts=counts,
+                image_root=target.image_root,
                 parameters=parameters,
                 created_at=datetime.now(UTC),
             )
