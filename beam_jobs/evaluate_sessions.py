@@ -285,7 +285,9 @@ def _covering(lake: Lake, window: Window, settings: Settings) -> list[Window]:
         days = settings.search_log_days
         if window.start.date() >= kept_since(days, datetime.now(UTC)):
             raise
-        raise LensError(f"{err}; those from the search service's log are kept for LENS_SEARCH_LOG_DAYS={days}") from err
+        raise LensError(
+            f"{err}; those from the search service's log are kept for LENS_SEARCH_LOG_DAYS={days} days"
+        ) from err
 
 
 def _versions(lake: Lake, window: Window, card: EmbedderCard, *, afresh: bool) -> tuple[int, int]:

@@ -11,6 +11,7 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.pvalue import AsDict, AsList, TaggedOutput
 from apache_beam.transforms.window import GlobalWindow
+from apache_beam.typehints.decorators import no_annotations
 from apache_beam.utils.windowed_value import WindowedValue
 
 from listing_lens.errors import LensError
@@ -197,6 +198,8 @@ class CommitWindow(beam.PTransform):
             )
         )
 
+    # Beam would take the annotation of the keyword arguments for that of one, and refuse when there are none.
+    @no_annotations
     def _commit(self, _: None, files: list[tuple[str, str]], found: dict[str, int], **others: list[Any]) -> Manifest:
         counts, parameters = self._seal(found, **others)
         by_kind: dict[str, list[str]] = {}
