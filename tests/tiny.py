@@ -85,10 +85,10 @@ def land_unchecked(lake: Lake, window: Window, rows: Sequence[Listing | Mapping[
     )
 
 
-def land_sessions(lake: Lake, window: Window, sessions: Sequence[Session]) -> None:
+def land_sessions(lake: Lake, window: Window, sessions: Sequence[Session], **parameters: str) -> None:
     """Write a window of sessions."""
     table = to_table(sessions, SESSION_SCHEMA)
-    lake.write_table(SESSIONS, window, table, NOW, image_root=image_root(lake))
+    lake.write_table(SESSIONS, window, table, NOW, image_root=image_root(lake), parameters=parameters)
 
 
 def log_search(lake: Lake, at: datetime, query: bytes, shown: Sequence[str], tapped: Sequence[str]) -> str:
