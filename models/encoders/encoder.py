@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import lru_cache, partial
 from threading import Lock
 from typing import Any
 
@@ -140,12 +140,13 @@ def _has_image_features(model: Any) -> bool:
     return hasattr(model, "get_image_features") or model.config.model_type in _POOLED
 
 
-@cache
+# A process that runs for months meets one encoder after the other, and needs the newest: two while the catalog moves.
+@lru_cache(maxsize=3)
 def _load_once(source: str, device: torch.device, trusted_code: tuple[str, ...]) -> Encoder:
     return Encoder.load(source, device, trusted_code)
 
 
 def shared_encoder(source: str, runtime: Runtime = DEFAULT_RUNTIME) -> Encoder:
-    """The process's one copy of an encoder on its device, shared by all threads."""
+    """The process's one copy of an encoder on its device, shared by all threads; of the encoders that it used last."""
     with _load_lock:
         return _load_once(source, claim_device(runtime.device), runtime.trusted_code)
