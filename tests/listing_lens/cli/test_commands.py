@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,6 +73,15 @@ def test_the_installed_program_runs_from_any_folder(tmp_path: Path) -> None:
     ran = subprocess.run([LENS, "settings"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert str(tmp_path / "relative") in ran.stdout
     assert "a-secret" not in ran.stdout + ran.stderr
+
+
+def test_a_key_is_shown_once_with_the_setting_that_makes_it_known(lens: Lens) -> None:
+    first, second = lens("key", "shop"), lens("key", "shop")
+    key = re.findall(r"^key: +(\S+)$", first.stdout, re.MULTILINE)[0]
+    [setting] = re.findall(r"^setting: LENS_SEARCH_KEYS=(.*)$", first.stdout, re.MULTILINE)
+    assert json.loads(setting) == {"shop": sha256(key.encode()).hexdigest()}
+    assert len(key) >= 40
+    assert key not in second.stdout
 
 
 class TestSettings:
