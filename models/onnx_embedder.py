@@ -159,7 +159,7 @@ def _finish(file: Path, space: str, shape: tuple[int, ...]) -> None:
     model = compose.add_prefix(model, "embedder/")
     [pixels], [vectors] = model.graph.input, model.graph.output
     nodes = [
-        helper.make_node("Reshape", [PIXELS, "shape"], [pixels.name]),
+        helper.make_node("Reshape", [PIXELS, "shape"], [pixels.name], name="prepared images of one size"),
         *model.graph.node,
         helper.make_node("Identity", [vectors.name], [EMBEDDING]),
         helper.make_node("Shape", [PIXELS], ["n"], start=0, end=1),

@@ -24,7 +24,7 @@ _HEADER_LENGTH = "Inference-Header-Content-Length"
 # How long the server has to say what it has, and to load a model.
 _ASKING_S = 5.0
 _LOADING_S = 600.0
-_TYPES = {"UINT8": np.dtype("u1"), "FP32": np.dtype("<f4")}
+_TYPES: dict[str, np.dtype[Any]] = {"UINT8": np.dtype("u1"), "FP32": np.dtype("<f4")}
 _NAMES = {dtype: name for name, dtype in _TYPES.items()}
 _AWAY = (
     HTTPStatus.TOO_MANY_REQUESTS,
