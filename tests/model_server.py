@@ -21,6 +21,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -42,13 +43,15 @@ Answer = tuple[int, dict[str, str], bytes]
 
 
 class ModelServer(Protocol):
-    """A server that has started, with nothing loaded."""
+    """A server. When it starts, nothing is loaded."""
 
     url: str
 
     def take(self, repository: Path) -> None:
         """Have another model repository in place of its own; what is loaded stays loaded."""
         ...
+
+    def start(self) -> None: ...
 
     def stop(self) -> None: ...
 
@@ -65,11 +68,20 @@ class SmallServer:
         self.folder = folder
         self.fault: Callable[[str], Answer | None] | None = None
         self.asked: list[str] = []
+        self._connections: set[socket.socket] = set()
         self._loaded: dict[str, tuple[dict[str, Any], dict[int, onnxruntime.InferenceSession]]] = {}
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                super().setup()
+                owner._connections.add(self.connection)
+
+            def finish(self) -> None:
+                owner._connections.discard(self.connection)
+                super().finish()
 
             def do_GET(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -85,9 +97,15 @@ class SmallServer:
             def log_message(self, *_arguments: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._handler, self._port = Handler, 0
+        self.start()
+        self.url = f"http://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        self._loaded.clear()
+        self._server = ThreadingHTTPServer(("127.0.0.1", self._port), self._handler)
         self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def take(self, repository: Path) -> None:
@@ -97,6 +115,9 @@ class SmallServer:
     def stop(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+        for connection in list(self._connections):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def answer(self, path: str, header_length: str | None, body: bytes) -> Answer:
         self.asked.append(path)
@@ -219,22 +240,28 @@ class RealTriton:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
-        command = [
+        self._command = [
             str(package / "bin/tritonserver"),
             f"--model-repository={self.repository}",
             f"--backend-directory={backends}",
             "--model-control-mode=explicit",
+            # Open connections would keep it.
+            "--exit-timeout-secs=1",
             "--http-address=127.0.0.1",
             f"--http-port={port}",
             "--allow-grpc=false",
             "--allow-metrics=false",
         ]
         path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
-        environ = os.environ | {"LD_LIBRARY_PATH": str(libraries), "PATH": path}
-        self._log = (folder / "log").open("wb")
-        self._process = subprocess.Popen(command, env=environ, stdout=self._log, stderr=subprocess.STDOUT)
+        self._environ = os.environ | {"LD_LIBRARY_PATH": str(libraries), "PATH": path}
+        self._log = folder / "log"
+        self.start()
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(self._command, env=self._environ, stdout=log, stderr=subprocess.STDOUT)
         while not self._is_ready():
-            assert self._process.poll() is None, (folder / "log").read_text()
+            assert self._process.poll() is None, self._log.read_text()
             time.sleep(0.1)
 
     def take(self, repository: Path) -> None:
@@ -249,7 +276,6 @@ class RealTriton:
     def stop(self) -> None:
         self._process.terminate()
         self._process.wait()
-        self._log.close()
 
     def _is_ready(self) -> bool:
         try:

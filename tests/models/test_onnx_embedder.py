@@ -5,7 +5,6 @@ The models are small and untrained, but of the real architectures. ONNX Runtime 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from small_siglip import save_siglip
+from tiny_network import Sums, encoder_of
 from torch import nn
 
 from models.embedder import EMBEDDING, PIXELS, SPACE
 from models.encoders.encoder import Encoder
-from models.encoders.network import Network
 from models.encoders.runtime import Precision
 from models.errors import LensError
 from models.moments import Moments
@@ -106,13 +105,6 @@ def test_half_the_precision_takes_half_the_space(untrained_siglip: Path, tmp_pat
 # ---- what cannot be exported, or only just ---------------------------------------------------------------------------
 
 
-class Sums(nn.Module):
-    """The sums of the rows of an image's first channel."""
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return pixels[:, 0].sum(dim=2)
-
-
 class Changing(nn.Module):
     """Computes one thing while it is exported, and another when it is run."""
 
@@ -129,15 +121,6 @@ class Counting(nn.Module):
         for _ in range(int(sums[0, 0].item()) % 5):
             sums = sums + 1
         return sums
-
-
-def encoder_of(tower: nn.Module, prepare: Callable[[Image.Image], NDArray[np.generic]] | None = None) -> Encoder:
-    def small(image: Image.Image) -> NDArray[np.uint8]:
-        return np.asarray(image.resize((4, 4))).transpose(2, 0, 1)
-
-    scale = np.full((3, 1, 1), 0.01, np.float32)
-    network = Network.of(tower, torch.device("cpu"), scale, np.zeros_like(scale))
-    return Encoder("a test's", "tests-01234567", 4, 4, prepare or small, network)
 
 
 def projection_of(components: NDArray[np.float32], bias: NDArray[np.float32]) -> Projection:
