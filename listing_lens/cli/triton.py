@@ -32,14 +32,16 @@ def triton() -> None:
 
 @app.command()
 def export(
+    to: Annotated[Path, typer.Option(help="The model repository: a folder, which is made if it is not there.")],
     version: Annotated[str, typer.Argument(help="A version or an alias of listing-embedder in MLflow.")] = CHAMPION,
-    to: Annotated[Path, typer.Option(help="The model repository, a folder.")] = Path("docker/triton/models"),
     precision: Annotated[
         Precision, typer.Option(help="Of the weights: float16 halves them, and is faster on GPUs.")
     ] = Precision.FLOAT32,
     kind: Annotated[Kind, typer.Option(help="Where Triton computes; auto is on its GPUs if it has any.")] = Kind.AUTO,
     instances: Annotated[int, typer.Option(min=1, help="Copies of the model per GPU, or on the processor.")] = 1,
-    together: Annotated[int, typer.Option(min=1, help="Images that Triton computes together.")] = 64,
+    together: Annotated[
+        int, typer.Option(min=1, help="Images that Triton computes together: LENS_SEARCH_TOGETHER or more.")
+    ] = 64,
 ) -> None:
     """Write a version of listing-embedder as an ONNX model, by the same number, and Triton's config for all versions there."""
     from listing_lens.registry import connect_registry
