@@ -35,7 +35,7 @@ def export(
     to: Annotated[Path, typer.Option(help="The model repository: a folder, which is made if it is not there.")],
     version: Annotated[str, typer.Argument(help="A version or an alias of listing-embedder in MLflow.")] = CHAMPION,
     precision: Annotated[
-        Precision, typer.Option(help="Of the weights: float16 halves them, and is faster on GPUs.")
+        Precision, typer.Option(help="Of the weights: float16 takes half the memory.")
     ] = Precision.FLOAT32,
     kind: Annotated[Kind, typer.Option(help="Where Triton computes; auto is on its GPUs if it has any.")] = Kind.AUTO,
     instances: Annotated[int, typer.Option(min=1, help="Copies of the model per GPU, or on the processor.")] = 1,
