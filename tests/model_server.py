@@ -5,9 +5,9 @@ Runtime. The Triton that a Python package carries (nvidia-pytriton) has no backe
 are a few lines that call ONNX Runtime; all else is real: the config, versions, batching, queues, the protocol. It runs on
 Debian's Python 3.11 and no other:
 
-    uv venv --python /usr/bin/python3.11 /tmp/pytriton
-    uv pip install --python /tmp/pytriton/bin/python nvidia-pytriton==0.7.0 onnxruntime
-    TRITON_PYTHON=/tmp/pytriton/bin/python pytest tests/listing_lens/serving/test_triton.py
+    uv venv --python /usr/bin/python3.11 .pytriton
+    uv pip install --python .pytriton/bin/python nvidia-pytriton==0.7.0 onnxruntime
+    TRITON_PYTHON=.pytriton/bin/python pytest tests/listing_lens/serving/test_triton.py
 """
 
 from __future__ import annotations

@@ -28,6 +28,8 @@ from models.encoders.runtime import Precision
 CONFIG = "config.pbtxt"
 GRAPH = "model.onnx"
 _CARD = "card.json"
+# How long a request that does not say so waits in Triton's queue.
+_LONGEST_WAIT_S = 60
 # A version's card is a parameter of the config: this and the version's number.
 _CARD_PARAMETER = "card."
 
@@ -159,10 +161,12 @@ output {{ name: "{SPACE}" data_type: TYPE_STRING dims: [ 1 ] }}
 # While an alias moves, the old space is searched until the new one is loaded.
 version_policy {{ all {{ }} }}
 instance_group {{ count: {instances.count} kind: KIND_{instances.kind.upper()} }}
-# Requests that wait for an instance are computed together; what nobody waits for any more is not begun.
+# Requests that wait for an instance are computed together; what nobody waits for any more is not begun. A request may say that
+# it waits for less than the default, not for more.
 dynamic_batching {{
   default_queue_policy {{
     timeout_action: REJECT
+    default_timeout_microseconds: {_LONGEST_WAIT_S * 1_000_000}
     allow_timeout_override: true
     max_queue_size: {instances.most_waiting}
   }}

@@ -64,7 +64,11 @@ class TestTheConfig:
         assert config.version_policy.HasField("all")
         [group] = config.instance_group
         assert (group.count, group.kind) == (2, model_config_pb2.ModelInstanceGroup.KIND_GPU)
-        assert config.dynamic_batching.default_queue_policy.max_queue_size == 99
+        policy = config.dynamic_batching.default_queue_policy
+        assert policy.max_queue_size == 99
+        # Triton lets a request wait for less than the default, and 0 stands for no limit at all.
+        assert policy.allow_timeout_override
+        assert policy.default_timeout_microseconds == 60_000_000
 
     def test_takes_any_size_only_where_the_versions_differ(self) -> None:
         config = parsed(config_of([version(3), version(7, side=96)], Instances()))
