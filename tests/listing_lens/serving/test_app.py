@@ -333,6 +333,9 @@ class _Slow:
             raise LensError("its weights are gone")
         return await self._real.load(card)
 
+    async def close(self) -> None:
+        await self._real.close()
+
 
 class TestFollowing:
     def test_a_swap_brings_the_index_and_its_embedder_at_once(self, small: Small) -> None:
