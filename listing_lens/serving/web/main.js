@@ -32,7 +32,15 @@ async function go(to, own) {
   history.replaceState({ ...history.state, y: scrollY }, "");
   history.pushState({ entry: newKey(), own }, "", to);
   scrollTo(0, 0);
-  if (await open()) place.item && !$("item").hidden ? item.focus() : $("results").focus({ preventScroll: true });
+  if (await open()) arrive();
+}
+
+function arrive() {
+  if (shown.answer?.item) return item.focus();
+  const heading = $("results");
+  heading.focus({ preventScroll: true });
+  // On a phone, the photo and its crop are above what was found with it.
+  if (kindOf(place) === "found" && heading.getBoundingClientRect().top > innerHeight / 2) heading.scrollIntoView();
 }
 
 // Goes to the same photo, with another part or other filters.
@@ -183,7 +191,7 @@ for (const name of ["dragenter", "dragover", "dragleave", "drop"])
 $("crop-search").addEventListener("click", () => change({ crop: crop.part() }));
 $("crop-reset").addEventListener("click", () => change({ crop: null }));
 filters.onChoice((chosen) => change({ filters: chosen }));
-refusals.onAgain(() => open().then((isShown) => isShown && $("results").focus()));
+refusals.onAgain(() => open().then((isShown) => isShown && arrive()));
 $("share").addEventListener("click", share);
 for (const button of document.querySelectorAll("[data-language]"))
   button.addEventListener("click", () => {
