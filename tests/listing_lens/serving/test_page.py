@@ -63,7 +63,7 @@ def browser() -> Iterator[Browser]:
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
         pytest.skip("no Chromium or Chrome on this machine's PATH to look at the page with")
-    expect.set_options(timeout=25_000)
+    expect.set_options(timeout=600_000)
     with sync_playwright() as playwright, playwright.chromium.launch(executable_path=path) as browser:
         yield browser
 
@@ -80,7 +80,7 @@ def visit(browser: Browser, url: str) -> Iterator[Visit]:
 
     def opened(path: str = "/", *, at: str = url, refused: tuple[int | str, ...] = (), **options: Any) -> Page:
         context = browser.new_context(base_url=at, **{"locale": "en-US", **options})
-        context.set_default_timeout(25_000)
+        context.set_default_timeout(600_000)
         contexts.append(context)
         page = context.new_page()
         # The browser itself writes of each refused request to the console.
@@ -181,6 +181,9 @@ class TestPhotos:
         expect(page.get_by_text("Take a photo")).to_be_visible()
         page.get_by_label("Take a photo").set_input_files(shop.photo("m011"))
         found(page)
+        # Though the photo itself is above it.
+        expect(page.get_by_role("heading", name="Most like your photo")).to_be_in_viewport()
+        expect(first(page)).to_be_in_viewport()
         assert shown(page)[0] == "m011"
 
     def test_a_photo_that_is_pasted(self, visit: Visit, shop: Small) -> None:
