@@ -90,7 +90,9 @@ class SearchLog:
             return None
         log = self.log.log
         try:
-            return await asyncio.to_thread(log.lake.read_bytes, f"{log.folder}/{photo_name(search_id)}")
+            path = f"{log.folder}/{photo_name(search_id)}"
+            # A page may be opened again before the log is written.
+            return self.log.waiting(path) or await asyncio.to_thread(log.lake.read_bytes, path)
         except (FileNotFoundError, ValueError, OverflowError):
             # The latter for an id whose time no calendar has.
             return None

@@ -207,6 +207,12 @@ class TestItems:
     def test_the_newest_are_listed(self, client: TestClient) -> None:
         assert len(found(client.get("/items", params={"k": 5}))) == 5
 
+    def test_the_newest_may_be_filtered(self, client: TestClient) -> None:
+        assert len(found(client.get("/items", params={"k": 5, "category": ["A", "B"], "price_max": 1200}))) == 5
+        assert found(client.get("/items", params={"category": "B"})) == []
+        assert found(client.get("/items", params={"price_min": 1201})) == []
+        problem(client.get("/items", params={"status": "sold"}), 422, "status")
+
     def test_a_listings_photo_is_small_and_tells_nothing(self, client: TestClient) -> None:
         answer = client.get("/items/m011/photo")
         assert answer.headers["content-type"] == "image/jpeg"
