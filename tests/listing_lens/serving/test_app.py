@@ -166,7 +166,7 @@ class TestSearch:
             assert "exceed the limit" in problem(client.post("/search", files={"photo": ("a", data)}), 413, "photo")
             # Nobody has to believe what a caller says of its length.
             endless = (bytes(1000) for _ in range(10_000))
-            assert "more than" in problem(client.post("/search", content=endless), 413, "photo")
+            assert client.post("/search", content=endless).status_code == 413
         with serving(small, image_max_pixels=100) as client:
             assert "exceed the limit of 100" in problem(client.post("/search", content=data), 413, "photo")
 
