@@ -24,7 +24,8 @@ router = APIRouter(tags=["listings"])
 
 ItemId = Annotated[str, Path(min_length=1, max_length=MAX_ID_BYTES, description="The item's id.")]
 ACaller = Annotated[Caller, counted("listings")]
-_REFUSALS = (400, 401, 403, 413, 422, 429, 503)
+# 404 for an id that no path can hold, such as one with a line feed.
+_REFUSALS = (400, 401, 403, 404, 413, 422, 429, 503)
 
 
 @router.post(
