@@ -94,13 +94,20 @@ class Config:
 
 def run(events: beam.PCollection[bytes], config: Config) -> None:
     """Events, as JSON → the log, and every index that is fed."""
-    (
-        events
-        | "Keep in log" >> beam.ParDo(KeepInLog(config))
+    kept = events | "Keep in log" >> beam.ParDo(KeepInLog(config))
+    _batches(kept, config.source) | "Embed and write" >> beam.ParDo(IndexListings(config))
+
+
+def _batches(listings: beam.PCollection[Listing], source: Subscription | Folder) -> beam.PCollection[Sequence[Listing]]:
+    if isinstance(source, Folder) and source.once:
+        # All there is comes at once; and the local runner does not wait for timers once its source has ended.
+        return listings | "Batch" >> beam.BatchElements(min_batch_size=_TOGETHER, max_batch_size=_TOGETHER)
+    return (
+        listings
         # What follows has its own tries: those of a cluster that is away do not fill the log.
         | "Spread" >> beam.WithKeys(0)
         | "Batch" >> beam.GroupIntoBatches.WithShardedKey(_TOGETHER, _WAIT_S)
-        | "Embed and write" >> beam.ParDo(IndexListings(config))
+        | "Without key" >> beam.Values()
     )
 
 
@@ -143,7 +150,7 @@ class KeepInLog(beam.DoFn):
 
 
 class IndexListings(beam.DoFn):
-    """(A shard, `Listing`s that are in the log) → every index that is fed."""
+    """`Listing`s that are in the log → every index that is fed."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -153,8 +160,8 @@ class IndexListings(beam.DoFn):
         self._indexer = self._config.indexing.connect()
         self._set_aside = self._config.indexing.set_aside()
 
-    def process(self, batch: tuple[object, Iterable[Listing]]) -> None:
-        listings = list(batch[1])
+    def process(self, listings: Iterable[Listing]) -> None:
+        listings = list(listings)
         result = self._indexer.index(listings)
         self._set_aside.listings(result.unusable, datetime.now(UTC))
         self._indexed.inc(len(listings))
