@@ -10,7 +10,7 @@ import json
 import re
 import socket
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ import pytest
 from apache_beam.internal.gcp import auth
 from apache_beam.portability.api import beam_runner_api_pb2
 from google.auth.credentials import AnonymousCredentials
-from tiny import FIRST, SECOND, Indexed, land_sessions
+from tiny import FIRST, SECOND, Indexed, land_sessions, listing
 
 from beam_jobs import (
     assess_projection,
@@ -28,11 +28,15 @@ from beam_jobs import (
     embed_listings,
     evaluate_sessions,
     fit_projection,
+    index_listings,
     load_index,
     redrive_dead_letters,
+    replay_listings,
     sample_pairs,
     verify_index,
 )
+from listing_lens.indexing.events import entry_of
+from listing_lens.indexing.listing_log import ListingLog
 from listing_lens.lake.records import Session
 
 if TYPE_CHECKING:
@@ -90,6 +94,8 @@ def _jobs(indexed: Indexed) -> dict[str, tuple[Callable[[list[str]], None], list
         indexed.lake, FIRST, [Session("s", FIRST.start + timedelta(hours=1), "m005.jpg", shown, (True, False))]
     )
     index = ["--index", indexed.index.name]
+    now = datetime.now(UTC)
+    ListingLog.of(indexed.lake).log.append([entry_of(listing("told"), now)], now, "test")
     # One that nothing was loaded into.
     new = indexed.search_index.create(indexed.index.card, "new")
     return {
@@ -98,9 +104,11 @@ def _jobs(indexed: Indexed) -> dict[str, tuple[Callable[[list[str]], None], list
         "embed_listings": (embed_listings.main, both),
         "evaluate_sessions": (evaluate_sessions.main, [*first, "--card", indexed.index.card.model_dump_json()]),
         "fit_projection": (fit_projection.main, ["--name", "again"]),
+        "index_listings": (index_listings.main, ["--subscription", "projects/p/subscriptions/listings"]),
         "load_index": (load_index.main, ["--index", new.name]),
         # The marketplace's broken photo is a letter.
         "redrive_dead_letters": (redrive_dead_letters.main, ["--all"]),
+        "replay_listings": (replay_listings.main, index),
         "sample_pairs": (sample_pairs.main, ["--name", "p", *first]),
         "verify_index": (verify_index.main, index),
     }
