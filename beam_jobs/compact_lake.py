@@ -4,7 +4,8 @@ Each merge adds a file and marks the rows it replaced as deleted. This job rewri
 that a window embedded in the meantime waits for at most one of them; rows that only move do not count as changed. First,
 items sold or deleted more than LENS_LAKE_REMOVED_DAYS ago are deleted from the tables, so that the lake grows with the
 catalog, not with its history. Table versions older than LENS_LAKE_RETENTION_DAYS are dropped, and files staged by runs that
-died are removed after two days.
+died are removed after two days. The search service's log is forgotten after LENS_SEARCH_LOG_DAYS, with its photos and the
+sessions that refer to them.
 
     python -m beam_jobs.compact_lake
     python -m beam_jobs.compact_lake --encoder models:/listing-encoder@champion
@@ -15,7 +16,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import apache_beam as beam
 
@@ -23,6 +24,7 @@ from beam_jobs.launcher import launch, parser, pipeline_options
 from listing_lens import progress
 from listing_lens.embedding.sources import resolve_encoder
 from listing_lens.lake.embeddings import Embeddings, every_encoder, removed_before
+from listing_lens.lake.searches import forget_searches, kept_since
 from listing_lens.lake.tables import Compacted, Table
 from listing_lens.lake.windows import Lake, is_abandoned
 from listing_lens.settings import load_settings
@@ -33,11 +35,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Config:
-    """One compaction: which encoders' tables, how long versions are kept, and the cutoff for deleting sold items."""
+    """One compaction: which encoders' tables, how long versions are kept, and the cutoffs for sold items and for searches."""
 
+    lake: Lake
     embeddings: tuple[Embeddings, ...]
     keep: timedelta
     removed_before: datetime
+    searches_since: date
 
     @property
     def tables(self) -> tuple[Table, ...]:
@@ -82,16 +86,18 @@ def configure(encoder_source: str | None = None) -> Config:
     Raises:
         LensError: the encoder is unknown, or the lake cannot be reached.
     """
-    settings = load_settings()
+    settings, now = load_settings(), datetime.now(UTC)
     lake = Lake(settings.lake)
     lake.check()
     every = every_encoder(lake)
     if encoder_source:
         every = [Embeddings(lake, identify(resolve_encoder(encoder_source, settings)))]
     return Config(
+        lake,
         tuple(every),
         keep=timedelta(days=settings.lake_retention_days),
-        removed_before=datetime.now(UTC) - timedelta(days=settings.lake_removed_days),
+        removed_before=now - timedelta(days=settings.lake_removed_days),
+        searches_since=kept_since(settings.search_log_days, now),
     )
 
 
@@ -101,6 +107,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.add_argument("--encoder", metavar="SOURCE", help="only embeddings of this encoder (default: of all)")
     known, beam_arguments = arguments.parse_known_args(argv)
     config = configure(known.encoder)
+    forgotten_searches = forget_searches(config.lake, config.searches_since)
+    logger.info("searches before %s: %s", config.searches_since, forgotten_searches)
     for embeddings in config.embeddings:
         forgotten = forget_removed(embeddings, config.removed_before)
         logger.info("%s: %d items that were sold or deleted long ago are forgotten", embeddings.encoder_id, forgotten)

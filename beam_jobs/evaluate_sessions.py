@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -39,10 +40,11 @@ from listing_lens.images.source import ImageSource
 from listing_lens.lake.embeddings import Embeddings, with_embedding
 from listing_lens.lake.fits import load_projection
 from listing_lens.lake.records import Session
+from listing_lens.lake.searches import kept_since
 from listing_lens.lake.tables import places_between, version_at
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import ROWS, SESSIONS, Lake, Manifest, evaluations
-from listing_lens.settings import load_settings
+from listing_lens.settings import Settings, load_settings
 from models.embedder import EmbedderCard
 from models.encoders.runtime import Runtime
 from models.metrics import METRICS, relevance_by_rank, session_metrics
@@ -254,14 +256,15 @@ def configure(window: Window, card: EmbedderCard, *, afresh: bool = False) -> Co
         afresh: use the current embeddings even if the window was evaluated before.
 
     Raises:
-        LensError: sessions of the window have not landed, the embedder is incomplete, or the lake cannot be reached.
+        LensError: sessions of the window have not landed, or are forgotten; the embedder is incomplete; or the lake cannot
+            be reached.
     """
     settings = load_settings()
     lake = Lake(settings.lake)
     lake.check()
     runtime = encoder_runtime(settings)
     Embedder.load(card, lake, replace(runtime, device="cpu"))
-    landed = Landed.find(lake, SESSIONS, lake.covering(SESSIONS, window))
+    landed = Landed.find(lake, SESSIONS, _covering(lake, window, settings))
     return Config(
         lake=lake,
         window=window,
@@ -273,6 +276,18 @@ def configure(window: Window, card: EmbedderCard, *, afresh: bool = False) -> Co
         landed=landed,
         expected=sum(part.manifest.counts["rows"] for part in landed),
     )
+
+
+def _covering(lake: Lake, window: Window, settings: Settings) -> list[Window]:
+    try:
+        return lake.covering(SESSIONS, window)
+    except LensError as err:
+        days = settings.search_log_days
+        if window.start.date() >= kept_since(days, datetime.now(UTC)):
+            raise
+        raise LensError(
+            f"{err}; those from the search service's log are kept for LENS_SEARCH_LOG_DAYS={days} days"
+        ) from err
 
 
 def _versions(lake: Lake, window: Window, card: EmbedderCard, *, afresh: bool) -> tuple[int, int]:

@@ -6,6 +6,7 @@ The sample is determined by a hash of the items: a rerun gives the same sample, 
 one. Only sampled photos are fetched. Everything that is not in the sample is counted by the rule that excluded it.
 
 The sample includes search sessions of the window, with the photos of the shown items, to validate and compare encoders on.
+Sessions from the search service's log are left out: their photos are to be forgotten, and the sample would keep copies.
 
 The shards are Parquet, like all datasets in the lake: readers stream one row group at a time, prune columns, seek to where a
 resumed training run stopped, and need only pyarrow. WebDataset's tar files hold the same bytes but no schema, no counts
@@ -52,6 +53,7 @@ from listing_lens.errors import LensError
 from listing_lens.images.source import ImageSource
 from listing_lens.lake.pairs import TRAIN, VALIDATION, fingerprint, pairs
 from listing_lens.lake.records import DEAD_LETTER_SCHEMA, DeadLetter, by_version
+from listing_lens.lake.searches import is_from_log
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import DEAD_LETTERS, LISTINGS, SESSIONS, Lake, Manifest
 from listing_lens.settings import load_settings
@@ -164,7 +166,7 @@ def configure(name: str, window: Window, rules: Rules) -> Config:
 
     Raises:
         LensError: the name is invalid or taken by a sample of another window; the window's listings, or its sessions if any
-            are requested, have not landed; or the lake cannot be reached.
+            are requested, have not landed or are all from the search service's log; or the lake cannot be reached.
     """
     settings = load_settings()
     lake = Lake(settings.lake)
@@ -173,7 +175,7 @@ def configure(name: str, window: Window, rules: Rules) -> Config:
     if others:
         raise LensError(f"{pairs(name)} is a sample of {others[0]} already: choose another --name for {window}")
     landed = Landed.find(lake, LISTINGS, lake.covering(LISTINGS, window))
-    landed_sessions = Landed.find(lake, SESSIONS, _covering_sessions(lake, window) if rules.sessions else [])
+    landed_sessions = _sessions_to_keep(lake, window) if rules.sessions else ()
     earlier = [part for part in lake.windows(LISTINGS) if part.start < window.end] if rules.sessions else []
     catalog = Landed.find(lake, LISTINGS, earlier)
     return Config(
@@ -189,11 +191,18 @@ def configure(name: str, window: Window, rules: Rules) -> Config:
     )
 
 
-def _covering_sessions(lake: Lake, window: Window) -> list[Window]:
+def _sessions_to_keep(lake: Lake, window: Window) -> tuple[Landed, ...]:
     try:
-        return lake.covering(SESSIONS, window)
+        landed = Landed.find(lake, SESSIONS, lake.covering(SESSIONS, window))
     except LensError as err:
         raise LensError(f"{err}; or give --sessions 0 to validate on pairs alone") from err
+    kept = tuple(part for part in landed if not is_from_log(part.manifest))
+    if not kept:
+        raise LensError(
+            f"sessions of {window} are from the search service's log, whose photos are kept for LENS_SEARCH_LOG_DAYS alone, "
+            "while a sample stays: give --sessions 0 to validate on pairs alone"
+        )
+    return kept
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -10,8 +10,9 @@ run at full speed, and removes what nobody reads any more.
 files, and those with many replaced rows, become files of a million rows, each in its own commit. Rows that move do not count
 as changed: no index loads them again. Before that, items that were sold or deleted more than `LENS_LAKE_REMOVED_DAYS` ago are
 deleted from the tables; afterwards versions of a table older than `LENS_LAKE_RETENTION_DAYS` are forgotten, with the
-files that only they had, and so is whatever embedding runs had staged before they died, two days after they began. Finally
-the job checks that no key is in a table twice.
+files that only they had, and so is whatever embedding runs had staged before they died, two days after they began. Searches
+that the service logged are forgotten first, as by `forget_searches`, which does only that, daily. Finally the job checks that
+no key is in a table twice.
 
 **When it fails.** Every commit that was made stays, and every row can be read. Clear the task to continue with what is left.
 *The lock was held by another process*: a job that commits to the table hangs; end it. *A table holds an item twice*: something

@@ -25,7 +25,9 @@ projection, whose promotion `follow_champion` answers with a rebuild:
 The rebuild itself embeds windows that land meanwhile. With `LENS_ENCODER=models:/listing-encoder@champion` new listings
 are embedded by the champion once it is promoted, and by the previous encoder for as long as it has an index.
 
-**When it fails.** *Listings have not landed*: give a `start` and an `end` that the lake covers. *A training ended early*
+**When it fails.** *Listings have not landed*: give a `start` and an `end` that the lake covers. *Sessions are from the search
+service's log*: a sample would keep buyers' photos for longer than `LENS_SEARCH_LOG_DAYS`, so it takes none of them; land sessions
+whose photos you may keep, from your own feed. *A training ended early*
 (out of memory, a loss that is not a number): its last good checkpoint is kept; the message says what to change in
 `recipe`. Clear a failed or killed `train`, and it continues from its last checkpoint, which belongs to this parent,
 these pairs and this recipe. *`compare` cannot load an encoder*: set `LENS_COMPARISON_ENCODERS` to those that can be reached.

@@ -91,6 +91,8 @@ class Settings(BaseSettings):
     search_budget_s: float = Field(gt=0)
     search_waiting: int = Field(ge=0)
     search_together: int = Field(gt=0)
+    search_generator: str
+    search_generator_at_once: int = Field(gt=0)
     search_in_flight: int = Field(gt=0)
     search_rates: dict[str, str]
     search_keys: dict[str, str]
@@ -142,7 +144,7 @@ class Settings(BaseSettings):
         sources = (source if "://" in source else str(Path(source).absolute()) for source in self.image_sources)
         object.__setattr__(self, "image_sources", tuple(sources))
 
-    @field_validator("elasticsearch_url", "mlflow_url", "airflow_url", "search_url")
+    @field_validator("elasticsearch_url", "mlflow_url", "airflow_url", "search_url", "search_generator")
     @classmethod
     def _is_address(cls, url: str) -> str:
         if url and not url.startswith(("http://", "https://")):
@@ -240,7 +242,7 @@ def load_settings(**overrides: Any) -> Settings:
         first = err.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         # What may hold a password is not repeated.
-        given = "" if name.endswith(("_url", "_key")) else f" (given: {first['input']!r})"
+        given = "" if name.endswith(("_url", "_key", "_generator")) else f" (given: {first['input']!r})"
         raise LensError(f"setting LENS_{name.upper()}: {first['msg']}{given}") from None
 
 

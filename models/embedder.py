@@ -11,6 +11,10 @@ ENCODER_MODEL = "listing-encoder"
 CHAMPION = "champion"
 CANDIDATE = "candidate"
 
+# The tensors of an embedder that a server for models computes: prepared images (n, 3, h, w) uint8 in; out come unit vectors
+# (n, dims) float32 and, with each of them, the name of its space (n, 1).
+PIXELS, EMBEDDING, SPACE = "pixels", "embedding", "space"
+
 
 class EmbedderCard(BaseModel):
     """Names an embedder so that it can be found and checked: what the registry, an index and a report carry.

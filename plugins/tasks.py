@@ -106,6 +106,35 @@ def land_listings() -> bool:
     return True
 
 
+@task.sensor(mode="reschedule", poke_interval=300)
+def wait_for_log() -> bool:
+    """Wait until what buyers did with the window's last results is in the log of searches too.
+
+    Skips the landing of sessions if they came from elsewhere, or nothing was logged.
+    """
+    from listing_lens.lake.searches import GRACE, why_not_to_land
+    from listing_lens.lake.windows import Lake
+
+    window = _window_of(get_current_context())
+    if why := why_not_to_land(Lake(load_settings().lake), window):
+        raise AirflowSkipException(why)
+    return datetime.now(UTC) >= window.end + GRACE
+
+
+@task
+def forget_searches() -> dict[str, int]:
+    """Forget searches that are older than LENS_SEARCH_LOG_DAYS. Returns how many days of the log, and windows of sessions."""
+    from dataclasses import asdict
+
+    from listing_lens.lake import searches
+    from listing_lens.lake.windows import Lake
+
+    settings = load_settings()
+    lake = Lake(settings.lake)
+    lake.check()
+    return asdict(searches.forget_searches(lake, searches.kept_since(settings.search_log_days, datetime.now(UTC))))
+
+
 @task
 def find_encoder(encoder: str | None) -> dict[str, str]:
     """Wait for the run's window, and find the encoder that must embed it: the one asked for, or the live index's.

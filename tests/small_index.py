@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from uuid import uuid4
 
 from tiny import FIRST, image_root, land, listing, photo, take_photo
@@ -38,8 +39,17 @@ class Small:
 
 
 @contextmanager
-def small_index(folder: Path, elasticsearch_url: str, encoder_folder: Path) -> Iterator[Small]:
-    """Make them, in a home and a lake below a folder, and delete them at the end."""
+def small_index(
+    folder: Path,
+    elasticsearch_url: str,
+    encoder_folder: Path,
+    changes: Mapping[str, Mapping[str, object]] = MappingProxyType({}),
+) -> Iterator[Small]:
+    """Make them, in a home and a lake below a folder, and delete them at the end.
+
+    Args:
+        changes: fields of listings, by item, that are not as `tiny.listing` makes them.
+    """
     settings = load_settings(
         home=folder / "home",
         lake=str(folder / "lake"),
@@ -50,7 +60,9 @@ def small_index(folder: Path, elasticsearch_url: str, encoder_folder: Path) -> I
     lake = Lake(settings.lake)
     for seed, item_id in enumerate(IDS):
         take_photo(lake, f"{item_id}.jpg", seed)
-    listings = [listing(item_id, image_uri=f"{image_root(lake)}/{item_id}.jpg") for item_id in IDS]
+    listings = [
+        listing(item_id, image_uri=f"{image_root(lake)}/{item_id}.jpg", **changes.get(item_id, {})) for item_id in IDS
+    ]
     land(lake, FIRST, listings)
     encoder = shared_encoder(str(encoder_folder))
     rows = encoder.embed([decode_image(photo(seed), _LIMITS) for seed in range(len(IDS))])

@@ -16,6 +16,7 @@ from PIL import Image
 from listing_lens.lake.embeddings import NEWER, Embedded, Embeddings, Item, item_batch
 from listing_lens.lake.ledger import Ledger
 from listing_lens.lake.records import LISTING_SCHEMA, SESSION_SCHEMA, Listing, Session, Status, to_table
+from listing_lens.lake.searches import photo_name, search_log
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import LISTINGS, ROWS, SESSIONS, Lake, Manifest
 from listing_lens.search.index import Index, SearchIndex
@@ -84,10 +85,21 @@ def land_unchecked(lake: Lake, window: Window, rows: Sequence[Listing | Mapping[
     )
 
 
-def land_sessions(lake: Lake, window: Window, sessions: Sequence[Session]) -> None:
+def land_sessions(lake: Lake, window: Window, sessions: Sequence[Session], **parameters: str) -> None:
     """Write a window of sessions."""
     table = to_table(sessions, SESSION_SCHEMA)
-    lake.write_table(SESSIONS, window, table, NOW, image_root=image_root(lake))
+    lake.write_table(SESSIONS, window, table, NOW, image_root=image_root(lake), parameters=parameters)
+
+
+def log_search(lake: Lake, at: datetime, query: bytes, shown: Sequence[str], tapped: Sequence[str]) -> str:
+    """Log a search by photo and what was tapped, as the search service does. Returns its id."""
+    log, search_id = search_log(lake), f"{int(1000 * at.timestamp()):012x}{'5' * 20}"
+    path = f"{log.folder}/{photo_name(search_id)}"
+    entry = {"search_id": search_id, "at": at.isoformat()}
+    search = {**entry, "kind": "search", "surface": "photo", "shown": list(shown), "photo": path}
+    lake.write_bytes(path, query)
+    log.append([search, *({**entry, "kind": "tap", "item_id": item} for item in tapped)], at, "host.1")
+    return search_id
 
 
 def take_photo(lake: Lake, name: str, seed: int) -> None:

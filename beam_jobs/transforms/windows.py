@@ -11,6 +11,7 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.pvalue import AsDict, AsList, TaggedOutput
 from apache_beam.transforms.window import GlobalWindow
+from apache_beam.typehints.decorators import no_annotations
 from apache_beam.utils.windowed_value import WindowedValue
 
 from listing_lens.errors import LensError
@@ -26,12 +27,13 @@ _NAMED_REASONS = 3
 
 @dataclass(frozen=True)
 class WindowTarget:
-    """The window that a run writes, and the name of the attempt."""
+    """The window that a run writes, the name of the attempt, and what the window's relative image addresses start from."""
 
     lake: Lake
     dataset: str
     window: Window
     attempt: str = field(default_factory=lambda: Lake.new_attempt(datetime.now(UTC)))
+    image_root: str | None = None
 
 
 class WindowFile:
@@ -196,6 +198,8 @@ class CommitWindow(beam.PTransform):
             )
         )
 
+    # Beam would take the annotation of the keyword arguments for that of one, and refuse when there are none.
+    @no_annotations
     def _commit(self, _: None, files: list[tuple[str, str]], found: dict[str, int], **others: list[Any]) -> Manifest:
         counts, parameters = self._seal(found, **others)
         by_kind: dict[str, list[str]] = {}
@@ -208,6 +212,7 @@ class CommitWindow(beam.PTransform):
                 window=target.window.name,
                 files=by_kind,
                 counts=counts,
+                image_root=target.image_root,
                 parameters=parameters,
                 created_at=datetime.now(UTC),
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated
 
 import typer
@@ -12,6 +13,8 @@ from listing_lens.cli.progress import run_with_bars
 from listing_lens.lake.dead_letters import DeadLetters
 from listing_lens.lake.embeddings import Embeddings, every_encoder
 from listing_lens.lake.ledger import Ledger
+from listing_lens.lake.searches import GRACE, kept_since, search_log, why_not_to_land
+from listing_lens.lake.window import Window
 from listing_lens.lake.windows import LISTINGS, SESSIONS, Lake
 from listing_lens.settings import load_settings
 
@@ -72,10 +75,30 @@ def redrive(
     run_with_bars("re-drive", "redrive_dead_letters", arguments, load_settings())
 
 
+@app.command("land-sessions")
+def land_sessions(
+    day: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], help="A day in UTC; default: every one that is over and has not landed."),
+    ] = None,
+) -> None:
+    """Land sessions from the search service's log: searches by photo, and what was tapped."""
+    lake = _lake()
+    windows = [_day(day)] if day else _days_to_land(lake)
+    if not windows:
+        console.print("no day of the log of searches is left to land")
+    for window in windows:
+        arguments = ["--window_start", window.start.isoformat(), "--window_end", window.end.isoformat()]
+        run_with_bars("land sessions", "land_sessions", arguments, load_settings())
+        why = why_not_to_land(lake, window)
+        console.print(why or f"{lake.manifest(SESSIONS, window).counts['rows']:,} sessions of {window} have landed")
+
+
 @app.command()
 def compact(encoder: Encoder = None) -> None:
-    """Rewrite small files of the embeddings as large ones, and remove data that is no longer needed."""
+    """Rewrite small files of the embeddings as large ones, and remove data that is no longer needed, old searches too."""
     lake = _lake()
+    days = len(search_log(lake).days())
     before = {embeddings.encoder_id: _size(embeddings) for embeddings in every_encoder(lake)}
     run_with_bars("compact", "compact_lake", ["--encoder", encoder] if encoder else [], load_settings())
     table = Table(Column("encoder", overflow="fold"), "files", "were", "MB", "were", caption=_KEPT)
@@ -85,12 +108,27 @@ def compact(encoder: Encoder = None) -> None:
         sizes = (f"{size / 1e6:,.1f}", f"{size_before / 1e6:,.1f}")
         table.add_row(embeddings.encoder_id, f"{files:,}", f"{files_before:,}", *sizes)
     console.print(table)
+    if forgotten := days - len(search_log(lake).days()):
+        console.print(f"searches of {forgotten:,} days are forgotten")
 
 
 def _lake() -> Lake:
     lake = Lake(load_settings().lake)
     lake.check()
     return lake
+
+
+def _day(day: date) -> Window:
+    start = datetime.combine(day, time(), UTC)
+    return Window(start, start + timedelta(days=1))
+
+
+def _days_to_land(lake: Lake) -> list[Window]:
+    """The days of the log that are over, are kept, and have not landed."""
+    now, landed = datetime.now(UTC), lake.windows(SESSIONS)
+    kept = [day for day in search_log(lake).days() if day >= kept_since(load_settings().search_log_days, now)]
+    over = [window for day in kept if (window := _day(day)).end + GRACE <= now]
+    return [window for window in over if not any(window.overlaps(other) for other in landed)]
 
 
 def _items(embeddings: Embeddings) -> list[str]:

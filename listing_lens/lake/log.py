@@ -69,12 +69,16 @@ class Log:
             except orjson.JSONDecodeError as err:
                 raise LensError(f"{path}, line {number}, is not JSON ({err}): remove the file, or mend it") from err
 
+    def days(self) -> list[date]:
+        """The days of which there is something, in order."""
+        names = [name for name in self.lake.folders(self.folder) if name.startswith("day=")]
+        return [date.fromisoformat(name.removeprefix("day=")) for name in names]
+
     def forget(self, before: date) -> int:
         """Remove all that was written on days before a date. Returns the number of days."""
-        days = [name for name in self.lake.folders(self.folder) if name.startswith("day=")]
-        old = [name for name in days if date.fromisoformat(name.removeprefix("day=")) < before]
-        for name in old:
-            self.lake.remove_folder(f"{self.folder}/{name}")
+        old = [day for day in self.days() if day < before]
+        for day in old:
+            self.lake.remove_folder(f"{self.folder}/day={day}")
         return len(old)
 
 

@@ -239,6 +239,12 @@ class Lake:
             self.remove(f"{folder}/{name}")
         return manifest
 
+    def remove_window(self, dataset: str, window: Window) -> None:
+        """Remove a window with all its files, if it is still there: from then on it has not landed."""
+        folder = self.folder(dataset, window)
+        self.remove(f"{folder}/{_MANIFEST}")
+        self.remove_folder(folder)
+
     def _committed(self, manifest: Manifest) -> Manifest | None:
         """The current manifest of the same window; None if there is none, or it cannot be read."""
         try:

@@ -53,6 +53,7 @@ class BatchedLog:
         self._now, self._sleep = now, sleep
         self.writer = f"{socket.gethostname().replace('-', '.')}.{os.getpid()}"
         self._kept: list[tuple[Entry, File | None]] = []
+        self._writing: list[tuple[Entry, File | None]] = []
         self._stored = asyncio.Event()
 
     def note(self, entry: Entry, file: File | None = None) -> None:
@@ -61,6 +62,11 @@ class BatchedLog:
             self.lost += 1
         else:
             self._kept.append((entry, file))
+
+    def waiting(self, path: str) -> bytes | None:
+        """A file that is yet to be written; None if it is not, or has been."""
+        batches = (*self._writing, *self._kept)
+        return next((file.data for _, file in batches if file and file.path == path), None)
 
     async def store(self, entries: Sequence[Entry]) -> None:
         """Add entries to the next batch, and wait until it is written.
@@ -91,7 +97,7 @@ class BatchedLog:
         self._stored = asyncio.Event()
         try:
             if batch:
-                self._kept = []
+                self._kept, self._writing = [], batch
                 await asyncio.to_thread(self._write, batch)
         except Exception as err:  # noqa: BLE001
             # Whatever a file system raises: nothing is lost, and the next flush says so again.
@@ -101,6 +107,7 @@ class BatchedLog:
             self._kept = [*batch, *self._kept]
             raise
         finally:
+            self._writing = []
             stored.set()
 
     def _write(self, batch: Sequence[tuple[Entry, File | None]]) -> None:

@@ -51,6 +51,10 @@ class Generator(Protocol):
         """The embedder that a card names, ready to compute. Raises LensError if it is not to be had."""
         ...
 
+    async def close(self) -> None:
+        """Let go of what it computes with."""
+        ...
+
 
 @dataclass(frozen=True)
 class InProcessEmbedder:
@@ -86,3 +90,6 @@ class InProcess:
         side = loaded.image_side
         await loaded.embed([Image.new("RGB", (side, side))])
         return loaded
+
+    async def close(self) -> None:
+        self.threads.shutdown(wait=False)

@@ -16,7 +16,7 @@ from typing import Any
 from fastapi import Request
 from PIL import Image
 
-from listing_lens.lake.log import Log
+from listing_lens.lake.searches import photo_name, search_log
 from listing_lens.lake.windows import Lake
 from listing_lens.search.queries import Hit
 from listing_lens.serving.batched_log import BatchedLog, File
@@ -24,7 +24,6 @@ from listing_lens.serving.listing_photos import as_jpeg
 from listing_lens.serving.live_space import LiveSpace
 from listing_lens.serving.wire import Event
 
-SEARCHES = "searches"
 # The longer side of a photo that is kept, in pixels: more than encoders look at.
 _SIDE = 768
 
@@ -43,7 +42,7 @@ class SearchLog:
 
     @classmethod
     def of(cls, lake: Lake, days: float, every_s: float) -> SearchLog:
-        return cls(BatchedLog(Log(lake, SEARCHES), every_s) if days else None)
+        return cls(BatchedLog(search_log(lake), every_s) if days else None)
 
     @property
     def lost(self) -> int:
@@ -82,15 +81,18 @@ class SearchLog:
         if image is None:
             self.log.note(entry)
         else:
-            path = photo_path(self.log.log.lake, search_id)
+            path = f"{self.log.log.folder}/{photo_name(search_id)}"
             self.log.note({**entry, "photo": path}, File(path, await asyncio.to_thread(_as_small_jpeg, image)))
 
     async def photo(self, search_id: str) -> bytes | None:
         """The photo of a search; None if it is not kept, or not any more."""
         if self.log is None:
             return None
+        log = self.log.log
         try:
-            return await asyncio.to_thread(self.log.log.lake.read_bytes, photo_path(self.log.log.lake, search_id))
+            path = f"{log.folder}/{photo_name(search_id)}"
+            # A page may be opened again before the log is written.
+            return self.log.waiting(path) or await asyncio.to_thread(log.lake.read_bytes, path)
         except (FileNotFoundError, ValueError, OverflowError):
             # The latter for an id whose time no calendar has.
             return None
@@ -117,9 +119,3 @@ def _as_small_jpeg(image: Image.Image) -> bytes:
 def new_id(at: datetime) -> str:
     """32 hexadecimal digits: the time in milliseconds, and 80 random bits, so that whoever knows it was told it."""
     return f"{int(1000 * at.timestamp()):012x}{secrets.token_hex(10)}"
-
-
-def photo_path(lake: Lake, search_id: str) -> str:
-    """Where the photo of a search is kept: with the log of its day."""
-    day = datetime.fromtimestamp(int(search_id[:12], 16) / 1000, UTC).date()
-    return f"{Log(lake, SEARCHES).folder}/day={day}/photos/{search_id}.jpg"

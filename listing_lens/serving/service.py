@@ -17,6 +17,7 @@ from listing_lens.lake.windows import Lake
 from listing_lens.serving.callers import Caller, Callers, Rates
 from listing_lens.serving.canaries import Canaries
 from listing_lens.serving.index_reader import IndexReader
+from listing_lens.serving.kserve import KServe
 from listing_lens.serving.limits import Budget, Gate
 from listing_lens.serving.listing_photos import ListingPhotos, recent_image_roots
 from listing_lens.serving.listing_queue import ListingQueue
@@ -27,6 +28,7 @@ from listing_lens.serving.query_embedder import Generator, InProcess
 from listing_lens.serving.query_encoding import QueryEncoding
 from listing_lens.serving.search_log import SearchLog
 from listing_lens.serving.similar import Ranking
+from listing_lens.serving.triton import Triton
 from listing_lens.settings import Settings
 from models.images import ImageLimits
 
@@ -42,6 +44,7 @@ class Service:
 
     settings: Settings
     reader: IndexReader
+    generator: Generator
     follower: Follower
     encoding: QueryEncoding
     photos: Photos
@@ -65,8 +68,7 @@ class Service:
             LensError: no cluster is named.
         """
         lake = Lake(settings.lake)
-        # One photo is quick on the CPU, and the GPUs are left to the jobs.
-        generator = generator or InProcess(lake, replace(encoder_runtime(settings), device="cpu"))
+        generator = generator or _generator(settings, lake)
         reader = IndexReader.connect(settings)
         limits = ImageLimits(settings.image_max_bytes, settings.image_max_pixels)
         images = ImageSource.of(settings)
@@ -74,6 +76,7 @@ class Service:
         return cls(
             settings=settings,
             reader=reader,
+            generator=generator,
             follower=follower,
             encoding=QueryEncoding(settings.search_waiting, settings.search_together),
             photos=Photos(
@@ -111,6 +114,16 @@ class Service:
             for log in logs:
                 await log.flush()
             await self.reader.close()
+            await self.generator.close()
+
+
+def _generator(settings: Settings, lake: Lake) -> Generator:
+    runtime = encoder_runtime(settings)
+    if settings.search_generator:
+        server = KServe(settings.search_generator)
+        return Triton(server, settings.search_budget_s, settings.search_generator_at_once, runtime.trusted_code)
+    # One photo is quick on the CPU, and the GPUs are left to the jobs.
+    return InProcess(lake, replace(runtime, device="cpu"))
 
 
 def _service(request: Request) -> Service:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import lru_cache, partial
 from threading import Lock
 from typing import Any
 
@@ -16,14 +16,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError
-from transformers import AutoImageProcessor, AutoModel
+from transformers import AutoModel
 from transformers.utils import logging as transformers_logging
 
 from models.encoders.devices import claim_device
 from models.encoders.files import encoder_folder, encoder_id, identify, lasting_source, thumbnail_side
 from models.encoders.network import ImageTower, Network
 from models.encoders.own_code import may_run_own_code, register_architecture
-from models.encoders.preparation import input_side, preparation, thumbnail
+from models.encoders.preparation import Preparation, thumbnail
 from models.encoders.runtime import DEFAULT_RUNTIME, Backend, Runtime
 from models.errors import LensError
 
@@ -88,8 +88,6 @@ class Encoder:
             model, loading = AutoModel.from_pretrained(
                 folder, use_safetensors=True, trust_remote_code=own_code, dtype=torch.float32, output_loading_info=True
             )
-            # Always the PIL backend: torchvision's resampling gives slightly different pixels.
-            processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=own_code)
         except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as err:
             raise LensError(f"encoder {source!r} cannot be loaded: {str(err).splitlines()[0]}") from err
         if not _has_image_features(model):
@@ -97,13 +95,10 @@ class Encoder:
         if missing := sorted(loading["missing_keys"]):
             # Transformers would fill them with random numbers.
             raise LensError(f"encoder {source!r} lacks weights, such as {missing[0]}: save it with save_pretrained()")
-        side = input_side(processor)
-        if not side:
-            raise LensError(f"encoder {source!r} scales images to no fixed size: choose a model that does")
-        prepare, scale, shift = preparation(processor)
-        network = Network.of(ImageTower(model), device, scale, shift)
-        encoder = cls(lasting_source(source), encoder_id(source, folder), 0, side, prepare, network)
-        return replace(encoder, dims=encoder.embed([Image.new("RGB", (side, side))]).shape[1])
+        images = Preparation.load(source, folder, own_code)
+        network = Network.of(ImageTower(model), device, images.scale, images.shift)
+        encoder = cls(lasting_source(source), encoder_id(source, folder), 0, images.side, images.prepare, network)
+        return replace(encoder, dims=encoder.embed([Image.new("RGB", (images.side, images.side))]).shape[1])
 
     @property
     def device(self) -> torch.device:
@@ -136,16 +131,38 @@ class Encoder:
             raise LensError(f"backend {backend} cannot run here: {(str(err) or repr(err)).splitlines()[0]}") from err
 
 
+def load_preparation(source: str, wanted_id: str, trusted_code: Sequence[str] = ()) -> Preparation:
+    """How an encoder's images are prepared, without loading its weights.
+
+    Args:
+        source: names the encoder.
+        wanted_id: the id that it must have.
+        trusted_code: hub ids with a pinned revision (id@commit) whose own code may run.
+
+    Raises:
+        LensError: the source is out of reach, is another encoder by now, or has no preparation that can be loaded.
+    """
+    if thumbnail_side(source):
+        raise LensError(f"encoder {source!r} has no network, so only this process can compute it")
+    folder = encoder_folder(source)
+    found = encoder_id(source, folder)
+    if found != wanted_id:
+        raise LensError(f"encoder {source!r} is now {found}, but {wanted_id} is needed: restore its weights")
+    register_architecture(folder)
+    return Preparation.load(source, folder, may_run_own_code(source, folder, trusted_code))
+
+
 def _has_image_features(model: Any) -> bool:
     return hasattr(model, "get_image_features") or model.config.model_type in _POOLED
 
 
-@cache
+# A process that runs for months meets one encoder after the other, and needs the newest: two while the catalog moves.
+@lru_cache(maxsize=3)
 def _load_once(source: str, device: torch.device, trusted_code: tuple[str, ...]) -> Encoder:
     return Encoder.load(source, device, trusted_code)
 
 
 def shared_encoder(source: str, runtime: Runtime = DEFAULT_RUNTIME) -> Encoder:
-    """The process's one copy of an encoder on its device, shared by all threads."""
+    """The process's one copy of an encoder on its device, shared by all threads; of the encoders that it used last."""
     with _load_lock:
         return _load_once(source, claim_device(runtime.device), runtime.trusted_code)

@@ -3,21 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from transformers import AutoImageProcessor
+
+from models.errors import LensError
 
 # How far pixels that we normalise may differ from the model's own preprocessing, in normalised units.
 _SAME_PIXELS = 1e-5
 
 
-def preparation(
+@dataclass(frozen=True)
+class Preparation:
+    """How a model's images are prepared; its weights are not needed for that.
+
+    Attributes:
+        side: in pixels, that images are scaled to: the shorter one where a square is cut out afterwards.
+        prepare: turns an RGB image into the network's input, mostly (3, h, w) uint8; threads may call it.
+        scale, shift: the affine map that the network applies first, each (3, 1, 1) float32.
+    """
+
+    side: int
+    prepare: Callable[[Image.Image], NDArray[Any]]
+    scale: NDArray[np.float32]
+    shift: NDArray[np.float32]
+
+    @classmethod
+    def load(cls, source: str, folder: Path, own_code: bool = False) -> Preparation:
+        """From a model's folder.
+
+        Args:
+            source: names the model in errors.
+            folder: holds its files.
+            own_code: whether code that it ships may run.
+
+        Raises:
+            LensError: the folder says nothing of preparation, or of no fixed size.
+        """
+        try:
+            # Always the PIL backend: torchvision's resampling gives slightly different pixels.
+            processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=own_code)
+        except (OSError, ValueError, ImportError, RuntimeError) as err:
+            raise LensError(f"encoder {source!r} cannot be loaded: {str(err).splitlines()[0]}") from err
+        side = input_side(processor)
+        if not side:
+            raise LensError(f"encoder {source!r} scales images to no fixed size: choose a model that does")
+        return cls(side, *_split(processor))
+
+
+def _split(
     processor: Any,
 ) -> tuple[Callable[[Image.Image], NDArray[Any]], NDArray[np.float32], NDArray[np.float32]]:
-    """A function that prepares one image, and the affine map (scale, shift), each (3, 1, 1), that the network applies first.
+    """A function that prepares one image, and the affine map (scale, shift) that is left to the network.
 
     The processor scales and crops, which gives bytes; the rest of its work is the affine map. A processor that does
     anything else prepares images by itself.

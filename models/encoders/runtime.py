@@ -39,6 +39,18 @@ _LEAST_COSINE = {
 }
 
 
+class Precision(StrEnum):
+    """The number format of an exported model's weights."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+
+    @property
+    def least_cosine(self) -> float:
+        """How close each vector must be to float32's for the export to be used."""
+        return {Precision.FLOAT32: 0.9999, Precision.FLOAT16: 0.999}[self]
+
+
 @dataclass(frozen=True)
 class Runtime:
     """Where and how encoders may run.

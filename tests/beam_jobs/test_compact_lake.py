@@ -20,6 +20,7 @@ from listing_lens.lake.dead_letters import DeadLetters
 from listing_lens.lake.embeddings import Embeddings
 from listing_lens.lake.ledger import Ledger
 from listing_lens.lake.records import Status
+from listing_lens.lake.searches import search_log
 from listing_lens.lake.tables import changed_since
 from listing_lens.lake.windows import Lake
 
@@ -156,3 +157,16 @@ def test_it_sweeps_by_the_time_it_is(lake: Lake, many: Embeddings) -> None:
         lake.write_bytes(f"{many.staging}/{attempt}/0/part.arrow", b"x")
     main([])
     assert lake.folders(many.staging) == [young]
+
+
+@pytest.mark.parametrize(("days", "kept"), [("2", [0, 1, 2]), ("1", [0, 1]), ("0", [])])
+def test_searches_are_forgotten_when_it_is_time(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, days: str, kept: list[int]
+) -> None:
+    log, now = search_log(lake), datetime.now(UTC)
+    times = [now - timedelta(days=days) for days in range(4)]
+    for time in times:
+        log.append([{"at": time.isoformat()}], time, "host.1")
+    monkeypatch.setenv("LENS_SEARCH_LOG_DAYS", days)
+    main([])
+    assert log.days() == sorted(times[age].date() for age in kept)

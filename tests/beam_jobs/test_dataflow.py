@@ -20,7 +20,8 @@ import pytest
 from apache_beam.internal.gcp import auth
 from apache_beam.portability.api import beam_runner_api_pb2
 from google.auth.credentials import AnonymousCredentials
-from tiny import FIRST, SECOND, Indexed, land_sessions, listing
+from tiny import FIRST, SECOND, Indexed, bounds, listing, log_search, photo
+from tiny import land_sessions as put_sessions
 
 from beam_jobs import (
     assess_projection,
@@ -29,6 +30,7 @@ from beam_jobs import (
     evaluate_sessions,
     fit_projection,
     index_listings,
+    land_sessions,
     load_index,
     redrive_dead_letters,
     replay_listings,
@@ -38,6 +40,7 @@ from beam_jobs import (
 from listing_lens.indexing.events import entry_of
 from listing_lens.indexing.listing_log import ListingLog
 from listing_lens.lake.records import Session
+from listing_lens.lake.window import Window
 
 if TYPE_CHECKING:
     from google.cloud.storage import Bucket
@@ -90,9 +93,12 @@ def _jobs(indexed: Indexed) -> dict[str, tuple[Callable[[list[str]], None], list
     first = ["--window_start", str(FIRST.start), "--window_end", str(FIRST.end)]
     both = ["--window_start", str(FIRST.start), "--window_end", str(SECOND.end)]
     shown = ("m004", "m005")
-    land_sessions(
+    put_sessions(
         indexed.lake, FIRST, [Session("s", FIRST.start + timedelta(hours=1), "m005.jpg", shown, (True, False))]
     )
+    # A day of searches that is over, whenever the tests run.
+    logged = Window(FIRST.start - timedelta(days=1000), FIRST.end - timedelta(days=1000))
+    log_search(indexed.lake, logged.start, photo(5), shown, shown[:1])
     index = ["--index", indexed.index.name]
     now = datetime.now(UTC)
     ListingLog.of(indexed.lake).log.append([entry_of(listing("told"), now)], now, "test")
@@ -105,6 +111,7 @@ def _jobs(indexed: Indexed) -> dict[str, tuple[Callable[[list[str]], None], list
         "evaluate_sessions": (evaluate_sessions.main, [*first, "--card", indexed.index.card.model_dump_json()]),
         "fit_projection": (fit_projection.main, ["--name", "again"]),
         "index_listings": (index_listings.main, ["--subscription", "projects/p/subscriptions/listings"]),
+        "land_sessions": (land_sessions.main, bounds(logged)),
         "load_index": (load_index.main, ["--index", new.name]),
         # The marketplace's broken photo is a letter.
         "redrive_dead_letters": (redrive_dead_letters.main, ["--all"]),
@@ -116,8 +123,13 @@ def _jobs(indexed: Indexed) -> dict[str, tuple[Callable[[list[str]], None], list
 
 @pytest.mark.parametrize("options", [_CPU, _GPU], ids=["cpu", "gpu"])
 def test_every_job_is_a_request_with_the_documented_options(
-    dataflow: Callable[..., dict[str, Any]], options: dict[str, Any], indexed: Indexed, bucket: Bucket
+    dataflow: Callable[..., dict[str, Any]],
+    options: dict[str, Any],
+    indexed: Indexed,
+    bucket: Bucket,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("LENS_SEARCH_LOG_DAYS", "100000")
     # Of an index that nothing was loaded into, there is nothing to verify.
     load_index.main(["--index", indexed.index.name, "--runner=FnApiRunner"])
     for name, (main, arguments) in _jobs(indexed).items():

@@ -16,13 +16,15 @@ from uuid import uuid4
 import numpy as np
 import pytest
 from prism import prism_program, running_prism
-from tiny import FIRST, SECOND, Indexed, counts_of, items_of, land_marketplace, land_sessions, remove_indexes
+from tiny import FIRST, SECOND, Indexed, counts_of, items_of, land_marketplace, log_search, photo, remove_indexes
+from tiny import land_sessions as put_sessions
 
 from beam_jobs import (
     compact_lake,
     embed_listings,
     evaluate_sessions,
     fit_projection,
+    land_sessions,
     load_index,
     redrive_dead_letters,
     verify_index,
@@ -32,18 +34,22 @@ from listing_lens.jobs import run_job
 from listing_lens.lake.dead_letters import DeadLetters
 from listing_lens.lake.embeddings import Embeddings
 from listing_lens.lake.fits import load_fit, load_projection
+from listing_lens.lake.log import Log
 from listing_lens.lake.pairs import pairs
 from listing_lens.lake.records import Session
 from listing_lens.lake.window import Window
-from listing_lens.lake.windows import ROWS, Lake, evaluations
+from listing_lens.lake.windows import ROWS, SESSIONS, Lake, evaluations
 from listing_lens.search.index import SearchIndex
 from listing_lens.search.loads import Loads
 from listing_lens.settings import load_settings
 from models.encoders.files import identify
 
 BOTH = Window(FIRST.start, SECOND.end)
+# A day of searches that is over, whenever the tests run.
+LOGGED = Window(FIRST.start - timedelta(days=1000), SECOND.start - timedelta(days=1000))
 _WINDOW = ["--window_start", str(BOTH.start), "--window_end", str(BOTH.end)]
 _FIRST = ["--window_start", str(FIRST.start), "--window_end", str(FIRST.end)]
+_LOGGED = ["--window_start", str(LOGGED.start), "--window_end", str(LOGGED.end)]
 _LOCAL = ["--runner=FnApiRunner"]
 _TWO_PROCESSES = [*_LOCAL, "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
 
@@ -70,7 +76,9 @@ def _land(root: Path) -> Lake:
         Session(f"s{n}", FIRST.start + timedelta(hours=n), query, shown, tuple(item == "m005" for item in shown))
         for n, query in enumerate(queries)
     ]
-    land_sessions(lake, FIRST, sessions)
+    put_sessions(lake, FIRST, sessions)
+    for n in range(3):
+        log_search(lake, LOGGED.start + timedelta(hours=8 * n), photo(n), shown, shown[:n])
     return lake
 
 
@@ -82,6 +90,7 @@ def _work_elsewhere_only(environment: pytest.MonkeyPatch) -> None:
 
     for name in ("read", "read_manifest"):
         environment.setattr(Lake, name, read_here)
+    environment.setattr(Log, "read", read_here)
     # Rows of tables are streamed by workers alone.
     for module in ("beam_jobs.transforms.tables", "listing_lens.lake.embeddings"):
         environment.setattr(f"{module}.scan", read_here)
@@ -99,6 +108,7 @@ def _run_all(lake: Lake, encoder: Path, elasticsearch_url: str, options: list[st
         "MAX_DEAD_LETTER_RATIO": 0.1,
         "ELASTICSEARCH_URL": elasticsearch_url,
         "ALIAS": alias,
+        "SEARCH_LOG_DAYS": 100_000,
     }
     with pytest.MonkeyPatch.context() as environment:
         for name, value in settings.items():
@@ -111,6 +121,7 @@ def _run_all(lake: Lake, encoder: Path, elasticsearch_url: str, options: list[st
         fit_projection.main(["--name", "fit", *options])
         card = load_fit(lake, "fit").card
         evaluate_sessions.main([*_FIRST, "--card", card.model_dump_json(), *options])
+        land_sessions.main([*_LOGGED, *options])
         # As a program, as Airflow starts it: what travels must not be what only `__main__` defines.
         sample = ["--name", "p", *_FIRST, "--pairs=15", "--validation_share=0.4", "--sessions=3", *options]
         run_job("sample_pairs", sample, load_settings())
@@ -202,6 +213,12 @@ def test_evaluations_are_the_same(portable: Run, local: Run) -> None:
     assert counts[0]["evaluated"] == 2
     assert metrics[0] == pytest.approx(metrics[1], abs=1e-6)
     assert rows == [4, 4]
+
+
+def test_sessions_from_the_log_are_the_same(portable: Run, local: Run) -> None:
+    found, expected = (_rows(run.lake, SESSIONS, LOGGED, key="session_id") for run in (portable, local))
+    assert found == expected
+    assert [sum(row["tapped"]) for row in found] == [0, 1, 2]
 
 
 def test_samples_of_pairs_are_the_same(portable: Run, local: Run) -> None:

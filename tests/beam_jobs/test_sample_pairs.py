@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from listing_lens.lake.pairs import (
     pairs_info,
 )
 from listing_lens.lake.records import Listing, Session, Status
+from listing_lens.lake.searches import FROM_LOG
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import DEAD_LETTERS, Lake, Manifest
 from models.pairs.split import split_of
@@ -408,6 +409,16 @@ class TestSessions:
         assert "sessions of" in (sentence := failure(lake, "--sessions", "3"))
         assert "give --sessions 0" in sentence
         assert sample(lake, "--sessions", "0").counts["sessions_read"] == 0
+
+    def test_of_the_search_service_s_log_are_not_kept_longer_than_it_is(self, searched: Lake) -> None:
+        second = self.session("logged", "m001")
+        land_sessions(searched, SECOND, [replace(second, searched_at=SECOND.start)], **FROM_LOG)
+        put(searched, some(12), SECOND)
+        assert "give --sessions 0" in failure(searched, "--sessions", "3", window=SECOND)
+        land_sessions(searched, FIRST, [self.session("theirs", "m001")])
+        counts = sample(searched, "--sessions", "3", window=BOTH).counts
+        assert [row["session_id"] for row in rows(searched, PAIR_SESSIONS, BOTH)] == ["theirs"]
+        assert counts["sessions_read"] == 1
 
 
 class TestRefusals:

@@ -18,6 +18,7 @@ EXPECTED = {
     "evaluate_offline",
     "finetune_encoder",
     "follow_champion",
+    "forget_searches",
     "rebuild_index",
     "redrive_dead_letters",
     "rollback_index",

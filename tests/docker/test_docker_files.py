@@ -22,6 +22,7 @@ import yaml
 from dockerfile_parse import DockerfileParser
 
 from listing_lens.settings import Settings, load_settings
+from models.embedder import MODEL
 from plugins.operators.training import PROGRAM, training_task
 
 ROOT = Path(__file__).parents[2]
@@ -170,6 +171,17 @@ def test_elasticsearch_is_the_one_of_the_local_stack() -> None:
     assert SERVICES["elasticsearch"]["image"].endswith(f":{manifest.stem.removeprefix('elasticsearch-')}")
 
 
+def test_triton_serves_what_the_command_writes() -> None:
+    triton, scheduler = SERVICES["triton"], SERVICES["airflow-scheduler"]
+    [repository] = [word.partition("=")[2] for word in triton["command"] if word.startswith("--model-repository=")]
+    [(volume, _)] = [entry.split(":")[:2] for entry in triton["volumes"] if entry.split(":")[1] == repository]
+    [exported] = [entry.split(":")[1] for entry in scheduler["volumes"] if entry.startswith(f"{volume}:")]
+    readme = (DOCKER / "triton" / "README.md").read_text()
+    assert f"lens triton export --to {exported}" in readme
+    assert f"--load-model={MODEL}" in triton["command"]
+    assert triton["image"] in readme
+
+
 @pytest.mark.parametrize("kind", ["volumes", "secrets", "configs"])
 def test_what_is_declared_is_used_and_the_reverse(kind: str) -> None:
     used = set()
@@ -285,7 +297,9 @@ def test_versions_come_from_requirements_alone() -> None:
     for install in installs:
         assert "constraint requirements.txt" in install, install
         # An option with a value takes it along; what stays are the packages.
-        packages = re.sub(r"--(?:build-)?(?:constraint|requirement|default-index) \S+|--no-deps", "", install).split()
+        packages = re.sub(
+            r"--(?:build-)?(?:constraint|requirement|extra|default-index) \S+|--no-deps", "", install
+        ).split()
         assert {package for package in packages if package != "."} <= PINNED.keys(), install
 
 

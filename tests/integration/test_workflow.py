@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from tiny import image_root, land, land_marketplace, land_sessions, listing, take_photo
+from tiny import image_root, land, land_marketplace, land_sessions, listing, log_search, photo, take_photo
 
 from listing_lens.demo.run import wait_until_followed
 from listing_lens.errors import LensError
@@ -18,8 +18,9 @@ from listing_lens.lake.dead_letters import DeadLetters
 from listing_lens.lake.embeddings import Embeddings
 from listing_lens.lake.ledger import Ledger
 from listing_lens.lake.records import Session
+from listing_lens.lake.searches import is_from_log
 from listing_lens.lake.window import Window
-from listing_lens.lake.windows import Lake, evaluations
+from listing_lens.lake.windows import SESSIONS, Lake, evaluations
 from listing_lens.registry import connect_registry
 from listing_lens.search.builds import Builds, State
 from listing_lens.search.index import Index, SearchIndex
@@ -42,16 +43,15 @@ def settings(stack_settings: Settings, airflow: AirflowApi) -> Settings:
 
 @pytest.fixture(scope="module")
 def lake(settings: Settings) -> Lake:
-    """A marketplace of two days, and sessions in which the photo's own item was tapped."""
+    """A marketplace of two days, and a search on each, in which the photo's own item was tapped: one that the search service
+    logged, and one that has landed as a session."""
     lake = Lake(settings.lake)
     land_marketplace(lake, windows=WINDOWS)
     take_photo(lake, "query.jpg", seed=25)
     shown = tuple(f"m{n:03d}" for n in range(20, 30))
-    for window in WINDOWS:
-        session = Session(
-            f"s-{window.name}", window.start + timedelta(hours=1), "query.jpg", shown, tuple(i == "m025" for i in shown)
-        )
-        land_sessions(lake, window, [session])
+    logged, landed = (window.start + timedelta(hours=1) for window in WINDOWS)
+    log_search(lake, logged, photo(25), shown, ["m025"])
+    land_sessions(lake, WINDOWS[1], [Session("s", landed, "query.jpg", shown, tuple(i == "m025" for i in shown))])
     return lake
 
 
@@ -121,8 +121,10 @@ def test_sessions_are_evaluated_and_logged(airflow: AirflowApi, settings: Settin
     backfill = airflow.create_backfill("evaluate_offline", WINDOWS[0].start, WINDOWS[1].start)
     airflow.unpause("evaluate_offline")
     airflow.wait_for_backfill("evaluate_offline", backfill)
+    assert [is_from_log(lake.manifest(SESSIONS, window)) for window in WINDOWS] == [True, False]
     assert lake.windows(evaluations(live.card.space)) == list(WINDOWS)
-    assert lake.manifest(evaluations(live.card.space), WINDOWS[1]).parameters["metrics"]["projected/precision@1"] == 1
+    for window in WINDOWS:
+        assert lake.manifest(evaluations(live.card.space), window).parameters["metrics"]["projected/precision@1"] == 1
     assert len(list((settings.home / "pages").glob("evaluation-*.html"))) == 2
 
 

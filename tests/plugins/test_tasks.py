@@ -12,13 +12,15 @@ from uuid import uuid4
 import numpy as np
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
-from tiny import FIRST, land, listing, put_items, remove_indexes
+from tiny import FIRST, land, land_sessions, listing, put_items, remove_indexes
 
 from listing_lens.errors import LensError
 from listing_lens.lake.dead_letters import DeadLetters, Letter
 from listing_lens.lake.embeddings import Embeddings
 from listing_lens.lake.records import Refused
-from listing_lens.lake.windows import Lake
+from listing_lens.lake.searches import GRACE, search_log
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import SESSIONS, Lake
 from listing_lens.search.index import SearchIndex
 from listing_lens.search.loads import Load, Loads
 from listing_lens.settings import load_settings
@@ -195,6 +197,46 @@ class TestFindDue:
 
     def test_an_encoder_that_has_embedded_nothing_yet_has_none(self) -> None:
         assert find_due("pixels:4", every=True) == []
+
+
+class TestTheLogOfSearches:
+    """Of a window that ended a while ago, and of which a search was logged."""
+
+    @pytest.fixture
+    def ended(self, interval: Interval) -> Callable[[timedelta], Window]:
+        def give(ago: timedelta) -> Window:
+            end = datetime.now(UTC).replace(microsecond=0) - ago
+            window = Window(end - timedelta(hours=1), end)
+            interval(window.start, window.end)
+            search_log(Lake(load_settings().lake)).append([{"at": window.start.isoformat()}], window.start, "host.1")
+            return window
+
+        return give
+
+    def test_is_waited_for_as_long_as_late_taps_may_come(self, ended: Callable[[timedelta], Window]) -> None:
+        ended(GRACE / 2)
+        assert tasks.wait_for_log.function() is False
+        ended(GRACE)
+        assert tasks.wait_for_log.function() is True
+
+    def test_is_not_waited_for_where_sessions_came_from_elsewhere(self, ended: Callable[[timedelta], Window]) -> None:
+        land_sessions(Lake(load_settings().lake), ended(timedelta(0)), [])
+        with pytest.raises(AirflowSkipException, match="did not come from the log of searches"):
+            tasks.wait_for_log.function()
+
+    def test_is_not_waited_for_where_nothing_was_logged(self, interval: Interval) -> None:
+        with pytest.raises(AirflowSkipException, match="nothing is in the log of searches"):
+            tasks.wait_for_log.function()
+
+    def test_is_forgotten_by_the_setting(
+        self, ended: Callable[[timedelta], Window], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ended(timedelta(days=3))
+        land_sessions(Lake(load_settings().lake), FIRST, [])
+        assert tasks.forget_searches.function() == {"days": 0, "windows": 0}
+        monkeypatch.setenv("LENS_SEARCH_LOG_DAYS", "1")
+        assert tasks.forget_searches.function() == {"days": 1, "windows": 0}
+        assert Lake(load_settings().lake).windows(SESSIONS) == [FIRST]
 
 
 def test_a_run_without_a_window_is_refused_for_good(interval: Interval) -> None:

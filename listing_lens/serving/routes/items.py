@@ -12,7 +12,7 @@ from listing_lens.serving.index_reader import Stored
 from listing_lens.serving.limits import Budget
 from listing_lens.serving.live_space import LiveSpace
 from listing_lens.serving.problems import Problem, responses
-from listing_lens.serving.routes.search import K, Keep
+from listing_lens.serving.routes.search import K, Keep, Wanted
 from listing_lens.serving.service import Service, TheService, counted
 from listing_lens.serving.similar import Ranked, Ranking, candidates_of, candidates_wanted, rank
 from listing_lens.serving.wire import Explanation, Found, FoundSimilar, NewestAnswer, SimilarAnswer, notices_of
@@ -26,10 +26,10 @@ _CACHED = {"Cache-Control": "public, max-age=3600"}
 
 
 @router.get("", summary="Newest listings", responses=responses(401, 422, 429, 503), dependencies=[counted("similar")])
-async def newest(service: TheService, k: K = 20) -> NewestAnswer:
-    """The listings that were updated last."""
+async def newest(service: TheService, filters: Wanted, k: K = 20) -> NewestAnswer:
+    """The listings that were updated last, of those that pass the filters."""
     budget, live = service.budget(), service.follower.require()
-    hits = await service.reader.newest(live.index, k, budget)
+    hits = await service.reader.newest(live.index, k, budget, filters)
     return NewestAnswer(index=live.index.name, results=[Found.of(hit, hit.score) for hit in hits])
 
 

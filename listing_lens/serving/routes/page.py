@@ -15,7 +15,9 @@ router = APIRouter(include_in_schema=False)
 
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    # Nothing can be made markup or script, whatever a seller's text holds.
+    "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 # The page's box on a photo is placed by script, through the style's own interface, which the policy lets pass.
 _HEADERS = {

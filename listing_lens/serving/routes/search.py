@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Annotated
 
-from fastapi import APIRouter, BackgroundTasks, Path, Query, Request, Response
+from fastapi import APIRouter, BackgroundTasks, Depends, Path, Query, Request, Response
 
 from listing_lens.lake.records import MAX_CATEGORY_BYTES, Status
 from listing_lens.search.queries import Filters
@@ -24,6 +24,29 @@ K = Annotated[int, Query(ge=1, le=MOST_RESULTS, description="How many listings t
 _MOST_LEVELS = 20
 
 
+# Not a plain function: those are run in threads.
+async def _filters(
+    category: Annotated[
+        list[str] | None,
+        Query(max_length=_MOST_LEVELS, description="Its levels from the coarsest on: listings at and below it."),
+    ] = None,
+    price_min: Annotated[int | None, Query(ge=0, le=2**53)] = None,
+    price_max: Annotated[int | None, Query(ge=0, le=2**53)] = None,
+    status: Annotated[Status | None, Query(description="on_sale or reserved; both if it is left out.")] = None,
+) -> Filters:
+    levels = category or []
+    if any(not level or len(level.encode(errors="replace")) > MAX_CATEGORY_BYTES for level in levels):
+        raise Problem(422, "Not valid", "category: a level is empty or too long", "category")
+    if price_min is not None and price_max is not None and price_min > price_max:
+        raise Problem(422, "Not valid", "price_max: less than price_min", "price_max")
+    if status in (Status.SOLD, Status.DELETED):
+        raise Problem(422, "Not valid", "status: sold and deleted listings cannot be searched", "status")
+    return Filters(tuple(levels), price_min, price_max, status)
+
+
+Wanted = Annotated[Filters, Depends(_filters)]
+
+
 @router.post(
     "/search",
     summary="Find listings by a photo",
@@ -34,14 +57,8 @@ async def search(
     request: Request,
     service: TheService,
     afterwards: BackgroundTasks,
+    filters: Wanted,
     k: K = 20,
-    category: Annotated[
-        list[str] | None,
-        Query(max_length=_MOST_LEVELS, description="Its levels from the coarsest on: listings at and below it."),
-    ] = None,
-    price_min: Annotated[int | None, Query(ge=0, le=2**53)] = None,
-    price_max: Annotated[int | None, Query(ge=0, le=2**53)] = None,
-    status: Annotated[Status | None, Query(description="on_sale or reserved; both if it is left out.")] = None,
     crop: Annotated[
         str | None,
         Query(max_length=100, description="Search with a part of the photo: left,top,right,bottom, as shares."),
@@ -49,7 +66,6 @@ async def search(
     keep: Keep = True,
 ) -> SearchAnswer:
     """The body is the photo, or a form with a file `photo`: JPEG, PNG, WebP or HEIC, among others."""
-    filters = _filters(category or [], price_min, price_max, status)
     part = Crop.parse(crop) if crop else None
     stages = service.metrics.stages()
     live = service.follower.require()
@@ -90,13 +106,3 @@ async def search_photo(search_id: Annotated[str, Path(pattern=SEARCH_ID)], servi
     if data is None:
         raise Problem(404, "Not found", "search_id: the photo of this search is not kept", "search_id")
     return Response(data, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
-
-
-def _filters(category: list[str], price_min: int | None, price_max: int | None, status: Status | None) -> Filters:
-    if any(not level or len(level.encode(errors="replace")) > MAX_CATEGORY_BYTES for level in category):
-        raise Problem(422, "Not valid", "category: a level is empty or too long", "category")
-    if price_min is not None and price_max is not None and price_min > price_max:
-        raise Problem(422, "Not valid", "price_max: less than price_min", "price_max")
-    if status in (Status.SOLD, Status.DELETED):
-        raise Problem(422, "Not valid", "status: sold and deleted listings cannot be searched", "status")
-    return Filters(tuple(category), price_min, price_max, status)

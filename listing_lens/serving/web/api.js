@@ -1,56 +1,66 @@
 // The service's operations, and its refusals in words.
 
-import { say } from "./words.js";
-
-export class Refusal extends Error {}
+// Why there is no answer: a name of words.js with its values, and in how many seconds it is worth to ask again, if ever.
+export class Refusal extends Error {
+  constructor(words, { values = [], againAfter = null } = {}) {
+    super(words);
+    Object.assign(this, { words, values, againAfter });
+  }
+}
 
 const TYPES = new Set(["image/jpeg", "image/png", "image/webp", "image/heic"]);
 
-export function search(photo, parameters) {
+export function search(photo, parameters, signal) {
+  // The service looks at the photo itself; but a type that is not of its OpenAPI need not pass what is before it.
   const type = TYPES.has(photo.type) ? photo.type : "image/jpeg";
-  return ask(`/search?${parameters}`, { method: "POST", body: photo, headers: { "Content-Type": type } });
+  return json(`/search?${parameters}`, { method: "POST", body: photo, headers: { "Content-Type": type }, signal });
 }
 
-export function similar(itemId, parameters) {
-  return ask(`/items/${encodeURIComponent(itemId)}/similar?${parameters}`);
+export function similar(itemId, parameters, signal) {
+  return json(`/items/${encodeURIComponent(itemId)}/similar?${parameters}`, { signal });
 }
 
-export function newest(k) {
-  return ask(`/items?k=${k}`);
+export function newest(parameters, signal) {
+  return json(`/items?${parameters}`, { signal });
 }
 
-// A photo as a file, to search with: an item's, or that of an earlier search.
-export async function photoOf(path) {
-  return (await answered(path)).blob();
+// The photo of a place, to search with.
+export function photoOf({ photo, search }, signal) {
+  const path = photo ? `/items/${encodeURIComponent(photo)}/photo` : `/searches/${encodeURIComponent(search)}/photo`;
+  return answered(path, { signal }, (response) => response.blob(), search ? "photoNotKept" : "notFound");
 }
 
-export const itemPhoto = (itemId) => `/items/${encodeURIComponent(itemId)}/photo`;
-export const searchPhoto = (searchId) => `/searches/${encodeURIComponent(searchId)}/photo`;
+const json = (path, options) => answered(path, options, (response) => response.json());
 
-async function ask(path, options) {
-  return (await answered(path, options)).json();
-}
-
-async function answered(path, options = {}) {
+async function answered(path, options, read, whenMissing = "notFound") {
   let response;
   try {
     response = await fetch(path, options);
+    if (response.ok) return await read(response);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Refusal(say("offline"));
+    throw new Refusal("offline", { againAfter: 0 });
   }
-  if (response.ok) return response;
-  throw new Refusal(await inWords(response));
+  throw await refusalOf(response, whenMissing);
 }
 
-async function inWords(response) {
-  const problem = await response.json().catch(() => ({}));
+async function refusalOf(response, whenMissing) {
+  const { field } = await response.json().catch(() => ({}));
+  const seconds = Math.max(1, Number(response.headers.get("Retry-After")) || 1);
   switch (response.status) {
-    case 404: return say("notFound");
-    case 413: return say("tooLarge");
-    case 422: return problem.field === "photo" ? say("notPhoto") : say("failed", problem.detail);
-    case 429: return say("busy", response.headers.get("Retry-After") ?? 1);
-    case 503: return say("away");
-    default: return say("failed", problem.detail ?? response.status);
+    case 404:
+      return new Refusal(whenMissing);
+    case 408:
+      return new Refusal("tooSlow", { againAfter: 0 });
+    case 413:
+      return new Refusal("tooLarge");
+    case 422:
+      return new Refusal({ photo: "notPhoto", price_max: "pricesSwapped", crop: "cropTooSmall" }[field] ?? "notValid");
+    case 429:
+      return new Refusal("busy", { values: [seconds], againAfter: seconds });
+    case 503:
+      return new Refusal("away", { againAfter: seconds });
+    default:
+      return new Refusal("failed", { values: [response.status], againAfter: 0 });
   }
 }

@@ -1,236 +1,211 @@
-// The page's states, each with an address: newest listings, a search with a photo, an item with those similar to it.
+// The page. What it shows has an address: newest listings, a search with a photo, an item with those similar to it. Going to
+// an address asks the service; going back shows what was shown there.
 
+import * as address from "./address.js";
 import * as api from "./api.js";
+import { mayKeep } from "./consent.js";
 import * as crop from "./crop.js";
-import { tell, watchImpressions } from "./events.js";
+import { tellTap, tellView, watchImpressions } from "./events.js";
+import * as filters from "./filters.js";
 import * as grid from "./grid.js";
-import { price, say, speak, translate } from "./words.js";
+import * as item from "./item.js";
+import * as preview from "./preview.js";
+import * as refusals from "./refusals.js";
+import { say, speak, translate } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
-const FILTERS = ["price_min", "price_max", "status"];
 const RESULTS = 30;
 
-// The photo that is searched with, and where it can be had again: an item, or a search that was kept.
-let photo = null;
-let photoFrom = {};
-let category = [];
-// Which navigation is the newest: answers to earlier ones are not shown.
-let turn = 0;
+// By an entry of the history, and by the key of a photo. The visitor's own are nowhere else if searches are not kept.
+const answers = new Map();
+const photos = new Map();
+// What is under way; aborted by whatever the visitor does next.
+let asking = new AbortController();
+let place = address.read("");
+let shown = {};
 
-function filters() {
-  const form = new FormData($("filters"));
-  const parameters = new URLSearchParams(FILTERS.filter((name) => form.get(name)).map((name) => [name, form.get(name)]));
-  for (const level of category) parameters.append("category", level);
-  return parameters;
-}
+const newKey = () => `${performance.timeOrigin} ${performance.now()} ${Math.random()}`;
+const kindOf = ({ item, photo, search }) => (item ? "similar" : photo || search || history.state?.own ? "found" : "newest");
 
-function showFilters(parameters) {
-  for (const name of FILTERS) $("filters").elements[name].value = parameters.get(name) ?? "";
-  category = parameters.getAll("category");
-  $("category").hidden = !category.length;
-  $("category").querySelector("output").textContent = category.join(" › ");
-}
-
-function address() {
-  const parameters = filters();
-  for (const [name, value] of Object.entries(photoFrom)) parameters.set(name, value);
-  if (!crop.isWhole()) parameters.set("crop", crop.part().join(","));
-  return `/?${parameters}`;
-}
-
-async function searchNow() {
-  const mine = begin(say("searching"));
-  $("item").hidden = true;
-  const parameters = filters();
-  parameters.set("k", RESULTS);
-  parameters.set("keep", $("keep").checked);
-  if (!crop.isWhole()) parameters.set("crop", crop.part().join(","));
-  await settle(mine, "found", async () => {
-    const answer = await api.search(photo, parameters);
-    // The photo was the visitor's own: whoever has the link can see it, as long as the search is kept.
-    if (!photoFrom.photo && answer.search_id) photoFrom = { search: answer.search_id };
-    if (mine === turn) {
-      history.replaceState(null, "", address());
-      $("share").hidden = !Object.keys(photoFrom).length;
-    }
-    return answer;
-  });
-}
-
-async function showItem(itemId) {
-  const mine = begin(say("loading"));
-  await settle(mine, "similar", async () => {
-    const answer = await api.similar(itemId, new URLSearchParams({ k: RESULTS, keep: $("keep").checked }));
-    if (mine === turn) {
-      describe(answer.item);
-      $("share").hidden = false;
-      tell("view", sessionStorage.getItem(`shown ${itemId}`), itemId);
-    }
-    return answer;
-  });
-}
-
-function describe(item) {
-  const article = $("item");
-  article.querySelector("img, .missing").replaceWith(grid.picture(item.photo, item.title));
-  article.querySelector("h2").textContent = item.title;
-  article.querySelector(".price").textContent = price(item.price);
-  article.querySelector(".path").textContent = item.category.join(" › ");
-  article.querySelector(".state").textContent = say(item.status);
-  $("item-search").onclick = () => go(`/?photo=${encodeURIComponent(item.item_id)}`);
-  article.hidden = false;
-  document.title = `${item.title} – Listing Lens`;
-}
-
-async function showNewest() {
-  const mine = begin(say("loading"));
-  $("item").hidden = true;
-  await settle(mine, "newest", () => api.newest(RESULTS));
-}
-
-function begin(status) {
-  turn += 1;
-  $("status").textContent = status;
-  $("share").hidden = true;
-  document.title = "Listing Lens";
-  return turn;
-}
-
-// Shows an answer, or why there is none, unless the visitor has gone on.
-async function settle(mine, heading, ask) {
-  try {
-    const answer = await ask();
-    if (mine !== turn) return;
-    $("results").textContent = say(heading);
-    $("status").textContent = answer.results.length ? say("results", answer.results.length) : say("nothing");
-    $("source").textContent = say("searchedIn", answer.index);
-    const cards = grid.show(answer.results, {
-      scored: heading !== "newest",
-      onTap: (result) => {
-        tell("tap", answer.search_id, result.item_id);
-        if (answer.search_id) sessionStorage.setItem(`shown ${result.item_id}`, answer.search_id);
-      },
-      onCategory: (path) => {
-        category = path;
-        go(photo ? address() : `/?${filters()}`);
-      },
-    });
-    if (heading !== "newest") watchImpressions(cards, answer.search_id);
-  } catch (error) {
-    if (mine !== turn) return;
-    if (!(error instanceof api.Refusal)) throw error;
-    grid.clear();
-    $("results").textContent = say(heading);
-    $("status").textContent = error.message;
-    $("source").textContent = "";
-  }
-}
-
-function usePhoto(file, from) {
-  photo = file;
-  photoFrom = from;
-  const preview = $("preview");
-  URL.revokeObjectURL(preview.src);
-  preview.src = URL.createObjectURL(file);
-  preview.alt = say("yourPhoto");
-  $("photo").hidden = false;
-}
-
-async function pick(file) {
-  if (!file) return;
-  usePhoto(file, {});
-  crop.set();
-  history.pushState(null, "", "/");
-  await searchNow();
-  $("results").focus();
-}
-
-// Goes to an address of this page.
-async function go(to) {
-  history.pushState(null, "", to);
-  await open();
+// Goes to an address of this page; with the key of the visitor's own photo, if that is what is searched with.
+async function go(to, own) {
+  history.replaceState({ ...history.state, y: scrollY }, "");
+  history.pushState({ entry: newKey(), own }, "", to);
   scrollTo(0, 0);
-  $("results").focus({ preventScroll: true });
+  if (await open()) arrive();
 }
 
-async function open() {
-  const parameters = new URLSearchParams(location.search);
-  showFilters(parameters);
-  const itemId = parameters.get("item");
-  if (itemId) return showItem(itemId);
-  const from = parameters.get("photo") ? { photo: parameters.get("photo") } : { search: parameters.get("search") };
-  const [name, value] = Object.entries(from)[0];
-  if (!value) {
-    $("photo").hidden = true;
-    photo = null;
-    photoFrom = {};
-    return showNewest();
+function arrive() {
+  if (shown.answer?.item) return item.focus();
+  const heading = $("results");
+  heading.focus({ preventScroll: true });
+  // On a phone, the photo and its crop are above what was found with it.
+  if (kindOf(place) === "found" && heading.getBoundingClientRect().top > innerHeight / 2) heading.scrollIntoView();
+}
+
+// Goes to the same photo, with another part or other filters.
+const change = (changes) => go(address.write({ ...place, ...changes }), history.state?.own);
+
+function pick(file) {
+  if (!file) return;
+  const own = newKey();
+  photos.set(own, file);
+  go(address.write({ filters: place.item ? null : place.filters }), own);
+}
+
+// Shows what the address stands for. Whether it was shown, and the visitor has not gone on meanwhile.
+async function open({ isBack = false } = {}) {
+  asking.abort();
+  asking = new AbortController();
+  const { signal } = asking;
+  if (!history.state?.entry) history.replaceState({ entry: newKey() }, "");
+  place = address.read(location.search);
+  prepare(kindOf(place));
+  const { entry } = history.state;
+  try {
+    const photo = await photoAt(signal);
+    if (signal.aborted) return false;
+    preview.show(photo);
+    const answer = (isBack && answers.get(entry)) || (await ask(photo, signal));
+    if (signal.aborted) return false;
+    answers.set(entry, answer);
+    shown = { answer };
+    if (place.item && !isBack) tellView(place.item);
+  } catch (error) {
+    if (signal.aborted) return false;
+    if (!(error instanceof api.Refusal)) throw error;
+    shown = { refusal: error };
+  } finally {
+    if (!signal.aborted) $("grid").ariaBusy = "false";
   }
-  if (photoFrom[name] !== value) {
-    const mine = begin(say("loading"));
-    try {
-      const file = await api.photoOf(name === "photo" ? api.itemPhoto(value) : api.searchPhoto(value));
-      if (mine !== turn) return;
-      usePhoto(file, from);
-    } catch (error) {
-      $("status").textContent = error.message;
-      return;
-    }
+  render();
+  return true;
+}
+
+function prepare(kind) {
+  document.body.dataset.kind = kind;
+  $("grid").ariaBusy = "true";
+  $("status").textContent = say(kind === "found" ? "searching" : "loading");
+  $("share").hidden = true;
+  refusals.hide();
+  filters.show(place.filters);
+  $("filters").hidden = kind === "similar";
+  crop.set(place.crop);
+  if (kind !== "found") preview.show(null);
+}
+
+// The photo that is searched with; null if none is.
+async function photoAt(signal) {
+  const own = history.state.own;
+  if (photos.has(own)) return photos.get(own);
+  if (!place.photo && !place.search) {
+    if (own) throw new api.Refusal("photoNotKept");
+    return null;
   }
-  crop.set(parameters.get("crop")?.split(",").map(Number));
-  return searchNow();
+  const key = address.write({ photo: place.photo, search: place.search });
+  if (!photos.has(key)) photos.set(key, await api.photoOf(place, signal));
+  return photos.get(key);
+}
+
+async function ask(photo, signal) {
+  const parameters = new URLSearchParams({ k: RESULTS, keep: mayKeep() });
+  if (place.item) return api.similar(place.item, parameters, signal);
+  if (!photo) return api.newest(new URLSearchParams([["k", RESULTS], ...place.filters]), signal);
+  for (const [name, value] of place.filters) parameters.append(name, value);
+  if (place.crop) parameters.set("crop", place.crop);
+  const answer = await api.search(photo, parameters, signal);
+  // From here on the photo can be had by its search; what is kept of a part of it is that part.
+  if (!signal.aborted && !place.photo && !place.search && !place.crop && answer.search_id) {
+    place.search = answer.search_id;
+    history.replaceState(history.state, "", address.write(place));
+  }
+  return answer;
+}
+
+function render() {
+  const { answer, refusal } = shown;
+  const kind = kindOf(place);
+  const inCategory = (levels) =>
+    address.write(place.item ? { filters: levels.map((level) => ["category", level]) } : { ...place, filters: filters.within(levels) });
+  $("results").textContent = say(kind);
+  $("preview").alt = say("yourPhoto");
+  $("source").textContent = answer ? say("searchedIn", answer.index) : "";
+  document.title = `${answer?.item?.title ?? say(kind)} – Listing Lens`;
+  if (answer?.item) item.show(answer.item, inCategory);
+  else item.hide();
+  if (refusal) refusals.show(refusal);
+  $("status").textContent = refusal ? "" : counted(answer.results.length);
+  $("share").hidden = !answer || (history.state.own && !place.search);
+  const cards = grid.show(answer?.results ?? [], {
+    isScored: kind !== "newest",
+    inCategory,
+    onTap: (result) => tellTap(answer.search_id, result.item_id),
+  });
+  watchImpressions(cards, answer?.search_id);
+}
+
+function counted(results) {
+  if (results) return say("results", results);
+  return say(String(place.filters) ? "nothingWithFilters" : "nothing");
+}
+
+async function goBack() {
+  const from = place.item;
+  if (!(await open({ isBack: true }))) return;
+  if (!grid.focus(from)) $("results").focus({ preventScroll: true });
+  scrollTo(0, history.state.y ?? 0);
+}
+
+async function share() {
+  const { href } = location;
+  // Browsers lend the clipboard to secure pages only.
+  const copied = await navigator.clipboard?.writeText(href).then(() => true, () => false);
+  $("status").textContent = copied ? say(place.search ? "sharedPhoto" : "shared") : say("shareByHand", href);
 }
 
 function follow(event) {
   const link = event.target.closest("a");
-  const plain = !event.defaultPrevented && event.button === 0 && !(event.metaKey || event.ctrlKey || event.shiftKey || event.altKey);
-  if (!link || !plain || link.origin !== location.origin || link.pathname !== "/" || link.hash) return;
+  const isPlain = !event.defaultPrevented && event.button === 0 && !(event.metaKey || event.ctrlKey || event.shiftKey || event.altKey);
+  if (!link || !isPlain || link.origin !== location.origin || link.pathname !== "/" || link.hash) return;
   event.preventDefault();
-  go(link.href);
+  const to = address.read(link.search);
+  // A category among the results of the visitor's own photo is searched with that photo.
+  const isSamePhoto = kindOf(place) === "found" && !to.item && link.classList.contains("path");
+  go(link.href, isSamePhoto ? history.state.own : undefined);
 }
 
-const drop = $("drop");
-for (const name of ["dragover", "dragenter"])
-  addEventListener(name, (event) => {
-    event.preventDefault();
-    drop.classList.add("over");
-  });
-for (const name of ["dragleave", "drop"]) addEventListener(name, () => drop.classList.remove("over"));
-addEventListener("drop", (event) => {
-  event.preventDefault();
-  pick(event.dataTransfer.files[0]);
-});
-addEventListener("paste", (event) => pick([...event.clipboardData.files].find((file) => file.type.startsWith("image/"))));
 for (const id of ["file", "camera"])
-  $(id).addEventListener("change", (event) => {
-    pick(event.target.files[0]);
+  $(id).addEventListener("change", ({ target }) => {
+    pick(target.files[0]);
     // So that the same file can be chosen again.
-    event.target.value = "";
+    target.value = "";
   });
-$("filters").addEventListener("submit", (event) => {
-  event.preventDefault();
-  go(photo ? address() : `/?${filters()}`);
-});
-$("category-clear").addEventListener("click", () => {
-  category = [];
-  go(photo ? address() : `/?${filters()}`);
-});
-$("crop-search").addEventListener("click", () => go(address()));
-$("crop-reset").addEventListener("click", () => {
-  crop.set();
-  go(address());
-});
-$("share").addEventListener("click", async () => {
-  await navigator.clipboard.writeText(location.href);
-  $("status").textContent = say("shared");
-});
+addEventListener("paste", (event) => pick([...event.clipboardData.files].find((file) => file.type.startsWith("image/"))));
+for (const name of ["dragenter", "dragover", "dragleave", "drop"])
+  addEventListener(name, (event) => {
+    if (!event.dataTransfer.types.includes("Files")) return;
+    event.preventDefault();
+    $("drop").classList.toggle("over", name === "dragenter" || name === "dragover");
+    if (name === "drop") pick(event.dataTransfer.files[0]);
+  });
+$("crop-search").addEventListener("click", () => change({ crop: crop.part() }));
+$("crop-reset").addEventListener("click", () => change({ crop: null }));
+filters.onChoice((chosen) => change({ filters: chosen }));
+refusals.onAgain(() => open().then((isShown) => isShown && arrive()));
+$("share").addEventListener("click", share);
 for (const button of document.querySelectorAll("[data-language]"))
   button.addEventListener("click", () => {
     speak(button.dataset.language);
-    open();
+    if (shown.answer || shown.refusal) render();
   });
 document.addEventListener("click", follow);
-addEventListener("popstate", open);
+$("skip").addEventListener("click", (event) => {
+  // Without an entry in the history, to which nobody would go back.
+  event.preventDefault();
+  $("results").focus();
+});
+addEventListener("popstate", goBack);
 
+history.scrollRestoration = "manual";
 translate();
 open();

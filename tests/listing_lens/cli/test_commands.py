@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,14 +23,26 @@ import numpy as np
 import pytest
 import typer
 from click import Command, Group
-from tiny import FIRST, SECOND, counts_of, items_of, land, listing, put_items
+from tiny import (
+    FIRST,
+    SECOND,
+    counts_of,
+    items_of,
+    land,
+    land_sessions,
+    listing,
+    log_search,
+    photo,
+    put_items,
+)
 
 from listing_lens.cli import app
 from listing_lens.lake.dead_letters import DeadLetters, Letter
 from listing_lens.lake.embeddings import Embeddings
 from listing_lens.lake.fits import load_projection
 from listing_lens.lake.ledger import Ledger
-from listing_lens.lake.windows import Lake
+from listing_lens.lake.window import Window
+from listing_lens.lake.windows import SESSIONS, Lake
 from listing_lens.registration import promote
 from listing_lens.registry import connect_registry
 from listing_lens.search.index import SearchIndex
@@ -59,6 +73,15 @@ def test_the_installed_program_runs_from_any_folder(tmp_path: Path) -> None:
     ran = subprocess.run([LENS, "settings"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert str(tmp_path / "relative") in ran.stdout
     assert "a-secret" not in ran.stdout + ran.stderr
+
+
+def test_a_key_is_shown_once_with_the_setting_that_makes_it_known(lens: Lens) -> None:
+    first, second = lens("key", "shop"), lens("key", "shop")
+    key = re.findall(r"^key: +(\S+)$", first.stdout, re.MULTILINE)[0]
+    [setting] = re.findall(r"^setting: LENS_SEARCH_KEYS=(.*)$", first.stdout, re.MULTILINE)
+    assert json.loads(setting) == {"shop": sha256(key.encode()).hexdigest()}
+    assert len(key) >= 40
+    assert key not in second.stdout
 
 
 class TestSettings:
@@ -261,6 +284,36 @@ class TestLake:
         result = lens("lake", "compact", "--encoder", "pixels:4")
         assert result.exit_code == 0, result.output
         assert {row[0]: row[1:3] for row in cells(result.stdout)} == {"pixels-4": ["1", "3"], self.ENCODER: ["3", "3"]}
+
+    def test_sessions_are_landed_of_every_day_that_is_over(self, lens: Lens, lake: Lake) -> None:
+        today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        # The last of them is not over.
+        days = [today - timedelta(days=n) for n in (3, 2, 0)]
+        for day in days:
+            log_search(lake, day, photo(1), ["a", "b"], ["a"])
+        windows = [Window(day, day + timedelta(days=1)) for day in days]
+        land_sessions(lake, windows[0], [])
+        result = lens("lake", "land-sessions")
+        assert result.exit_code == 0, result.output
+        assert " ".join(result.stdout.split()) == f"1 sessions of {windows[1]} have landed"
+        assert lake.windows(SESSIONS) == windows[:2]
+        assert "no day of the log of searches is left to land" in lens("lake", "land-sessions").stdout
+
+    def test_sessions_that_came_from_elsewhere_are_not_landed_anew(self, lens: Lens, lake: Lake) -> None:
+        log_search(lake, FIRST.start, photo(1), ["a", "b"], ["a"])
+        land_sessions(lake, FIRST, [])
+        result = lens("lake", "land-sessions", "--day", f"{FIRST.start:%Y-%m-%d}")
+        assert result.exit_code == 0, result.output
+        assert "did not come from the log of searches" in " ".join(result.stdout.split())
+
+    def test_compacted_says_which_searches_are_forgotten(
+        self, lens: Lens, lake: Lake, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        log_search(lake, FIRST.start, photo(1), ["a", "b"], ["a"])
+        monkeypatch.setenv("LENS_SEARCH_LOG_DAYS", "0")
+        result = lens("lake", "compact")
+        assert result.exit_code == 0, result.output
+        assert "searches of 1 days are forgotten" in result.stdout
 
     @pytest.mark.parametrize("command", [["compact"], ["show"], ["dead-letters"]], ids=" ".join)
     def test_without_embeddings_is_no_error(self, lens: Lens, command: list[str]) -> None:

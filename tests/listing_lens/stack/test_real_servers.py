@@ -1,5 +1,6 @@
 """The real Elasticsearch node and MLflow server do what the project asks of them, and survive being killed."""
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -70,6 +71,22 @@ def test_they_listen_on_this_machine_only(elasticsearch_url: str, mlflow_url: st
     ports = [c for c in psutil.net_connections("tcp") if c.pid in mine and c.status == psutil.CONN_LISTEN]
     assert len(ports) >= 2
     assert {c.laddr.ip.removeprefix("::ffff:") for c in ports} == {"127.0.0.1"}
+
+
+def test_the_search_service_is_well_while_there_is_nothing_to_search(
+    elasticsearch_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LENS_ELASTICSEARCH_URL", elasticsearch_url)
+    settings = load_settings(home=tmp_path / "home", alias="stack-nothing")
+    monkeypatch.setenv("LENS_ALIAS", settings.alias)
+    try:
+        url = up(settings, ("search",)).search_url
+        assert httpx.get(f"{url}/health/ready", timeout=None).json()["state"] == "nothing_to_search"
+        assert httpx.get(f"{url}/", timeout=None).headers["content-type"].startswith("text/html")
+        lines = [json.loads(line) for line in (settings.home / "logs" / "search.log").read_text().splitlines()]
+        assert any(line["event"] == "GET /health/ready 503" for line in lines)
+    finally:
+        down(settings)
 
 
 def test_a_killed_node_keeps_what_it_acknowledged(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from small_siglip import save_siglip
 from transformers import (
     AutoImageProcessor,
     AutoModel,
@@ -29,7 +30,6 @@ from transformers import (
     MobileNetV2ForImageClassification,
     Siglip2Config,
     Siglip2Model,
-    SiglipConfig,
     SiglipModel,
 )
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
@@ -44,38 +44,6 @@ from models.encoders.untrained_siglip import save_untrained_siglip
 from models.errors import LensError
 
 WEIGHTS = "model.safetensors"
-
-
-def save_siglip(folder: Path, *, seed: int = 0) -> Path:
-    """A small model of the real architecture with random weights: 192-d, 64-pixel images."""
-    config = SiglipConfig(
-        text_config={
-            "vocab_size": 4096,
-            "hidden_size": 192,
-            "intermediate_size": 384,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "max_position_embeddings": 32,
-            "projection_size": 192,
-            "bos_token_id": 1,
-            "eos_token_id": 2,
-            "pad_token_id": 2,
-        },
-        vision_config={
-            "hidden_size": 192,
-            "intermediate_size": 576,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 6,
-            "image_size": 64,
-            "patch_size": 8,
-        },
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = SiglipModel(config)
-    model.save_pretrained(folder)
-    SiglipImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
