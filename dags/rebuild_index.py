@@ -13,10 +13,11 @@ embedder's encoder has not embedded yet: the newest windows first, and only the 
 that are recorded: another try goes on where the last one stopped. `finish_load` gives the index its replicas and refreshes it,
 and `wait_for_merge` waits for its segments to be merged, if `LENS_INDEX_SEGMENTS` asks for that. `catch_up` loads what was
 embedded meanwhile, until nothing is left. `verify` compares the index with the lake and tries it out (`LENS_VERIFY_…`), and
-`log_verification` puts the report into MLflow. `catch_up_again` loads what was embedded during the verification. `swap` moves
-the alias in one request: searches see the old index or the new one, never both or neither. `retire` removes indexes that are no
-longer needed for rollback (`LENS_INDEX_KEEP_…`), and what failed builds left. `give_up` runs only if a task failed for good: it
-frees the lock.
+`log_verification` puts the report into MLflow. `catch_up_again` loads what was embedded during the verification. `replay`
+brings in what was put to the search service before the index was there, or told by a queue, and has not landed since. `swap`
+moves the alias in one request: searches see the old index or the new one, never both or neither. `retire` removes indexes that
+are no longer needed for rollback (`LENS_INDEX_KEEP_…`), and what failed builds left. `give_up` runs only if a task failed for
+good: it frees the lock.
 
 **When it fails.** The alias has not moved, and readers noticed nothing. Clear the failed task to continue. *Another build is
 running*: wait for it, or trigger with `wait`. *The verification failed*: its message and page say which checks; mend the cause

@@ -9,6 +9,7 @@ alias `champion` was moved in MLflow to an embedder whose index is still kept.
 **What.** `begin_rollback` takes the lock of builds for a kept index: the named one, or the one that was live last. A kept index
 has received new listings all the time; `embed_missing` embeds, and `catch_up` loads, what it may lack. `verify` puts it to the
 same checks as a new one, and `log_verification` puts the report into MLflow. `catch_up_again` loads what was embedded meanwhile.
+`replay` brings in what was put to the search service, or told by a queue, has not landed yet and did not reach the index.
 `promote_build` makes the index's embedder the champion again, since the champion is what should serve. `swap` moves the alias
 in one request. The index that was live is kept. `give_up` runs only if a task failed for good: it frees the lock, and the index
 stays kept.

@@ -332,7 +332,8 @@ def load_build(task_id: str, build: XComArg) -> BaseOperator:
 
 
 def catch_up_and_verify(build: XComArg) -> tuple[BaseOperator, BaseOperator]:
-    """The tasks that bring a build up to date and prove it; what is embedded meanwhile is loaded before the alias may move.
+    """The tasks that bring a build up to date and prove it; what is embedded or told of meanwhile comes in before the alias may
+    move.
 
     Returns:
         The first and the last of them.
@@ -346,8 +347,10 @@ def catch_up_and_verify(build: XComArg) -> tuple[BaseOperator, BaseOperator]:
         arguments={"index": index, "force": "{{ params.force_checks }}"},
     )
     again = load_build("catch_up_again", build)
-    catch_up >> verify >> log_verification(index) >> again
-    return catch_up, again
+    # After the loads: what the table has by now need not be embedded once more.
+    replay = BuildStepOperator(task_id="replay", job="replay_listings", index=index, arguments={"index": index})
+    catch_up >> verify >> log_verification(index) >> again >> replay
+    return catch_up, replay
 
 
 @task

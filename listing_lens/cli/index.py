@@ -15,6 +15,7 @@ from rich.table import Column, Table
 from listing_lens.cli.console import console
 from listing_lens.cli.progress import run_with_bars
 from listing_lens.errors import LensError
+from listing_lens.indexing.listing_log import ListingLog
 from listing_lens.lake.embeddings import Embeddings
 from listing_lens.lake.windows import Lake
 from listing_lens.search import lifecycle
@@ -223,10 +224,11 @@ def _embed_missing(build: Build, settings: Settings) -> None:
 
 
 def _catch_up_and_verify(build: Build, settings: Settings, force: Sequence[str]) -> None:
-    """Bring the index up to date and prove it; what is embedded meanwhile is loaded before the alias may move."""
+    """Bring the index up to date and prove it; what is embedded or told of meanwhile comes in before the alias may move."""
     _catch_up("catch_up", build, settings)
     _verify(build, settings, force)
     _catch_up("catch_up_again", build, settings)
+    _replay(build, settings)
 
 
 def _catch_up(step: str, build: Build, settings: Settings) -> None:
@@ -234,6 +236,11 @@ def _catch_up(step: str, build: Build, settings: Settings) -> None:
     loads = Loads(search_index, search_index.get(build.index))
     if loads.is_behind(Embeddings(Lake(settings.lake), build.card.encoder_id)):
         _job(build, step, "load_index", [], settings)
+
+
+def _replay(build: Build, settings: Settings) -> None:
+    if ListingLog.of(Lake(settings.lake)).files_not_landed(datetime.now(UTC)):
+        _job(build, "replay", "replay_listings", [], settings)
 
 
 def _verify(build: Build, settings: Settings, force: Sequence[str]) -> None:

@@ -28,6 +28,7 @@ from listing_lens.search.index import Index
 from listing_lens.search.lifecycle import connect_builds
 from listing_lens.settings import Settings
 from models.embedder import EmbedderCard
+from models.encoders.runtime import Runtime
 from models.images import ImageError, decode_image
 
 logger = logging.getLogger(__name__)
@@ -84,9 +85,13 @@ class Indexer:
         Raises:
             LensError: no cluster is named, or it does not respond.
         """
-        lake, runtime = Lake(settings.lake), encoder_runtime(settings)
-        load = lru_cache(_EMBEDDERS)(lambda card: Embedder.load(card, lake, runtime))
-        return cls(connect_builds(settings, patience_s=patience_s), ImageSource.of(settings), load)
+        builds = connect_builds(settings, patience_s=patience_s)
+        return cls.with_embedders_of(Lake(settings.lake), builds, ImageSource.of(settings), encoder_runtime(settings))
+
+    @classmethod
+    def with_embedders_of(cls, lake: Lake, builds: Builds, images: ImageSource, runtime: Runtime) -> Indexer:
+        """The indexer whose embedders are a lake's, and are held once they are loaded."""
+        return cls(builds, images, lru_cache(_EMBEDDERS)(lambda card: Embedder.load(card, lake, runtime)))
 
     def index(self, listings: Sequence[Listing]) -> Indexed:
         """Write the newest version of each listing to every index that is fed.

@@ -10,22 +10,17 @@ from typing import Any
 from listing_lens.errors import LensError
 from listing_lens.images.source import resolve_uri
 from listing_lens.indexing.events import LOG, TOLERANCE, listing_in, newest
-from listing_lens.indexing.indexer import Indexed, Indexer
-from listing_lens.lake.log import Log
+from listing_lens.lake.log import Log, written_at
 from listing_lens.lake.records import LISTING_SCHEMA, Listing, Refused, parse_listings, to_table
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import LISTINGS, Lake
-from listing_lens.search.index import PATIENCE_S
-from listing_lens.settings import Settings
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# After its end, a window is landed when every event that may be of it has been written: the oldest that is taken, and the time
-# that writing takes.
+# After its end, a window is landed when every listing that belongs to it has been written: the latest of them comes that late,
+# and writing takes time.
 LANDS_AFTER = TOLERANCE + timedelta(minutes=1)
 # How late a window may be landed and embedded.
 _LATE = timedelta(days=1)
-# Listings that are embedded and written together by a replay.
-_TOGETHER = 64
 
 
 @dataclass(frozen=True)
@@ -42,31 +37,35 @@ class ListingLog:
     def lake(self) -> Lake:
         return self.log.lake
 
-    def read(self, since: datetime, until: datetime) -> Iterator[Listing]:
-        """The listings that were written in [since, until), as often as they were."""
-        for path in self.log.files(since, until):
-            for entry in self.log.read(path):
-                yield listing_in(entry)
+    def read(self, path: str) -> Iterator[Listing]:
+        """The listings in a file of the log."""
+        return map(listing_in, self.log.read(path))
 
     def not_landed(self, now: datetime) -> list[Listing]:
-        """The newest version of each item that was told of since the last window landed, or up to a day before its end.
+        """The newest version of each item in `files_not_landed`."""
+        return newest(listing for path in self.files_not_landed(now) for listing in self.read(path))
+
+    def files_not_landed(self, now: datetime) -> list[str]:
+        """The files that were written since the last window landed, or up to a day before its end.
 
         Windows may land out of order, and be embedded later.
         """
         windows = self.lake.windows(LISTINGS)
         since = max((window.end - _LATE for window in windows), default=_EPOCH)
-        return newest(self.read(since, now + TOLERANCE))
+        return self.log.files(since, now + TOLERANCE)
 
     def land(self, window: Window, now: datetime) -> int:
         """Land a window of listings: those that changed in it, beside what an import has landed. Returns how many were told of.
+
+        A queue may have kept a listing for longer than a window waits: it lands in the window in which it was written. So
+        each lands once, however late it comes.
 
         Raises:
             LensError: it is too early, and some may be yet to come.
         """
         if now < window.end + LANDS_AFTER:
             raise LensError(f"listings of {window} may still come: land it from {window.end + LANDS_AFTER} on")
-        told = self.read(window.start - TOLERANCE, window.end + LANDS_AFTER)
-        rows = {(one.item_id, one.version): asdict(one) for one in told if window.start <= one.updated_at < window.end}
+        rows = {(one.item_id, one.version): asdict(one) for one in self._told(window)}
         landed = self._landed(window)
         if landed is None or rows.keys() - landed.keys():
             # In one order, whatever the order of events was: the window is the same window.
@@ -74,6 +73,14 @@ class ListingLog:
             table = to_table([every[key] for key in sorted(every)], LISTING_SCHEMA)
             self.lake.write_table(LISTINGS, window, table, now)
         return len(rows)
+
+    def _told(self, window: Window) -> Iterator[Listing]:
+        """The listings that belong to a window, as often as they were written."""
+        for path in self.log.files(window.start - TOLERANCE, window.end + LANDS_AFTER):
+            earliest = written_at(path) - TOLERANCE
+            for listing in self.read(path):
+                if window.start <= max(listing.updated_at, earliest) < window.end:
+                    yield listing
 
     def _landed(self, window: Window) -> dict[tuple[str, int], dict[str, Any]] | None:
         """The rows that a window has already, with absolute addresses of their photos; None if it has not landed."""
@@ -96,20 +103,3 @@ class ListingLog:
         """Remove the log of days before a date, unless the lake has yet to land them. Returns the number of days."""
         landed = max((window.end for window in self.lake.windows(LISTINGS)), default=_EPOCH) - LANDS_AFTER
         return self.log.forget(min(before, landed.date()))
-
-
-def replay(index_name: str, settings: Settings, now: datetime) -> Indexed:
-    """Bring into an index what was told of before it was made, and has not landed since.
-
-    Raises:
-        LensError: the index cannot be written to, or its embedder not be loaded.
-    """
-    log, indexer = ListingLog.of(Lake(settings.lake)), Indexer.of(settings, patience_s=PATIENCE_S)
-    index, told, total = indexer.builds.search_index.get(index_name), log.not_landed(now), Indexed()
-    for start in range(0, len(told), _TOGETHER):
-        result = indexer.write(told[start : start + _TOGETHER], [index])
-        for because in result.failed.values():
-            raise LensError(because)
-        total.written[index_name] = total.written.get(index_name, 0) + result.written[index_name]
-        total.unusable += result.unusable
-    return total

@@ -17,6 +17,7 @@ from listing_lens.errors import LensError
 from listing_lens.indexing.events import LOG, entry_of
 from listing_lens.indexing.indexer import Indexed, Indexer
 from listing_lens.indexing.listing_log import ListingLog
+from listing_lens.indexing.set_aside import SetAside
 from listing_lens.lake.log import Log
 from listing_lens.lake.records import Listing, by_version
 from listing_lens.lake.windows import Lake
@@ -35,7 +36,6 @@ _TOGETHER = 16
 # Seconds before another attempt; they double.
 _SHORTEST_S, _LONGEST_S = 0.5, 30.0
 _SECONDS_PER_LISTING = 0.1
-SET_ASIDE = "listings-set-aside"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class ListingQueue:
         self.log = BatchedLog(Log(lake, LOG), _LOG_EVERY_S, now=now, sleep=sleep)
         self.problem: str | None = None
         self._connect, self._metrics, self._most, self._now, self._sleep = connect, metrics, most_waiting, now, sleep
-        self._set_aside = Log(lake, SET_ASIDE)
+        self._set_aside = SetAside.of(lake, self.log.writer)
         self._indexer: Indexer | None = None
         self._waiting: dict[str, _Waiting] = {}
         self._there = asyncio.Event()
@@ -137,12 +137,7 @@ class ListingQueue:
         if self._indexer is None:
             self._indexer = self._connect()
         result = self._indexer.index(listings)
-        if result.unusable:
-            now = self._now()
-            entries = [{**entry_of(one.listing, now), "reason": one.reason} for one in result.unusable]
-            self._set_aside.append(entries, now, self.log.writer)
-            for one in result.unusable:
-                logger.warning("listing %s is set aside: %s", one.listing.item_id, one.reason)
+        self._set_aside.listings(result.unusable, self._now())
         return result
 
     def _note(self, problem: str | None) -> None:

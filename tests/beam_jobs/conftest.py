@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import pytest
 import quick_beam
+from small_index import Small, small_index
 from tenacity import wait_none
 from tiny import Indexed, land_marketplace, remove_indexes
 
@@ -140,3 +141,20 @@ def indexed(
     card = load_fit(lake, "fit").card
     yield Indexed(lake, search_index, search_index.create(card, "one"))
     remove_indexes(search_index)
+
+
+@pytest.fixture(scope="module")
+def small_market(
+    tmp_path_factory: pytest.TempPathFactory, elasticsearch_url: str, untrained_siglip: Path
+) -> Iterator[Small]:
+    """Twenty photos and two indexes of them, for a module that tells of more."""
+    with small_index(tmp_path_factory.mktemp("market"), elasticsearch_url, untrained_siglip) as made:
+        yield made
+
+
+@pytest.fixture
+def market(small_market: Small, monkeypatch: pytest.MonkeyPatch) -> Small:
+    """The module's market, whose settings jobs find in the environment."""
+    for name, value in small_market.settings.environment.items():
+        monkeypatch.setenv(name, value)
+    return small_market

@@ -10,7 +10,7 @@ import json
 import re
 import socket
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ import pytest
 from apache_beam.internal.gcp import auth
 from apache_beam.portability.api import beam_runner_api_pb2
 from google.auth.credentials import AnonymousCredentials
-from tiny import FIRST, SECOND, Indexed, bounds, log_search, photo
+from tiny import FIRST, SECOND, Indexed, bounds, listing, log_search, photo
 from tiny import land_sessions as put_sessions
 
 from beam_jobs import (
@@ -29,12 +29,16 @@ from beam_jobs import (
     embed_listings,
     evaluate_sessions,
     fit_projection,
+    index_listings,
     land_sessions,
     load_index,
     redrive_dead_letters,
+    replay_listings,
     sample_pairs,
     verify_index,
 )
+from listing_lens.indexing.events import entry_of
+from listing_lens.indexing.listing_log import ListingLog
 from listing_lens.lake.records import Session
 from listing_lens.lake.window import Window
 
@@ -96,6 +100,8 @@ def _jobs(indexed: Indexed) -> dict[str, tuple[Callable[[list[str]], None], list
     logged = Window(FIRST.start - timedelta(days=1000), FIRST.end - timedelta(days=1000))
     log_search(indexed.lake, logged.start, photo(5), shown, shown[:1])
     index = ["--index", indexed.index.name]
+    now = datetime.now(UTC)
+    ListingLog.of(indexed.lake).log.append([entry_of(listing("told"), now)], now, "test")
     # One that nothing was loaded into.
     new = indexed.search_index.create(indexed.index.card, "new")
     return {
@@ -104,10 +110,12 @@ def _jobs(indexed: Indexed) -> dict[str, tuple[Callable[[list[str]], None], list
         "embed_listings": (embed_listings.main, both),
         "evaluate_sessions": (evaluate_sessions.main, [*first, "--card", indexed.index.card.model_dump_json()]),
         "fit_projection": (fit_projection.main, ["--name", "again"]),
+        "index_listings": (index_listings.main, ["--subscription", "projects/p/subscriptions/listings"]),
         "land_sessions": (land_sessions.main, bounds(logged)),
         "load_index": (load_index.main, ["--index", new.name]),
         # The marketplace's broken photo is a letter.
         "redrive_dead_letters": (redrive_dead_letters.main, ["--all"]),
+        "replay_listings": (replay_listings.main, index),
         "sample_pairs": (sample_pairs.main, ["--name", "p", *first]),
         "verify_index": (verify_index.main, index),
     }

@@ -6,14 +6,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny import FIRST, SECOND, image_root, land, land_unchecked, listing
 
 from listing_lens.errors import LensError
 from listing_lens.indexing.events import TOLERANCE, entry_of
 from listing_lens.indexing.listing_log import LANDS_AFTER, ListingLog
 from listing_lens.lake.records import Listing
+from listing_lens.lake.window import Window
 from listing_lens.lake.windows import LISTINGS, Lake
 
 LATER = FIRST.end + LANDS_AFTER
@@ -43,9 +47,35 @@ class TestLanding:
         last = FIRST.end - timedelta(seconds=1)
         told(log, [absolute("early", updated_at=FIRST.start)], FIRST.start - TOLERANCE)
         told(log, [absolute("a", price=1, updated_at=NOON)], NOON)
-        told(log, [absolute("late", updated_at=last), absolute("next", updated_at=FIRST.end)], FIRST.end + TOLERANCE)
+        told(log, [absolute("late", updated_at=last), absolute("next", updated_at=FIRST.end)], last + TOLERANCE)
         assert log.land(FIRST, LATER) == 3
         assert [item_id for item_id, _, _ in landed(log)] == ["a", "early", "late"]
+
+    @given(
+        changed=st.lists(st.timedeltas(timedelta(hours=-30), timedelta(hours=50)), min_size=1, max_size=5),
+        lateness=st.timedeltas(-TOLERANCE, timedelta(hours=30)),
+    )
+    def test_takes_each_listing_once_however_late_a_queue_tells_of_it(
+        self, changed: list[timedelta], lateness: timedelta
+    ) -> None:
+        with TemporaryDirectory() as folder:
+            log = ListingLog.of(Lake(folder))
+            moments = [FIRST.start + hours for hours in changed]
+            for n, moment in enumerate(moments):
+                told(log, [absolute(f"i{n}", updated_at=moment)], moment + lateness)
+            windows = [Window(FIRST.start + timedelta(days=n), FIRST.end + timedelta(days=n)) for n in range(-3, 5)]
+            taken = [
+                (window, row)
+                for window in windows
+                if log.land(window, window.end + LANDS_AFTER)
+                for batch in log.lake.read(LISTINGS, [window])
+                for row in batch.to_pylist()
+            ]
+            assert sorted(row["item_id"] for _, row in taken) == [f"i{n}" for n in range(len(moments))]
+            for window, row in taken:
+                # Where it was in time, it is in the window in which it changed.
+                assert row["updated_at"] < window.end
+                assert row["updated_at"] in window or lateness > TOLERANCE
 
     def test_is_not_done_before_all_can_have_come(self, log: ListingLog) -> None:
         with pytest.raises(LensError, match="may still come"):
@@ -102,4 +132,5 @@ class TestForgetting:
         assert log.forget(date(2027, 1, 1)) == 0
         log.land(SECOND, SECOND.end + LANDS_AFTER)
         assert log.forget(date(2027, 1, 1)) == 1
-        assert [one.item_id for one in log.read(FIRST.start, SECOND.end)] == ["b"]
+        [path] = log.log.files(FIRST.start, SECOND.end)
+        assert [one.item_id for one in log.read(path)] == ["b"]

@@ -19,7 +19,7 @@ from httpx import Response
 from small_index import Small, small_index
 from tiny import photo
 
-from listing_lens.indexing.listing_log import ListingLog, replay
+from listing_lens.indexing.listing_log import ListingLog
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import LISTINGS, Lake
 from listing_lens.serving.app import create_app
@@ -232,18 +232,6 @@ def _service(market: Small, **changed: Any) -> Service:
 
 
 class TestLog:
-    def test_an_index_that_was_made_later_replays_it(self, client: TestClient, market: Small) -> None:
-        put(client, "bag-20", 120)
-        settled(client)
-        index = market.search_index.create(market.live.card, "later")
-        try:
-            result = replay(index.name, market.settings, datetime.now(UTC))
-            assert result.written[index.name] > 1
-            assert "bag-20" in market.search_index.versions(index.name, ["bag-20"])
-            assert replay(index.name, market.settings, datetime.now(UTC)).written[index.name] == 0
-        finally:
-            market.search_index.client.indices.delete(index=index.name)
-
     def test_lands_as_the_windows_listings(self, client: TestClient, market: Small) -> None:
         put(client, "bag-21", 121, price=10)
         put(client, "bag-21", 121, price=11)
