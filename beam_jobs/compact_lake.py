@@ -5,7 +5,7 @@ that a window embedded in the meantime waits for at most one of them; rows that 
 items sold or deleted more than LENS_LAKE_REMOVED_DAYS ago are deleted from the tables, so that the lake grows with the
 catalog, not with its history. Table versions older than LENS_LAKE_RETENTION_DAYS are dropped, and files staged by runs that
 died are removed after two days. The search service's log is forgotten after LENS_SEARCH_LOG_DAYS, with its photos and the
-sessions that refer to them.
+sessions that refer to them; the log of listings a week after they have landed.
 
     python -m beam_jobs.compact_lake
     python -m beam_jobs.compact_lake --encoder models:/listing-encoder@champion
@@ -23,6 +23,7 @@ import apache_beam as beam
 from beam_jobs.launcher import launch, parser, pipeline_options
 from listing_lens import progress
 from listing_lens.embedding.sources import resolve_encoder
+from listing_lens.indexing.listing_log import ListingLog
 from listing_lens.lake.embeddings import Embeddings, every_encoder, removed_before
 from listing_lens.lake.searches import forget_searches, kept_since
 from listing_lens.lake.tables import Compacted, Table
@@ -32,16 +33,20 @@ from models.encoders.files import identify
 
 logger = logging.getLogger(__name__)
 
+# How long the log of listings is kept once they have landed: a replay goes a day back.
+_LISTINGS_KEPT = timedelta(days=7)
+
 
 @dataclass(frozen=True)
 class Config:
-    """One compaction: which encoders' tables, how long versions are kept, and the cutoffs for sold items and for searches."""
+    """One compaction: which encoders' tables, how long versions are kept, and the cutoffs for sold items and for logs."""
 
     lake: Lake
     embeddings: tuple[Embeddings, ...]
     keep: timedelta
     removed_before: datetime
     searches_since: date
+    listings_since: date
 
     @property
     def tables(self) -> tuple[Table, ...]:
@@ -98,6 +103,7 @@ def configure(encoder_source: str | None = None) -> Config:
         keep=timedelta(days=settings.lake_retention_days),
         removed_before=now - timedelta(days=settings.lake_removed_days),
         searches_since=kept_since(settings.search_log_days, now),
+        listings_since=(now - _LISTINGS_KEPT).date(),
     )
 
 
@@ -109,6 +115,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = configure(known.encoder)
     forgotten_searches = forget_searches(config.lake, config.searches_since)
     logger.info("searches before %s: %s", config.searches_since, forgotten_searches)
+    forgotten_days = ListingLog.of(config.lake).forget(config.listings_since)
+    logger.info("log of listings before %s: %d days are forgotten", config.listings_since, forgotten_days)
     for embeddings in config.embeddings:
         forgotten = forget_removed(embeddings, config.removed_before)
         logger.info("%s: %d items that were sold or deleted long ago are forgotten", embeddings.encoder_id, forgotten)
