@@ -42,9 +42,12 @@ import httpx
 import numpy as np
 import orjson
 import psutil
+import torch
 from elasticsearch import AsyncElasticsearch, OrjsonSerializer
 from numpy.typing import NDArray
 from PIL import Image
+from transformers import SiglipConfig, SiglipModel
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from benchmarks.clustered import clustered
 from benchmarks.node import Node, restartable_node
@@ -88,6 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--encoder", choices=list(_ENCODERS), default="tiny")
+    parser.add_argument("--threads", type=int, default=1, help="of the encoder, in the service and alone")
     parser.add_argument("--rounds", type=int, default=3, help="of what is compared")
     parser.add_argument("--seconds", type=float, default=15, help="of each load")
     parser.add_argument("--only", nargs="+", choices=_PARTS, default=list(_PARTS))
@@ -95,6 +99,9 @@ def main() -> None:
     parser.add_argument("--java", type=Path, help="a JDK with the vector module; see benchmarks/node.py")
     parser.add_argument("--profile", type=Path, help="where py-spy records the service to, if it is installed")
     given = parser.parse_args()
+    # Also of the service.
+    os.environ["OMP_NUM_THREADS"] = str(given.threads)
+    torch.set_num_threads(given.threads)
     with (
         tempfile.TemporaryDirectory() as scratch,
         restartable_node(Path(scratch) / "node", given.heap, given.java) as node,
@@ -190,10 +197,6 @@ def ranking_of(settings: Settings) -> Ranking:
 
 def _save_encoder(folder: Path, size: str) -> Path:
     """A SigLIP with random weights and next to no text tower."""
-    import torch
-    from transformers import SiglipConfig, SiglipModel
-    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
-
     hidden, layers, heads, side = _ENCODERS[size]
     text = {"vocab_size": 64, "num_hidden_layers": 1, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
     vision = {

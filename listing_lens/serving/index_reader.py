@@ -21,6 +21,8 @@ from listing_lens.serving.limits import Breaker, Budget, BusyError, Gate, Unavai
 from listing_lens.settings import Settings, missing
 
 _CLUSTER = "Elasticsearch"
+# Its answer when its queues are full, or its memory.
+_TOO_MUCH = 429
 
 
 class _ClusterError(Exception):
@@ -48,12 +50,14 @@ class IndexReader:
         alias: the readers'.
         gate: how many requests the cluster gets at once.
         breaker: refuses them while it does not answer.
+        fair_s: a request that had less time, because it was spent elsewhere, says nothing about the cluster if it is late.
     """
 
     client: AsyncElasticsearch
     alias: str
     gate: Gate
     breaker: Breaker
+    fair_s: float
 
     @classmethod
     def connect(cls, settings: Settings) -> IndexReader:
@@ -75,7 +79,7 @@ class IndexReader:
             dead_node_backoff_factor=0,
         )
         gate = Gate("the index", settings.search_in_flight, settings.search_waiting)
-        return cls(client, settings.alias, gate, Breaker(_CLUSTER))
+        return cls(client, settings.alias, gate, Breaker(_CLUSTER), settings.search_budget_s / 2)
 
     async def close(self) -> None:
         await self.client.close()
@@ -157,13 +161,20 @@ class IndexReader:
     async def _asking(self, budget: Budget) -> AsyncIterator[AsyncElasticsearch]:
         """A client for one request, whose faults are told apart."""
         async with self.gate.enter(budget):
+            left = max(0.001, budget.left)
             try:
                 with self.breaker.watch(_ClusterError):
                     try:
-                        yield self.client.options(request_timeout=max(0.001, budget.left))
-                    except (NoConnection, ConnectionTimeout) as err:
+                        yield self.client.options(request_timeout=left)
+                    except ConnectionTimeout as err:
+                        if left < self.fair_s:
+                            raise BusyError(f"{_CLUSTER} had too little of the request's time left") from err
+                        raise _ClusterError from err
+                    except NoConnection as err:
                         raise _ClusterError from err
                     except ApiError as err:
+                        if err.status_code == _TOO_MUCH:
+                            raise BusyError(f"{_CLUSTER} has more to do than it can") from err
                         if err.status_code in BUSY:
                             raise _ClusterError from err
                         raise
@@ -171,9 +182,9 @@ class IndexReader:
                 raise _refusal(err.__cause__) from err.__cause__
 
 
-def _refusal(cause: BaseException | None) -> UnavailableError | BusyError:
+def _refusal(cause: BaseException | None) -> UnavailableError:
     if isinstance(cause, ConnectionTimeout):
         return UnavailableError(f"{_CLUSTER} did not answer in the request's time")
     if isinstance(cause, TransportError):
         return UnavailableError(f"{_CLUSTER} cannot be reached")
-    return UnavailableError(f"{_CLUSTER} is busy or restarting")
+    return UnavailableError(f"{_CLUSTER} is restarting")
