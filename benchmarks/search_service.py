@@ -12,7 +12,7 @@ index gave before, a search by photo by whether it finds the photo's own listing
 - `similar`: similar items against the two requests of Elasticsearch that they take, made by the same client library without
   the service, and against the second alone; at the same constant rate, alternately.
 - `photo`: search by photo against the encoder and a search in Elasticsearch alone, one at a time; then as many as come.
-- `overload`: twice the rate that is sustained, of each operation; what is refused, how quick the rest is, how soon all is as before.
+- `overload`: twice the rate that is sustained, of each operation: what is refused, how quick the rest is, when all is as before.
 - `changes`: photos and similar items while the alias moves to the other space, and while Elasticsearch is away for ten seconds.
 - `events`: events per second that are in the lake when they are answered.
 """
@@ -658,7 +658,8 @@ class Bench:
             "after it is back": [o for o in outcomes if o.due >= back],
         }
         print(
-            f"  {rate:.1f}/s of both kinds for {seconds:.0f} s, p50 {usual:.0f} ms; the server was away for {back - stopping:.0f} s"
+            f"  {rate:.1f}/s of both kinds for {seconds:.0f} s, p50 {usual:.0f} ms; "
+            f"the server was away for {back - stopping:.0f} s"
         )
         for phase, of_phase in phases.items():
             print(f"    {phase}: {_statuses(of_phase)}; {_reasons(of_phase)}")
@@ -695,7 +696,8 @@ class Bench:
         stored = sum(outcome.reply.status == 202 for outcome in outcomes) * _EVENTS_TOGETHER
         p50, p99 = percentiles(outcomes, 50, 99)
         print(
-            f"  {rate:.0f} requests/s: {stored / self.seconds:.0f} events/s, {_statuses(outcomes)}, p50 {p50:.0f}, p99 {p99:.0f} ms"
+            f"  {rate:.0f} requests/s: {stored / self.seconds:.0f} events/s, {_statuses(outcomes)}, "
+            f"p50 {p50:.0f}, p99 {p99:.0f} ms"
         )
 
     # ---- what the parts share ----

@@ -10,11 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from listing_lens.serving.limits import Budget, BusyError
+from listing_lens.serving.limits import Budget, BusyError, newest_counts
 from listing_lens.serving.query_embedder import QueryEmbedder
 
-# How much the newest batch counts in the mean time of a photo.
-_NEWEST = 0.2
 # How much of what is left of a request's time the encoder may take: the search comes after it.
 _SHARE = 0.9
 
@@ -116,8 +114,7 @@ class QueryEncoding:
                 if not one.vector.done():
                     one.vector.set_exception(err)
         else:
-            took = (loop.time() - began) / len(batch)
-            self.photo_s = took if not self.photo_s else (1 - _NEWEST) * self.photo_s + _NEWEST * took
+            self.photo_s = newest_counts((loop.time() - began) / len(batch), self.photo_s)
             for one, vector in zip(batch, vectors, strict=True):
                 if not one.vector.done():
                     one.vector.set_result(vector)
