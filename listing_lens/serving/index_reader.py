@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from elastic_transport import ConnectionError as NoConnection
-from elastic_transport import ConnectionTimeout, TransportError
+from elastic_transport import TransportError
 from elasticsearch import ApiError, AsyncElasticsearch, NotFoundError, OrjsonSerializer
 from numpy.typing import NDArray
 
@@ -75,6 +76,8 @@ class IndexReader:
             serializer=OrjsonSerializer(),
             connections_per_node=settings.search_in_flight,
             max_retries=0,
+            # Each request has its own time: see `_asking`.
+            request_timeout=None,
             # A node that is away is asked by the breaker's probe only.
             dead_node_backoff_factor=0,
         )
@@ -161,12 +164,14 @@ class IndexReader:
     async def _asking(self, budget: Budget) -> AsyncIterator[AsyncElasticsearch]:
         """A client for one request, whose faults are told apart."""
         async with self.gate.enter(budget):
-            left = max(0.001, budget.left)
+            left = max(0.0, budget.left)
             try:
                 with self.breaker.watch(_ClusterError):
                     try:
-                        yield self.client.options(request_timeout=left)
-                    except ConnectionTimeout as err:
+                        # The client's own timeout would take a new client for each request.
+                        async with asyncio.timeout(left):
+                            yield self.client
+                    except TimeoutError as err:
                         if left < self.fair_s:
                             raise BusyError(f"{_CLUSTER} had too little of the request's time left") from err
                         raise _ClusterError from err
@@ -183,7 +188,7 @@ class IndexReader:
 
 
 def _refusal(cause: BaseException | None) -> UnavailableError:
-    if isinstance(cause, ConnectionTimeout):
+    if isinstance(cause, TimeoutError):
         return UnavailableError(f"{_CLUSTER} did not answer in the request's time")
     if isinstance(cause, TransportError):
         return UnavailableError(f"{_CLUSTER} cannot be reached")

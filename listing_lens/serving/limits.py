@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 
 Clock = Callable[[], float]
 
+# How much of what is left of its time a request may wait: what it waits for takes time too.
+WAITING_SHARE = 0.5
+# How much the newest measurement counts in a running mean.
 _NEWEST = 0.2
 
 
@@ -107,7 +110,7 @@ class Gate:
         wait_s = self._wait_s()
         if self.waiting >= self.most_waiting:
             raise BusyError(f"{self.what} has {self.waiting} requests waiting, which is as many as may", wait_s)
-        if wait_s > budget.left:
+        if wait_s > WAITING_SHARE * budget.left:
             raise BusyError(f"{self.what} has more to do than can be done in the request's time", wait_s)
 
     def _wait_s(self) -> float:
@@ -116,7 +119,7 @@ class Gate:
 
 
 def newest_counts(measured: float, mean: float) -> float:
-    """A running mean in which the newest measurement counts a fifth; 0 is none yet."""
+    """A running mean, in which newer measurements count more; 0 is none yet."""
     return measured if not mean else (1 - _NEWEST) * mean + _NEWEST * measured
 
 

@@ -10,11 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from listing_lens.serving.limits import Budget, BusyError, newest_counts
+from listing_lens.serving.limits import WAITING_SHARE, Budget, BusyError, newest_counts
 from listing_lens.serving.query_embedder import QueryEmbedder
-
-# How much of what is left of a request's time the encoder may take: the search comes after it.
-_SHARE = 0.9
 
 
 @dataclass(eq=False)
@@ -64,7 +61,7 @@ class QueryEncoding:
                 return await mine.vector
         except TimeoutError:
             late = "the encoder was busy for all of the request's time"
-            raise BusyError(late, self._time_for(embedder, 0)) from None
+            raise BusyError(late, self._time_to_empty(embedder)) from None
 
     def require_time(self, embedder: QueryEmbedder, budget: Budget) -> None:
         """Raise BusyError if a photo that came now would be embedded too late, as far as can be told.
@@ -73,15 +70,15 @@ class QueryEncoding:
         """
         if not self._running:
             return
-        empty_s = self._time_for(embedder, 0)
+        empty_s = self._time_to_empty(embedder)
         if len(self._waiting) >= self.most_waiting:
             raise BusyError(f"{len(self._waiting)} photos wait for the encoder, which is as many as may", empty_s)
-        if self._time_for(embedder, 1) > _SHARE * budget.left:
+        if empty_s > WAITING_SHARE * budget.left:
             raise BusyError("the encoder has more to do than can be done in the request's time", empty_s)
 
-    def _time_for(self, embedder: QueryEmbedder, more: int) -> float:
-        """How long until all photos that it has now, and so many more, are embedded, in seconds."""
-        photos = sum(self._running.values()) + len(self._waiting) + more
+    def _time_to_empty(self, embedder: QueryEmbedder) -> float:
+        """How long until all photos that run and wait now are embedded, in seconds."""
+        photos = sum(self._running.values()) + len(self._waiting)
         return photos * self.photo_s / embedder.at_once
 
     def _start(self, at_once: int) -> None:

@@ -83,7 +83,7 @@ class TestQueryEncoding:
             asked = [asyncio.create_task(encoding.embed(PHOTO, embedder, Budget.of(60))) for _ in range(3)]
             await settle()
             with pytest.raises(BusyError, match="more to do") as refused:
-                await encoding.embed(PHOTO, embedder, Budget.of(7))
+                await encoding.embed(PHOTO, embedder, Budget.of(11))
             assert refused.value.retry_after_s == 6
             asked.append(asyncio.create_task(encoding.embed(PHOTO, embedder, Budget.of(20))))
             await settle()
