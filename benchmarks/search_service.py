@@ -12,7 +12,7 @@ index gave before, a search by photo by whether it finds the photo's own listing
 - `similar`: similar items against the two requests of Elasticsearch that they take, made by the same client library without
   the service, and against the second alone; at the same constant rate, alternately.
 - `photo`: search by photo against the encoder and a search in Elasticsearch alone, one at a time; then as many as come.
-- `overload`: twice the rate that is sustained, of each operation: what is refused, how quick the rest is, when all is as before.
+- `overload`: twice as much as can be answered, of each operation: what is refused, how quick the rest is, when all is as before.
 - `changes`: photos and similar items while the alias moves to the other space, and while Elasticsearch is away for ten seconds.
 - `events`: events per second that are in the lake when they are answered.
 """
@@ -81,6 +81,8 @@ _ENCODERS = {"tiny": (192, 12, 3, 224), "small": (384, 12, 6, 224), "base": (768
 _BOUND_MS = 500.0
 _EVENTS_TOGETHER = 10
 _AWAY_S = 10.0
+# What a node takes to start, at most.
+_STARTING_S = 50.0
 _LIMITS = ImageLimits(10**8, 10**8)
 
 Vectors = NDArray[np.float32]
@@ -180,12 +182,6 @@ class Catalog:
             encoder,
         )
 
-    def finds(self, number: int, which: int) -> bool:
-        """Whether the search in an index for an item's vector finds the item: a graph may have no way to it."""
-        index = self.indexes[which]
-        hits = self.search_index.search(index, self.vectors[which][number], _K)
-        return bool(hits) and hits[0].item_id == self.ids[number]
-
     def similar_in(self, index: Index, item_id: str) -> list[str]:
         """The ids of the items that are similar to one in an index."""
         client, ranking = self.search_index.client, ranking_of(self.settings)
@@ -194,6 +190,12 @@ class Catalog:
         body = nearest(index.card, vector, candidates_wanted(_K, ranking), candidates_of(item, ranking))
         hits = hits_of(client.search(index=index.name, **body))
         return [one.hit.item_id for one in rank(item, hits, _K, ranking)]
+
+
+def _finds(catalog: Catalog, number: int, which: int) -> bool:
+    """Whether the search in an index for an item's own vector finds the item: a graph may have no way to it."""
+    hits = catalog.search_index.search(catalog.indexes[which], catalog.vectors[which][number], _K)
+    return bool(hits) and hits[0].item_id == catalog.ids[number]
 
 
 def ranking_of(settings: Settings) -> Ranking:
@@ -401,19 +403,22 @@ class Events(ToService):
 
 @dataclass(frozen=True)
 class Turns:
-    """Several kinds of requests in turn."""
+    """Several kinds of requests in turn, of each some in a row: whatever else the machine does, it does to all of them."""
 
     kinds: tuple[Requests, ...]
+    in_a_row: int = 1
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Ask]:
         async with _open_all(self.kinds) as asks:
 
             async def ask(number: int) -> Reply:
-                turn, which = divmod(number, len(asks))
-                return await asks[which](turn)
+                return await asks[self.kind_of(number)](number)
 
             yield ask
+
+    def kind_of(self, number: int) -> int:
+        return number // self.in_a_row % len(self.kinds)
 
 
 @asynccontextmanager
@@ -518,7 +523,7 @@ class Bench:
         sample = tuple(catalog.ids[n] for n in chance.choice(len(catalog.ids), min(5000, len(catalog.ids)), False))
         self.similar_items = Similar(self.service.url, spaces, ids=sample)
         self.probes = Similar(self.service.url, spaces, ids=probes, expected=expected)
-        found = [number for number in range(_PHOTOS) if all(map(partial(catalog.finds, number), (0, 1)))]
+        found = [number for number in range(_PHOTOS) if all(_finds(catalog, number, which) for which in (0, 1))]
         self.photos = Photos(
             self.service.url,
             spaces,
@@ -548,28 +553,35 @@ class Bench:
 
     def similar(self) -> None:
         kinds = {"service": self.similar_items, "get and kNN": self.bare, "kNN": self.bare_search}
-        alone = self._alternate(kinds, lambda requests: self.generator.closed(requests, 1, self.seconds / 2))
-        self._compare_with_bare("one at a time", alone)
+        together = Turns(tuple(kinds.values()))
+        self._compare_with_bare(
+            "one at a time", kinds, together, lambda: self.generator.closed(together, 1, self.seconds)
+        )
         rates = {name: self._sustained(requests, 10) for name, requests in kinds.items() if name != "kNN"}
         print(f"  sustained: {', '.join(f'{name} {rate:.0f}/s' for name, rate in rates.items())}")
         rate = 0.8 * rates["service"]
-        loaded = self._alternate(kinds, lambda requests: self.generator.run(requests, rate, self.seconds))
-        self._compare_with_bare(f"{rate:.0f}/s", loaded)
+        # A second of each, so that each is alone with its load.
+        slices = Turns(tuple(kinds.values()), in_a_row=max(1, round(rate)))
+        self._compare_with_bare(f"{rate:.0f}/s", kinds, slices, lambda: self.generator.run(slices, rate, self.seconds))
         before = self.service.cpu_s()
         asked = len(self.generator.run(self.similar_items, rate, self.seconds))
         print(f"    the service's processor time: {1000 * (self.service.cpu_s() - before) / asked:.2f} ms a request")
 
-    def _compare_with_bare(self, when: str, rounds: Mapping[str, list[list[Outcome]]]) -> None:
-        ms = {name: [percentiles(outcomes, 50, 99) for outcomes in each] for name, each in rounds.items()}
-        for name, each in ms.items():
-            p50, p99 = (statistics.median(one[n] for one in each) for n in (0, 1))
-            print(f"  similar, {when}: {name:<12} p50 {p50:6.2f} ms, p99 {p99:6.2f} ms", flush=True)
+    def _compare_with_bare(
+        self, when: str, kinds: Mapping[str, Requests], turns: Turns, run: Callable[[], list[Outcome]]
+    ) -> None:
+        found: dict[str, list[Outcome]] = {name: [] for name in kinds}
+        for _ in range(self.rounds):
+            for number, outcome in enumerate(run()):
+                found[list(kinds)[turns.kind_of(number)]].append(outcome)
+        ms = {name: percentiles(outcomes, 50, 99) for name, outcomes in found.items()}
+        for name, (p50, p99) in ms.items():
+            asked = len(found[name])
+            print(f"  similar, {when}: {name:<12} p50 {p50:6.2f} ms, p99 {p99:6.2f} ms of {asked}", flush=True)
         for name in list(ms)[1:]:
             for n, share, most in ((0, "p50", 3.0), (1, "p99", 10.0)):
-                more = statistics.median(
-                    ours[n] - theirs[n] for ours, theirs in zip(ms["service"], ms[name], strict=True)
-                )
-                _verdict(f"{share} over {name}", more, most, "ms")
+                _verdict(f"{share} over {name}", ms["service"][n] - ms[name][n], most, "ms")
+        self._expect_right(found["service"])
 
     # ---- search by photo ----
 
@@ -609,14 +621,16 @@ class Bench:
     # ---- overload ----
 
     def overload(self) -> None:
-        for name, requests, start in (("similar", self.similar_items, 20.0), ("photo", self.photos, 2.0)):
-            rate = self._sustained(requests, start)
+        for name, requests in (("similar", self.similar_items), ("photo", self.photos)):
+            # As many clients as there are places; what is refused is not counted.
+            crowd = self.generator.closed(requests, self.catalog.settings.search_in_flight, self.seconds)
+            rate = sum(outcome.reply.status == 200 for outcome in crowd) / self.seconds
             before = self.generator.run(requests, 0.8 * rate, self.seconds)
             under = self.generator.run(requests, 2 * rate, 2 * self.seconds)
             after = self.generator.run(requests, 0.8 * rate, 2 * self.seconds)
             usual, crowded = percentiles(before, 50, 99), percentiles(under, 50, 99, 100)
             print(
-                f"  {name}: {rate:.1f}/s sustained; at 0.8 of it {_statuses(before)}, p50 {usual[0]:.0f}, p99 {usual[1]:.0f} ms"
+                f"  {name}: {rate:.1f}/s at most; at 0.8 of it {_statuses(before)}, p50 {usual[0]:.0f}, p99 {usual[1]:.0f} ms"
             )
             print(
                 f"    at twice: {_statuses(under)}, accepted p50 {crowded[0]:.0f}, p99 {crowded[1]:.0f}, "
@@ -638,11 +652,10 @@ class Bench:
         rates = [
             0.3 * self._sustained(requests, start) for requests, start in ((self.probes, 20.0), (self.photos, 2.0))
         ]
-        # Of the two kinds in turn, as many of each.
         load = Turns((self.probes, self.photos))
         rate = 2 * min(rates)
         usual = percentiles(self.generator.run(load, rate, self.seconds), 50)[0]
-        seconds = 6 * self.seconds
+        seconds = 4 * self.seconds + _AWAY_S + _STARTING_S
         running = self.generator.begin(load, rate, seconds)
         time.sleep(self.seconds)
         swapped = time.monotonic()
@@ -706,16 +719,6 @@ class Bench:
 
     # ---- what the parts share ----
 
-    def _alternate(
-        self, kinds: Mapping[str, Requests], run: Callable[[Requests], list[Outcome]]
-    ) -> dict[str, list[list[Outcome]]]:
-        rounds: dict[str, list[list[Outcome]]] = {name: [] for name in kinds}
-        for _ in range(self.rounds):
-            for name, requests in kinds.items():
-                rounds[name].append(run(requests))
-        self._expect_right([outcome for each in rounds.values() for outcomes in each for outcome in outcomes])
-        return rounds
-
     def _sustained(self, requests: Requests, start: float) -> float:
         """The highest rate at which nothing is refused, the 99th percentile stays bounded, and latencies do not grow."""
         bound = _BOUND_MS
@@ -724,8 +727,9 @@ class Bench:
             bound = 1000 * self.catalog.settings.search_budget_s / 2
         good, rate, bad = 0.0, start, float("inf")
         while bad / max(good, 1e-9) > 1.1:
-            outcomes = self.generator.run(requests, rate, max(self.seconds / 2, 20 / rate))
-            if _is_sustained(outcomes, bound):
+            seconds = max(self.seconds / 2, 20 / rate)
+            # A second try, since others may have kept the machine busy.
+            if any(_is_sustained(self.generator.run(requests, rate, seconds), bound) for _ in range(2)):
                 good = rate
             else:
                 bad = rate
