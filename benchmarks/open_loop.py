@@ -44,9 +44,16 @@ class Reply:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A reply, when it was due in seconds of the machine's monotonic clock, and milliseconds from then until it was complete."""
+    """What became of a request.
+
+    Attributes:
+        due: in seconds of the machine's monotonic clock.
+        late_ms: milliseconds from then until the generator came to send it; they are its own fault, and counted all the same.
+        ms: milliseconds from when it was due until the reply was complete.
+    """
 
     due: float
+    late_ms: float
     ms: float
     reply: Reply
 
@@ -123,5 +130,6 @@ async def _closed(requests: Requests, clients: int, seconds: float) -> list[Outc
 
 
 async def _timed(ask: Ask, number: int, due: float) -> Outcome:
+    late_ms = 1000 * (time.monotonic() - due)
     reply = await ask(number)
-    return Outcome(due, 1000 * (time.monotonic() - due), reply)
+    return Outcome(due, late_ms, 1000 * (time.monotonic() - due), reply)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -86,6 +86,16 @@ class IndexReader:
 
     async def close(self) -> None:
         await self.client.close()
+
+    @asynccontextmanager
+    async def several(self, budget: Budget) -> AsyncIterator[IndexReader]:
+        """A reader for requests one after the other, which have waited for their place once: none is made for nothing.
+
+        Raises:
+            BusyError: the cluster is busy.
+        """
+        async with self.gate.enter(budget):
+            yield replace(self, gate=Gate(self.gate.what, 1, 0))
 
     async def live(self, budget: Budget) -> Index | None:
         """The index that the alias points to; None before the first swap.

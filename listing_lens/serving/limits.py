@@ -138,7 +138,7 @@ class Breaker:
     what: str
     failures_to_open: int = 5
     shortest_s: float = 0.5
-    longest_s: float = 10.0
+    longest_s: float = 2.0
     clock: Clock = time.monotonic
     failures: int = field(default=0, init=False)
     _opened_at: float | None = field(default=None, init=False)

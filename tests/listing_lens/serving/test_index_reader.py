@@ -95,3 +95,23 @@ class TestFaults:
 
         proxy.add(answer(status), path="_doc")
         reading(small, proxy, story)
+
+
+class TestSeveral:
+    def test_requests_take_one_place_between_them(self, small: Small, proxy: FaultyProxy) -> None:
+        async def story(reader: IndexReader) -> None:
+            budget = Budget.of(_BUDGET_S)
+            async with reader.several(budget) as several:
+                stored = await several.stored(small.live, "m011", budget)
+                assert stored is not None
+                assert stored.vector is not None
+                assert (await several.nearest(small.live, stored.vector, 1, budget))[0].item_id == "m011"
+                assert (reader.gate.inside, reader.gate.waiting) == (1, 0)
+                # There is one place.
+                other = asyncio.create_task(reader.stored(small.live, "m011", budget))
+                await asyncio.sleep(0)
+                assert reader.gate.waiting == 1
+            assert await other is not None
+            assert (reader.gate.inside, reader.gate.waiting) == (0, 0)
+
+        reading(small, proxy, story)
