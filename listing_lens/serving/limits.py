@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 
 Clock = Callable[[], float]
 
-# How much of what is left of its time a request may wait: what it waits for takes time too.
-WAITING_SHARE = 0.5
+# How much of what is left of its time a request may wait. A longer queue answers no more requests: each only waits longer,
+# and none is answered as quickly as usual.
+WAITING_SHARE = 0.25
 # How much the newest measurement counts in a running mean.
 _NEWEST = 0.2
 

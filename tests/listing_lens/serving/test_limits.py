@@ -82,10 +82,10 @@ class TestGate:
                 clock.now += 10
             async with gate.enter(Budget.of(60, clock)), gate.enter(Budget.of(60, clock)):
                 with pytest.raises(BusyError, match="more to do than can be done") as refused:
-                    async with gate.enter(Budget.of(9, clock)):
+                    async with gate.enter(Budget.of(19, clock)):
                         raise AssertionError("there was no place")
                 assert refused.value.retry_after_s == 5
-                patient = asyncio.create_task(_pass(gate, Budget.of(11, clock)))
+                patient = asyncio.create_task(_pass(gate, Budget.of(21, clock)))
                 await asyncio.sleep(0)
                 assert gate.waiting == 1
             await patient

@@ -83,9 +83,9 @@ class TestQueryEncoding:
             asked = [asyncio.create_task(encoding.embed(PHOTO, embedder, Budget.of(60))) for _ in range(3)]
             await settle()
             with pytest.raises(BusyError, match="more to do") as refused:
-                await encoding.embed(PHOTO, embedder, Budget.of(11))
+                await encoding.embed(PHOTO, embedder, Budget.of(23))
             assert refused.value.retry_after_s == 6
-            asked.append(asyncio.create_task(encoding.embed(PHOTO, embedder, Budget.of(20))))
+            asked.append(asyncio.create_task(encoding.embed(PHOTO, embedder, Budget.of(25))))
             await settle()
             embedder.let_through(2)
             await asyncio.gather(*asked)
