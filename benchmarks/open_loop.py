@@ -22,6 +22,9 @@ from typing import Protocol
 import numpy as np
 import uvloop
 
+# A client that is refused comes back after this many seconds, which is the least that it is told.
+_PAUSE_S = 1.0
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -87,7 +90,7 @@ class LoadGenerator:
         return self.begin(requests, rate, seconds).result()
 
     def closed(self, requests: Requests, clients: int, seconds: float) -> list[Outcome]:
-        """The other kind of load: clients that each ask again as soon as they are answered."""
+        """The other kind of load: clients that each ask again as soon as they are answered, or after a pause if refused."""
         return self._process.submit(_run_closed, requests, clients, seconds).result()
 
 
@@ -122,7 +125,10 @@ async def _closed(requests: Requests, clients: int, seconds: float) -> list[Outc
 
     async def client(ask: Ask) -> None:
         while (now := time.monotonic()) < until:
-            outcomes.append(await _timed(ask, next(numbers), now))
+            outcome = await _timed(ask, next(numbers), now)
+            outcomes.append(outcome)
+            if outcome.reply.retry_after:
+                await asyncio.sleep(_PAUSE_S)
 
     async with requests.open() as ask:
         await asyncio.gather(*(client(ask) for _ in range(clients)))

@@ -257,7 +257,7 @@ class Served:
 
 
 @contextmanager
-def serving(settings: Settings, folder: Path, *_: object) -> Iterator[Served]:
+def serving(settings: Settings, folder: Path) -> Iterator[Served]:
     """Run `lens serve` with some settings until the block ends."""
     port = choose_port([])
     url, log = f"http://127.0.0.1:{port}", folder / "service.log"
