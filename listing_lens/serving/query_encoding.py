@@ -10,11 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from listing_lens.serving.limits import Budget, BusyError
+from listing_lens.serving.limits import WAITING_SHARE, Budget, BusyError, newest_counts
 from listing_lens.serving.query_embedder import QueryEmbedder
-
-# How much the newest batch counts in the mean time of a batch.
-_NEWEST = 0.2
 
 
 @dataclass(eq=False)
@@ -37,14 +34,14 @@ class QueryEncoding:
     Attributes:
         most_waiting: photos that may wait.
         most_together: photos in a batch.
-        batch_s: the mean time of a batch, in seconds, as measured.
+        photo_s: the mean time of a photo within its batch, in seconds, as measured.
     """
 
     def __init__(self, most_waiting: int, most_together: int) -> None:
         self.most_waiting, self.most_together = most_waiting, most_together
-        self.batch_s = 0.0
+        self.photo_s = 0.0
         self._waiting: deque[_Waiting] = deque()
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], int] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -55,7 +52,7 @@ class QueryEncoding:
         Raises:
             BusyError: the queue is full, or its end would be reached too late.
         """
-        self._require_time(budget)
+        self.require_time(embedder, budget)
         mine = _Waiting(image, embedder, budget)
         self._waiting.append(mine)
         self._start(embedder.at_once)
@@ -63,28 +60,33 @@ class QueryEncoding:
             async with asyncio.timeout(max(0.0, budget.left)):
                 return await mine.vector
         except TimeoutError:
-            raise BusyError("the encoder was busy for all of the request's time", self._time_to_empty()) from None
+            late = "the encoder was busy for all of the request's time"
+            raise BusyError(late, self._time_to_empty(embedder)) from None
 
-    def _require_time(self, budget: Budget) -> None:
+    def require_time(self, embedder: QueryEmbedder, budget: Budget) -> None:
+        """Raise BusyError if a photo that came now would be embedded too late, as far as can be told.
+
+        Where nothing is being done, a photo is always taken: how long one takes now is not known otherwise.
+        """
+        if not self._running:
+            return
+        empty_s = self._time_to_empty(embedder)
         if len(self._waiting) >= self.most_waiting:
-            raise BusyError(
-                f"{len(self._waiting)} photos wait for the encoder, which is as many as may", self._time_to_empty()
-            )
-        if self._time_to_empty() + self.batch_s > budget.left:
-            raise BusyError("the encoder has more to do than can be done in the request's time", self._time_to_empty())
+            raise BusyError(f"{len(self._waiting)} photos wait for the encoder, which is as many as may", empty_s)
+        if empty_s > WAITING_SHARE * budget.left:
+            raise BusyError("the encoder has more to do than can be done in the request's time", empty_s)
 
-    def _time_to_empty(self) -> float:
-        """How long until all that runs and waits now is done, in seconds."""
-        batches = len(self._running) + -(-len(self._waiting) // self.most_together)
-        return batches * self.batch_s
+    def _time_to_empty(self, embedder: QueryEmbedder) -> float:
+        """How long until all photos that run and wait now are embedded, in seconds."""
+        photos = sum(self._running.values()) + len(self._waiting)
+        return photos * self.photo_s / embedder.at_once
 
     def _start(self, at_once: int) -> None:
         while self._waiting and len(self._running) < at_once:
             batch = self._next_batch()
             if not batch:
                 return
-            task = asyncio.create_task(self._compute(batch))
-            self._running.add(task)
+            self._running[asyncio.create_task(self._compute(batch))] = len(batch)
 
     def _next_batch(self) -> list[_Waiting]:
         """Those at the head of the queue that are still waited for, and whose photos are for one space."""
@@ -109,13 +111,12 @@ class QueryEncoding:
                 if not one.vector.done():
                     one.vector.set_exception(err)
         else:
-            took = loop.time() - began
-            self.batch_s = took if not self.batch_s else (1 - _NEWEST) * self.batch_s + _NEWEST * took
+            self.photo_s = newest_counts((loop.time() - began) / len(batch), self.photo_s)
             for one, vector in zip(batch, vectors, strict=True):
                 if not one.vector.done():
                     one.vector.set_result(vector)
         finally:
             task = asyncio.current_task()
             assert task is not None
-            self._running.discard(task)
+            del self._running[task]
             self._start(embedder.at_once)

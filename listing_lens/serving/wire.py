@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -28,15 +28,7 @@ class Found(BaseModel):
 
     @classmethod
     def of(cls, hit: Hit, score: float) -> Found:
-        return cls(
-            item_id=hit.item_id,
-            score=score,
-            title=hit.title,
-            category=list(hit.category),
-            price=hit.price,
-            status=hit.status,
-            photo=photo_path(hit.item_id),
-        )
+        return cls(**_shown(hit, score))
 
 
 class Explanation(BaseModel):
@@ -58,7 +50,7 @@ class FoundSimilar(Found):
 
     @classmethod
     def of_ranked(cls, ranked: Ranked, why: Explanation | None) -> FoundSimilar:
-        return cls(**dict(Found.of(ranked.hit, ranked.score)), why=why)
+        return cls(**_shown(ranked.hit, ranked.score), why=why)
 
 
 Notice = Literal["nothing_found", "fewer_than_asked"]
@@ -149,6 +141,18 @@ def notices_of(asked: int, found: int) -> list[Notice]:
     if not found:
         return ["nothing_found"]
     return ["fewer_than_asked"] if found < asked else []
+
+
+def _shown(hit: Hit, score: float) -> dict[str, Any]:
+    return {
+        "item_id": hit.item_id,
+        "score": score,
+        "title": hit.title,
+        "category": list(hit.category),
+        "price": hit.price,
+        "status": hit.status,
+        "photo": photo_path(hit.item_id),
+    }
 
 
 def photo_path(item_id: str) -> str:

@@ -8,12 +8,12 @@ from typing import Annotated
 from fastapi import APIRouter, BackgroundTasks, Path, Query, Request, Response
 
 from listing_lens.lake.records import MAX_ID_BYTES
-from listing_lens.serving.index_reader import Stored
+from listing_lens.serving.index_reader import IndexReader, Stored
 from listing_lens.serving.limits import Budget
 from listing_lens.serving.live_space import LiveSpace
 from listing_lens.serving.problems import Problem, responses
 from listing_lens.serving.routes.search import K, Keep, Wanted
-from listing_lens.serving.service import Service, TheService, counted
+from listing_lens.serving.service import TheService, counted
 from listing_lens.serving.similar import Ranked, Ranking, candidates_of, candidates_wanted, rank
 from listing_lens.serving.wire import Explanation, Found, FoundSimilar, NewestAnswer, SimilarAnswer, notices_of
 from models.images import ImageError
@@ -57,17 +57,18 @@ async def similar(
         service.ranking.category_weight if by_category else 0.0,
         service.ranking.pool,
     )
-    with stages.time("lookup"):
-        stored = await _stored(item_id, service, live, budget)
-    if stored.vector is None:
-        raise Problem(
-            404, "Not found", f"item_id: item {item_id!r} is {stored.item.status}, and not searched for", "item_id"
-        )
-    item = stored.item
-    with stages.time("search"):
-        hits = await service.reader.nearest(
-            live.index, stored.vector, candidates_wanted(k, ranking), budget, candidates_of(item, ranking)
-        )
+    async with service.reader.several(budget) as reader:
+        with stages.time("lookup"):
+            stored = await _stored(item_id, reader, live, budget)
+        if stored.vector is None:
+            raise Problem(
+                404, "Not found", f"item_id: item {item_id!r} is {stored.item.status}, and not searched for", "item_id"
+            )
+        item = stored.item
+        with stages.time("search"):
+            hits = await reader.nearest(
+                live.index, stored.vector, candidates_wanted(k, ranking), budget, candidates_of(item, ranking)
+            )
     with stages.time("rank"):
         ranked = rank(item, hits, k, ranking)
     service.metrics.results.labels("similar").observe(len(ranked))
@@ -97,7 +98,7 @@ async def similar(
 async def photo(item_id: ItemId, service: TheService) -> Response:
     """A JPEG without metadata."""
     budget, live = service.budget(), service.follower.require()
-    item = (await _stored(item_id, service, live, budget)).item
+    item = (await _stored(item_id, service.reader, live, budget)).item
     async with service.thumbnails.enter(budget):
         try:
             data = await asyncio.to_thread(service.listing_photos.thumbnail, item.image_uri)
@@ -106,10 +107,10 @@ async def photo(item_id: ItemId, service: TheService) -> Response:
     return Response(data, media_type="image/jpeg", headers=_CACHED)
 
 
-async def _stored(item_id: str, service: Service, live: LiveSpace, budget: Budget) -> Stored:
+async def _stored(item_id: str, reader: IndexReader, live: LiveSpace, budget: Budget) -> Stored:
     if len(item_id.encode(errors="replace")) > MAX_ID_BYTES:
         raise Problem(422, "Not valid", f"item_id: longer than {MAX_ID_BYTES} bytes", "item_id")
-    stored = await service.reader.stored(live.index, item_id, budget)
+    stored = await reader.stored(live.index, item_id, budget)
     if stored is None:
         raise Problem(404, "Not found", f"item_id: there is no item {item_id!r}", "item_id")
     return stored

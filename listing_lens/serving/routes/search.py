@@ -73,6 +73,8 @@ async def search(
         data = await service.photos.read(request)
     # A slow line is not the service's time.
     budget = service.budget()
+    # A photo that would be refused afterwards is not decoded.
+    service.encoding.require_time(live.embedder, budget)
     with stages.time("decode"):
         image = await service.photos.decode(data, live.embedder.image_side, part, budget)
     with stages.time("embed"):

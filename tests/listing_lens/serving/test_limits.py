@@ -37,6 +37,11 @@ def ask(breaker: Breaker, *, answers: bool) -> str:
         return "refused"
 
 
+async def _pass(gate: Gate, budget: Budget) -> None:
+    async with gate.enter(budget):
+        pass
+
+
 class TestGate:
     def test_lets_as_many_in_as_it_may_and_as_many_wait(self) -> None:
         async def story() -> None:
@@ -62,10 +67,30 @@ class TestGate:
             gate = Gate("the door", 1, 1)
             async with gate.enter(Budget.of(60)):
                 with pytest.raises(BusyError, match="was busy for all of the request's time"):
-                    async with gate.enter(Budget.of(0)):
+                    async with gate.enter(Budget.of(0.01)):
                         raise AssertionError("there was no place")
             async with gate.enter(Budget.of(60)):
                 assert gate.inside == 1
+
+        asyncio.run(story())
+
+    def test_refuses_at_once_whoever_would_wait_too_long_and_says_when_to_come_back(self) -> None:
+        async def story() -> None:
+            clock = Clock()
+            gate = Gate("the door", 2, 9, clock)
+            async with gate.enter(Budget.of(60, clock)):
+                clock.now += 10
+            async with gate.enter(Budget.of(60, clock)), gate.enter(Budget.of(60, clock)):
+                with pytest.raises(BusyError, match="more to do than can be done") as refused:
+                    async with gate.enter(Budget.of(19, clock)):
+                        raise AssertionError("there was no place")
+                assert refused.value.retry_after_s == 5
+                patient = asyncio.create_task(_pass(gate, Budget.of(21, clock)))
+                await asyncio.sleep(0)
+                assert gate.waiting == 1
+            await patient
+            # Once there is a place again, how long one was taken before does not matter.
+            await _pass(gate, Budget.of(0.001, clock))
 
         asyncio.run(story())
 

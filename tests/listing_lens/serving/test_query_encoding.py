@@ -108,6 +108,38 @@ def test_a_full_queue_refuses_at_once() -> None:
     run(test)
 
 
+def test_who_would_be_too_late_is_refused_at_once_and_told_when_to_come_back() -> None:
+    async def test() -> None:
+        encoding, embedder = QueryEncoding(10, 3), ByHand(1)
+        encoding.photo_s = 2.0
+        asking = [asyncio.create_task(encoding.embed(BLACK, embedder, Budget.of(60))) for _ in range(3)]
+        await turns()
+        with pytest.raises(BusyError, match="more to do") as refused:
+            await encoding.embed(BLACK, embedder, Budget.of(23))
+        assert refused.value.retry_after_s == 6
+        asking.append(asyncio.create_task(encoding.embed(BLACK, embedder, Budget.of(25))))
+        await turns()
+        for _ in range(2):
+            embedder.going_on.release()
+        await asyncio.gather(*asking)
+
+    run(test)
+
+
+def test_a_photo_is_taken_whenever_nothing_is_done_however_slow_the_last_one_was() -> None:
+    """Otherwise one slow photo would have all others refused, and nobody would find that it has become quick again."""
+
+    async def test() -> None:
+        encoding, embedder = QueryEncoding(10, 3), ByHand(1)
+        encoding.photo_s = 1000.0
+        for _ in range(50):
+            embedder.going_on.release()
+            await encoding.embed(BLACK, embedder, Budget.of(60))
+        assert encoding.photo_s < 1
+
+    run(test)
+
+
 def test_what_nobody_waits_for_any_more_is_not_computed() -> None:
     async def test() -> None:
         encoding, embedder = QueryEncoding(32, 8), ByHand(1)
