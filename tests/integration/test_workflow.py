@@ -112,7 +112,7 @@ def test_the_promotion_is_kept_and_followed_by_hand_it_starts_nothing_more(
 
 def test_a_photo_finds_its_listing(settings: Settings, lake: Lake, live: Index) -> None:
     result = search_by_photo(Path(image_root(lake), "m025.jpg"), 3, settings)
-    assert result.index == live
+    assert result.index == live.name
     assert result.hits[0].item_id == "m025"
 
 
