@@ -229,7 +229,7 @@ def test_a_load_into_an_index_that_was_deleted_fails_and_does_not_make_it_anew(
 
 
 def test_a_query_of_another_dimension_is_refused(search_index: SearchIndex, index: Index) -> None:
-    with pytest.raises(LensError, match=r"holds vectors of 4 dimensions, the query has shape \(5,\)"):
+    with pytest.raises(LensError, match=r"has vectors of 4 dimensions, the query has shape \(5,\)"):
         search_index.search(index, np.ones(5, np.float32), 1)
 
 
