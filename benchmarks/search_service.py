@@ -3,11 +3,12 @@
     python -m benchmarks.search_service --java /usr/lib/jvm/temurin-25-jdk
     python -m benchmarks.search_service --only similar overload      # some parts of it
 
-The service (`lens serve`), an Elasticsearch node and a load generator (benchmarks/open_loop.py) are processes of their own, which
-talk over loopback and share the machine. Two indexes hold the same items in two spaces: random clusters of 128 dimensions
-(benchmarks/clustered.py), and some photos, embedded by a SigLIP with random weights that is as large as the argument says. Each
-is merged to one segment, in which a search is deterministic, so that every answer can be checked: similar items against what the
-index gave before, a search by photo by whether it finds the photo's own listing first, with a score of 1.
+The service (`lens serve`), an Elasticsearch node and a load generator (benchmarks/open_loop.py) are processes of their own,
+which talk over loopback and share the machine. Two indexes hold the same items in two spaces of 128 dimensions: some photos,
+embedded by a SigLIP with random weights that is as large as the argument says, and random clusters about them
+(benchmarks/clustered.py). Each is merged to one segment, in which a search is deterministic, so that every answer can be
+checked: similar items against what the index gave before, a search by photo by whether it finds the photo's own listing
+first, with a score of 1.
 
 - `similar`: similar items against the two requests of Elasticsearch that they take, made by the same client library without
   the service, and against the second alone; at the same constant rate, alternately.
@@ -160,8 +161,8 @@ class Catalog:
                 projection_id=projection.projection_id,
                 dims=_DIMS,
             )
-            others = clustered(rows - _PHOTOS, _DIMS, seed=len(build) + len(indexes))
-            of_space = np.concatenate([projection.apply(embedded), *others])
+            of_photos = projection.apply(embedded)
+            of_space = np.concatenate([of_photos, _others(of_photos, rows - _PHOTOS, seed=len(indexes))])
             index = search_index.create(card, build)
             for start in range(0, rows, 1000):
                 part = slice(start, start + 1000)
@@ -196,6 +197,14 @@ def _finds(catalog: Catalog, number: int, which: int) -> bool:
     """Whether the search in an index for an item's own vector finds the item: a graph may have no way to it."""
     hits = catalog.search_index.search(catalog.indexes[which], catalog.vectors[which][number], _K)
     return bool(hits) and hits[0].item_id == catalog.ids[number]
+
+
+def _others(of_photos: Vectors, rows: int, seed: int) -> Vectors:
+    """Unit vectors (rows, dims) of items about those of the photos: a graph has no way to what is far from all others."""
+    chance = np.random.default_rng(seed)
+    vectors = np.concatenate(list(clustered(rows, _DIMS, seed))) + of_photos[chance.choice(len(of_photos), rows)]
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
 
 
 def ranking_of(settings: Settings) -> Ranking:
