@@ -3,12 +3,11 @@
     python -m benchmarks.search_service --java /usr/lib/jvm/temurin-25-jdk
     python -m benchmarks.search_service --only similar overload      # some parts of it
 
-The service (`lens serve`), an Elasticsearch node and a load generator (benchmarks/open_loop.py) are processes of their own,
-which talk over loopback and share the machine. Two indexes hold the same items in two spaces of 128 dimensions: some photos,
-embedded by a SigLIP with random weights that is as large as the argument says, and random clusters about them
-(benchmarks/clustered.py). Each is merged to one segment, in which a search is deterministic, so that every answer can be
-checked: similar items against what the index gave before, a search by photo by whether it finds the photo's own listing
-first, with a score of 1.
+The service (`lens serve`), an Elasticsearch node and a load generator (benchmarks/open_loop.py) are processes of their own, which
+talk over loopback and share the machine. Two indexes hold the same items in two spaces of 128 dimensions: some photos, embedded
+by a SigLIP with random weights that is as large as the argument says, and random clusters about them (benchmarks/clustered.py).
+Each is merged to one segment, in which a search is deterministic, so that answers can be checked: a search by photo must find the
+photo's own listing first, with a score of 1; in `changes`, similar items must be those that the index gave before.
 
 - `similar`: similar items against the two requests of Elasticsearch that they take, made by the same client library without
   the service, and against the second alone; at the same constant rate, alternately.
@@ -114,7 +113,7 @@ def main() -> None:
             bench.learn()
             print(f"{given.rows:,} × {_DIMS}-d, SigLIP {given.encoder}, {os.cpu_count()} cores", flush=True)
             for part in given.only:
-                print(f"{part}: others keep {os.getloadavg()[0]:.1f} processors busy", flush=True)
+                print(f"{part}: load average {os.getloadavg()[0]:.1f}", flush=True)
                 getattr(bench, part)()
 
 
@@ -682,7 +681,7 @@ class Bench:
                 )
             _verdict("accepted p99 within the budget", crowded[1] / 1000, self.catalog.settings.search_budget_s, "s")
             _verdict("refused otherwise than by 429", sum(o.reply.status not in (200, 429) for o in under), 0, "")
-            _verdict("recovered after", _recovered_s(after, usual[0]), 5, "s")
+            _verdict("recovered after", _recovered_s(after, usual[0], since=under[-1].due), 5, "s")
             self._expect_right([*before, *under, *after])
 
     # ---- changes ----
@@ -731,7 +730,7 @@ class Bench:
         _verdict("longest of all", max(o.ms for o in outcomes), budget_ms + 250, "ms")
         errors = [o.due for o in phases["after it is back"] if o.reply.status != 200]
         _verdict("last error after it is back", max(errors, default=back) - back, 2, "s")
-        _verdict("p50 as before after", _recovered_s(phases["after it is back"], usual), 10, "s")
+        _verdict("p50 as before after", _recovered_s(phases["after it is back"], usual, since=back), 10, "s")
         self._expect_right(outcomes)
 
     # ---- events ----
@@ -789,13 +788,13 @@ def _is_sustained(outcomes: Sequence[Outcome], bound_ms: float) -> bool:
     return percentiles(outcomes, 99)[0] <= bound_ms and last <= 2 * first
 
 
-def _recovered_s(outcomes: Sequence[Outcome], usual_ms: float) -> float:
-    """Seconds until ten requests in a row are all answered, half of them nearly as quickly as usual."""
+def _recovered_s(outcomes: Sequence[Outcome], usual_ms: float, since: float) -> float:
+    """Seconds from a time of the clock until ten requests in a row are all answered, half of them nearly as quickly as usual."""
     for start in range(len(outcomes) - 10):
         window = outcomes[start : start + 10]
         answered = all(outcome.reply.status == 200 for outcome in window)
         if answered and percentiles(window, 50)[0] <= 1.25 * usual_ms:
-            return window[0].due - outcomes[0].due
+            return window[0].due - since
     return float("inf")
 
 
