@@ -55,7 +55,7 @@ def main() -> None:
             "LENS_LAKE": f"{folder}/lake",
             "LENS_ELASTICSEARCH_URL": url,
             "LENS_SEARCH_KEYS": json.dumps({"benchmark": sha256(_KEY.encode()).hexdigest()}),
-            "LENS_SEARCH_RATES": "{}",
+            "LENS_SEARCH_RATES": json.dumps({"search": "", "similar": "", "photos": ""}),
         }
         index = _make_index(Path(folder))
         port = choose_port([])
