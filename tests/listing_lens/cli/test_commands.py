@@ -145,7 +145,7 @@ class TestSearch:
         assert (marketplace.settings.home / "pages" / "search-m014.html").is_file()
 
     def test_for_more_than_there_is_finds_all(self, lens: Lens, marketplace: Marketplace) -> None:
-        found = json.loads(lens("search", marketplace.photo("m007"), "-k", "1000", "--json").stdout)
+        found = json.loads(lens("search", marketplace.photo("m007"), "-k", "100", "--json").stdout)
         ids = {hit["item_id"] for hit in found["hits"]}
         assert ids == {f"m{n:03d}" for n in range(40)} - {"m001", "m002", "m003"}
 

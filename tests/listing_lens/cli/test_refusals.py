@@ -40,7 +40,7 @@ class TestSettings:
 
 @pytest.mark.parametrize(
     "command",
-    [["search", "PHOTO", "-k", "1001"], ["search", "PHOTO", "-k", "0"], ["search"], ["serach"], ["index", "list", "x"]],
+    [["search", "PHOTO", "-k", "101"], ["search", "PHOTO", "-k", "0"], ["search"], ["serach"], ["index", "list", "x"]],
     ids=" ".join,
 )
 def test_a_command_that_is_none_is_a_usage_error(lens: Lens, command: list[str]) -> None:
