@@ -33,6 +33,9 @@ def create_app(service: Service) -> FastAPI:
         version="1",
         description="Search a marketplace by photo, and find visually similar items.",
         lifespan=lifespan,
+        # FastAPI's pages of the API have a browser run scripts from a server of somebody else's.
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.service = service
     problems.install(app)
