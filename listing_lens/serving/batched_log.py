@@ -74,12 +74,14 @@ class BatchedLog:
         Raises:
             UnavailableError: it could not be written, or too many wait to be; they may be written later all the same.
         """
+        if not entries:
+            return
         if len(self._kept) + len(entries) > self.most_kept:
             raise UnavailableError("the log cannot be written to", self.every_s)
         self._kept.extend((entry, None) for entry in entries)
         written = self._stored
         await written.wait()
-        if entries and self._holds(entries[-1]):
+        if self._holds(entries[-1]):
             raise UnavailableError("the log cannot be written to just now", self.every_s)
 
     def _holds(self, entry: Entry) -> bool:
@@ -89,24 +91,24 @@ class BatchedLog:
         """Write batches until cancelled."""
         while True:
             await self._sleep(self.every_s)
-            await self.flush()
+            if self._kept:
+                await self.flush()
 
     async def flush(self) -> None:
-        """Write what is kept."""
+        """Write what is kept. A write that has begun goes to its end, also if this is cancelled: nothing is written twice."""
         batch, stored = self._kept, self._stored
-        self._stored = asyncio.Event()
+        self._kept, self._writing, self._stored = [], batch, asyncio.Event()
+        writing = asyncio.ensure_future(asyncio.to_thread(self._write, batch))
         try:
-            if batch:
-                self._kept, self._writing = [], batch
-                await asyncio.to_thread(self._write, batch)
-        except Exception as err:  # noqa: BLE001
-            # Whatever a file system raises: nothing is lost, and the next flush says so again.
-            self._kept = [*batch, *self._kept]
-            logger.warning("%d entries of the log %s cannot be written yet: %s", len(batch), self.log.name, err)
-        except BaseException:
-            self._kept = [*batch, *self._kept]
+            await asyncio.wait([writing])
+        except asyncio.CancelledError:
+            await asyncio.wait([writing])
             raise
         finally:
+            # Whatever a file system raises: nothing is lost, and the next flush says so again.
+            if err := writing.exception():
+                self._kept = [*batch, *self._kept]
+                logger.warning("%d entries of the log %s cannot be written yet: %s", len(batch), self.log.name, err)
             self._writing = []
             stored.set()
 
@@ -114,4 +116,5 @@ class BatchedLog:
         for _, file in batch:
             if file is not None:
                 self.log.lake.write_bytes(file.path, file.data)
-        self.log.append([entry for entry, _ in batch], self._now(), self.writer)
+        if batch:
+            self.log.append([entry for entry, _ in batch], self._now(), self.writer)
