@@ -108,9 +108,8 @@ def connect_client(settings: Settings, *, patience_s: float, clock: Clock = REAL
     Raises:
         LensError: no address is set.
     """
-    url = settings.elasticsearch_url or missing("elasticsearch_url", "set it, or start the local stack with `lens up`")
     return Elasticsearch(
-        url,
+        require_url(settings),
         api_key=settings.elasticsearch_api_key.get_secret_value() or None,
         serializer=OrjsonSerializer(),
         request_timeout=_REQUEST_TIMEOUT_S,
@@ -120,6 +119,11 @@ def connect_client(settings: Settings, *, patience_s: float, clock: Clock = REAL
         # It is only ever called.
         transport_class=partial(PatientTransport, patience_s=patience_s, clock=clock),  # type: ignore[arg-type]
     )
+
+
+def require_url(settings: Settings) -> str:
+    """The cluster's address. Raises LensError if none is set."""
+    return settings.elasticsearch_url or missing("elasticsearch_url", "set it, or start the local stack with `lens up`")
 
 
 class HasClient(Protocol):

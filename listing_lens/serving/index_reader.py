@@ -15,11 +15,11 @@ from elasticsearch import ApiError, AsyncElasticsearch, NotFoundError, OrjsonSer
 from numpy.typing import NDArray
 
 from listing_lens.errors import LensError
-from listing_lens.search.client import BUSY
+from listing_lens.search.client import BUSY, require_url
 from listing_lens.search.index import Index, index_of
 from listing_lens.search.queries import NO_FILTERS, Filters, Hit, hit_of, hits_of, nearest
 from listing_lens.serving.limits import Breaker, Budget, BusyError, Gate, UnavailableError
-from listing_lens.settings import Settings, missing
+from listing_lens.settings import Settings
 
 _CLUSTER = "Elasticsearch"
 # Its answer when its queues are full, or its memory.
@@ -67,11 +67,8 @@ class IndexReader:
         Raises:
             LensError: no address is set.
         """
-        url = settings.elasticsearch_url or missing(
-            "elasticsearch_url", "set it, or start the local stack with `lens up`"
-        )
         client = AsyncElasticsearch(
-            url,
+            require_url(settings),
             api_key=settings.elasticsearch_api_key.get_secret_value() or None,
             serializer=OrjsonSerializer(),
             connections_per_node=settings.search_in_flight,
@@ -130,6 +127,7 @@ class IndexReader:
 
         Raises:
             IndexGoneError: the index was deleted.
+            LensError: the cluster refuses to answer.
             RefusedError: the cluster is busy, does not answer, or not in time.
         """
         body = nearest(index.card, vector, k, filters, candidates=candidates)
@@ -192,7 +190,10 @@ class IndexReader:
                             raise BusyError(f"{_CLUSTER} has more to do than it can") from err
                         if err.status_code in BUSY:
                             raise _ClusterError from err
-                        raise
+                        raise LensError(
+                            f"{_CLUSTER} answered {err.status_code}: {err.message}; "
+                            "check LENS_ELASTICSEARCH_API_KEY and the index"
+                        ) from err
             except _ClusterError as err:
                 raise _refusal(err.__cause__) from err.__cause__
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 
-from listing_lens.errors import LensError
 from listing_lens.indexing.events import LOG, entry_of
 from listing_lens.indexing.indexer import Indexed, Indexer
 from listing_lens.indexing.listing_log import ListingLog
@@ -95,20 +94,18 @@ class ListingQueue:
 
     async def run(self) -> None:
         """Bring listings into the indexes until cancelled: first those that an earlier process may have left."""
-        await self._replay()
-        pause = _SHORTEST_S
+        pause, step = _SHORTEST_S, self._replay
         while True:
-            await self._there.wait()
-            batch = list(islice(self._waiting.values(), _TOGETHER))
             try:
-                await self._index(batch)
-            except LensError as err:
-                self._note(str(err))
+                await step()
+            except Exception as err:  # noqa: BLE001
+                # Whatever it is, they are in the log, and wait.
+                self._note(str(err) or repr(err))
                 await self._sleep(pause)
                 pause = min(2 * pause, _LONGEST_S)
             else:
                 self._note(None)
-                pause = _SHORTEST_S
+                pause, step = _SHORTEST_S, self._index_next
 
     async def _replay(self) -> None:
         log = ListingLog(self.log.log)
@@ -122,7 +119,9 @@ class ListingQueue:
         if self._waiting:
             self._there.set()
 
-    async def _index(self, batch: Sequence[_Waiting]) -> None:
+    async def _index_next(self) -> None:
+        await self._there.wait()
+        batch = list(islice(self._waiting.values(), _TOGETHER))
         result = await asyncio.to_thread(self._write, [waiting.listing for waiting in batch])
         for waiting in batch:
             # A newer version may have come meanwhile.

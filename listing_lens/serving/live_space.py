@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from listing_lens.errors import LensError
 from listing_lens.search.index import Index
 from listing_lens.serving.index_reader import IndexReader
-from listing_lens.serving.limits import Budget, RefusedError, UnavailableError
+from listing_lens.serving.limits import Budget, UnavailableError
 from listing_lens.serving.query_embedder import Generator, QueryEmbedder
 
 logger = logging.getLogger(__name__)
@@ -80,8 +80,8 @@ class Follower:
         """Look where the alias points, and go there. Returns False when an embedder could not be loaded."""
         try:
             index = await self._reader.live(Budget.of(_ASKING_S))
-        except (RefusedError, LensError) as err:
-            # The space before goes on to be searched: whether the cluster answers is found by each request.
+        except Exception as err:  # noqa: BLE001
+            # Whatever it is, the space before goes on to be searched: whether the cluster answers is found by each request.
             self._note(str(err))
             return True
         self.is_empty = index is None

@@ -10,6 +10,7 @@ import pytest
 from faulty_proxy import FaultyProxy, answer, hold
 from small_index import Small
 
+from listing_lens.errors import LensError
 from listing_lens.serving.index_reader import IndexReader
 from listing_lens.serving.limits import Budget, BusyError, UnavailableError
 
@@ -94,6 +95,18 @@ class TestFaults:
                 await reader.stored(small.live, "m011", Budget.of(_BUDGET_S))
 
         proxy.add(answer(status), path="_doc")
+        reading(small, proxy, story)
+
+    @pytest.mark.parametrize("status", [401, 403])
+    def test_a_cluster_that_refuses_is_said_and_asked_again(
+        self, small: Small, proxy: FaultyProxy, status: int
+    ) -> None:
+        async def story(reader: IndexReader) -> None:
+            with pytest.raises(LensError, match=f"answered {status}: .*check LENS_ELASTICSEARCH_API_KEY"):
+                await reader.live(Budget.of(_BUDGET_S))
+            assert await reader.live(Budget.of(_BUDGET_S)) == small.live
+
+        proxy.add(answer(status), times=1)
         reading(small, proxy, story)
 
 
