@@ -11,7 +11,6 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from listing_lens.lake.log import Entry
 from listing_lens.lake.records import (
-    MAX_CATEGORY_BYTES,
     MAX_ID_BYTES,
     Listing,
     Status,
@@ -98,10 +97,10 @@ def listing_of(item_id: str, told: Told, now: datetime, *, oldest: datetime | No
         "updated_at": updated_at,
         "created_at": told.created_at or updated_at,
     }
-    if reason := problem_of(row):
-        field = next((name for name in row if name in reason), "item_id")
+    if problem := problem_of(row):
+        field, reason = problem
         raise EventError(reason, field)
-    if any(not level or len(level.encode()) > MAX_CATEGORY_BYTES for level in told.category):
+    if not all(told.category):
         raise EventError("its category has an empty level", "category")
     if updated_at > now + TOLERANCE:
         raise EventError(f"its updated_at {updated_at.isoformat()} is in the future", "updated_at")

@@ -179,7 +179,8 @@ def parse_listings(batch: pa.RecordBatch, window: Window) -> Iterator[Listing | 
         window: the window in which the listings landed. Late rows, from before it, are accepted; rows from after it are not.
     """
     for row in _rows(batch):
-        reason = problem_of(row) or _too_late(row, window)
+        problem = problem_of(row)
+        reason = problem[1] if problem else _too_late(row, window)
         if reason is None:
             yield Listing(**row | {"category": tuple(row["category"]), "status": Status(row["status"])})
         else:
@@ -204,23 +205,26 @@ def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
     yield from batch.select(names).to_pylist()
 
 
-def problem_of(row: Mapping[str, Any]) -> str | None:
-    """Why a row, with the fields of `LISTING_SCHEMA`, is no valid listing; None if it is."""
+def problem_of(row: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The field that is at fault and why, of a row with the fields of `LISTING_SCHEMA` that is no valid listing; else None."""
     for field in LISTING_SCHEMA:
         if not field.nullable and row.get(field.name) is None:
-            return f"it has no {field.name}"
+            return field.name, f"it has no {field.name}"
     if not row["item_id"]:
-        return "its item_id is empty"
+        return "item_id", "its item_id is empty"
     if len(row["item_id"].encode()) > MAX_ID_BYTES:
-        return f"its item_id is longer than {MAX_ID_BYTES} bytes"
+        return "item_id", f"its item_id is longer than {MAX_ID_BYTES} bytes"
     if row["status"] not in _STATUSES:
-        return f"its status {row['status'][:40]!r} is none of {', '.join(Status)}"
+        return "status", f"its status {row['status'][:40]!r} is none of {', '.join(Status)}"
     if any(part is None for part in row["category"]):
-        return "its category has an empty level"
+        return "category", "its category has an empty level"
     if any(len(part.encode()) > MAX_CATEGORY_BYTES for part in row["category"]):
-        return f"its category has a level longer than {MAX_CATEGORY_BYTES} bytes"
+        return "category", f"its category has a level longer than {MAX_CATEGORY_BYTES} bytes"
     if not _EPOCH <= row["updated_at"] < _END_OF_TIME:
-        return f"its updated_at {row['updated_at'].isoformat()} is not between 1970 and {_END_OF_TIME.year}"
+        return (
+            "updated_at",
+            f"its updated_at {row['updated_at'].isoformat()} is not between 1970 and {_END_OF_TIME.year}",
+        )
     return None
 
 
