@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -76,7 +76,7 @@ class Indexer:
 
     @classmethod
     def of(cls, settings: Settings, *, patience_s: float = 0.0) -> Indexer:
-        """The indexer that the settings describe.
+        """The indexer that the settings describe, which embeds on the processor: where searches do, it has their encoder.
 
         Args:
             settings: name the cluster, the alias, the lake and where images may be read.
@@ -86,7 +86,8 @@ class Indexer:
             LensError: no cluster is named, or it does not respond.
         """
         builds = connect_builds(settings, patience_s=patience_s)
-        return cls.with_embedders_of(Lake(settings.lake), builds, ImageSource.of(settings), encoder_runtime(settings))
+        runtime = replace(encoder_runtime(settings), device="cpu")
+        return cls.with_embedders_of(Lake(settings.lake), builds, ImageSource.of(settings), runtime)
 
     @classmethod
     def with_embedders_of(cls, lake: Lake, builds: Builds, images: ImageSource, runtime: Runtime) -> Indexer:
@@ -113,6 +114,7 @@ class Indexer:
         result, photos = Indexed(), _Photos(self.images)
         unusable: dict[str, Unusable] = {}
         wanted = newest(listings)
+        by_id = {listing.item_id: listing for listing in wanted}
         for index in indexes:
             try:
                 documents = self._documents(wanted, index, photos)
@@ -121,7 +123,6 @@ class Indexer:
                 result.failed[index.name] = str(err)
                 continue
             result.written[index.name] = written.written
-            by_id = {listing.item_id: listing for listing in wanted}
             for refusal in written.refused:
                 unusable[refusal.item_id] = Unusable(by_id[refusal.item_id], refusal.reason)
         result.unusable = [unusable[item_id] for item_id in sorted(unusable)]
