@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from ipaddress import ip_address, ip_network
-from typing import Literal
 
 from fastapi import Request
 from limits import RateLimitItem, parse
@@ -17,8 +16,6 @@ from limits.aio.strategies import MovingWindowRateLimiter
 
 from listing_lens.serving.limits import BusyError
 from listing_lens.serving.problems import Problem
-
-Right = Literal["events", "listings"]
 
 _SCHEME = "bearer"
 
@@ -34,6 +31,11 @@ class Caller:
 
     name: str
     known: bool
+
+    def require_known(self, what: str) -> None:
+        """Raise Problem unless it is a key's or a user's: `what` is not for everybody."""
+        if not self.known:
+            raise Problem(403, "Not allowed", f"authorization: {what} need an API key", "authorization")
 
 
 @dataclass(frozen=True)

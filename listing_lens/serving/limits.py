@@ -58,15 +58,6 @@ class Budget:
         """Seconds; zero or less when it is spent."""
         return self.ends - self.clock()
 
-    @asynccontextmanager
-    async def bounds(self, what: str) -> AsyncIterator[None]:
-        """Cancel what is awaited within when the budget is spent. Raises UnavailableError then."""
-        try:
-            async with asyncio.timeout(max(0.0, self.left)):
-                yield
-        except TimeoutError:
-            raise UnavailableError(f"{what} took longer than the request's time") from None
-
 
 class Gate:
     """Lets a number of requests through at a time; of the others, a number may wait, in order of arrival.

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter
 
 from listing_lens.serving.callers import Caller
-from listing_lens.serving.problems import Problem, responses
+from listing_lens.serving.problems import responses
 from listing_lens.serving.service import TheService, counted
 from listing_lens.serving.wire import Events, Stored
 
@@ -22,6 +22,6 @@ async def events(told: Events, service: TheService, caller: Annotated[Caller, co
 
     An event of a search that is not known, or of an item that it did not show, is left out of the evaluation and counted.
     """
-    if not (caller.known or service.settings.search_open_events):
-        raise Problem(403, "Not allowed", "authorization: events need an API key", "authorization")
+    if not service.settings.search_open_events:
+        caller.require_known("events")
     return Stored(stored=await service.search_log.store_events(told.events))

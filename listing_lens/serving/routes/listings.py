@@ -37,7 +37,7 @@ _REFUSALS = (400, 401, 403, 404, 413, 422, 429, 503)
 )
 async def keep_photo(request: Request, service: TheService, caller: ACaller) -> StoredPhoto:
     """The body is the photo, or a form with a file `photo`. The answer's address is the `image_uri` of its listing."""
-    _require_known(caller)
+    caller.require_known("listings")
     data = await service.photos.read(request)
     await service.photos.decode(data, 0, None, service.budget())
     return StoredPhoto(image_uri=await asyncio.to_thread(service.image_store.put, data))
@@ -54,7 +54,7 @@ async def put(item_id: ItemId, told: Told, service: TheService, caller: ACaller)
 
     Of two tellings of a listing, the one that was updated later counts, in whichever order they come.
     """
-    _require_known(caller)
+    caller.require_known("listings")
     now = datetime.now(UTC)
     with _refusing():
         listing = listing_of(item_id, told, now, oldest=_oldest(service, now))
@@ -76,16 +76,11 @@ async def delete(
     updated_at: Annotated[AwareDatetime | None, Query(description="When; now if left out.")] = None,
 ) -> Taken:
     """It is not found any more about a second later. A listing that is not known may still come, and stays deleted."""
-    _require_known(caller)
+    caller.require_known("listings")
     now = datetime.now(UTC)
     with _refusing():
         listing = removal_of(item_id, updated_at, now, oldest=_oldest(service, now))
     return await _take(listing, service)
-
-
-def _require_known(caller: Caller) -> None:
-    if not caller.known:
-        raise Problem(403, "Not allowed", "authorization: listings need an API key", "authorization")
 
 
 @contextmanager

@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pytest
 from fastapi.testclient import TestClient
 from httpx import Response
 from PIL import Image
+from served import AS_SHOP, answering, problem, service_of
 from small_index import IDS, Small
 
 from listing_lens.errors import LensError
@@ -28,22 +28,11 @@ from models.embedder import EmbedderCard
 from models.encoders.runtime import Runtime
 
 EVENT = {"kind": "tap", "search_id": "0" * 32, "item_id": "m011"}
-KEY = "a key of the shop"
-KEYS = {"shop": sha256(KEY.encode()).hexdigest()}
-AS_SHOP = {"Authorization": f"Bearer {KEY}"}
 
 
 @contextmanager
 def serving(small: Small, generator: Generator | None = None, **changed: Any) -> Iterator[TestClient]:
-    """A client of a service of the small indexes that has looked where the alias points."""
-    settings = small.settings.model_copy(
-        update={"search_keys": KEYS, "search_rates": {}, "search_log_every_s": 0.01, "search_follow_s": 3600, **changed}
-    )
-    service = Service.of(settings, generator)
-    # A fault is raised as well as answered; here its answer counts.
-    with TestClient(create_app(service), raise_server_exceptions=False) as client:
-        assert client.portal is not None
-        client.portal.call(service.follower.step)
+    with answering(service_of(small, generator, **changed)) as client:
         yield client
 
 
@@ -60,16 +49,6 @@ def photo_of(small: Small, item_id: str) -> bytes:
 def found(answer: Response) -> list[str]:
     assert answer.status_code == 200, answer.text
     return [one["item_id"] for one in answer.json()["results"]]
-
-
-def problem(answer: Response, status: int, field: str | None = None) -> str:
-    """The detail of a problem that an answer must be."""
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    body = answer.json()
-    assert body["status"] == status
-    assert body.get("field") == field
-    return str(body["detail"])
 
 
 def as_format(data: bytes, kind: str, **options: Any) -> bytes:
@@ -441,6 +420,8 @@ class TestAnyRequest:
         problem(client.get("/nothing"), 404)
         problem(client.put("/search"), 405)
         problem(client.get("/web/../../settings.py"), 404)
+        # Nor a page that would have a browser run somebody else's scripts.
+        problem(client.get("/docs"), 404)
         problem(client.get("/web/%2e%2e/app.py"), 404)
 
     def test_a_body_larger_than_any_photo_is_refused(self, small: Small) -> None:

@@ -115,16 +115,6 @@ class TestGate:
         asyncio.run(story())
 
 
-class TestBudget:
-    def test_ends_what_takes_longer(self) -> None:
-        async def story() -> None:
-            with pytest.raises(UnavailableError, match="the oracle took longer"):
-                async with Budget.of(0).bounds("the oracle"):
-                    await asyncio.Event().wait()
-
-        asyncio.run(story())
-
-
 class TestBreaker:
     def test_opens_after_failures_in_a_row_and_asks_nothing_then(self) -> None:
         breaker = Breaker("the oracle", failures_to_open=3, clock=Clock())

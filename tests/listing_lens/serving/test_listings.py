@@ -4,29 +4,29 @@ happens to the service or the cluster meanwhile."""
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 from httpx import Response
+from served import AS_SHOP, answering, problem, service_of
 from small_index import Small, small_index
 from tiny import photo
 
+from listing_lens.indexing.indexer import Indexer
 from listing_lens.indexing.listing_log import ListingLog
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import LISTINGS, Lake
 from listing_lens.serving.app import create_app
 from listing_lens.serving.service import Service
 
-KEY = "a key of the shop"
-AS_SHOP = {"Authorization": f"Bearer {KEY}"}
 BAG = {"title": "A bag", "category": ["A", "C"], "price": 900}
 PATIENCE_S = 300.0
 
@@ -40,14 +40,7 @@ def market(tmp_path_factory: pytest.TempPathFactory, elasticsearch_url: str, unt
 
 @contextmanager
 def serving(market: Small, **changed: Any) -> Iterator[TestClient]:
-    keys = {"shop": sha256(KEY.encode()).hexdigest()}
-    settings = market.settings.model_copy(
-        update={"search_keys": keys, "search_rates": {}, "search_follow_s": 3600, **changed}
-    )
-    service = Service.of(settings)
-    with TestClient(create_app(service), headers=AS_SHOP, raise_server_exceptions=False) as client:
-        assert client.portal is not None
-        client.portal.call(service.follower.step)
+    with answering(service_of(market, **changed), headers=AS_SHOP) as client:
         yield client
 
 
@@ -84,13 +77,6 @@ def found(client: TestClient, market: Small, seed: int) -> str:
     for index in (market.live, market.other):
         market.search_index.refresh(index.name)
     return str(client.post("/search", params={"k": 1}, content=photo(seed)).json()["results"][0]["item_id"])
-
-
-def problem(answer: Response, status: int, field: str) -> str:
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.json()["field"] == field
-    return str(answer.json()["detail"])
 
 
 class TestListing:
@@ -178,7 +164,7 @@ class TestFaults:
     def test_what_was_told_before_a_crash_is_indexed_after_it(self, market: Small) -> None:
         """The first service cannot reach the cluster, and ends: the listing is in the log alone."""
         away = {"elasticsearch_url": "http://127.0.0.1:1"}
-        with TestClient(create_app(_service(market, **away)), headers=AS_SHOP) as client:
+        with TestClient(create_app(service_of(market, **away)), headers=AS_SHOP) as client:
             assert put(client, "bag-10", 110).status_code == 202
             assert waiting(client) > 0
         assert not market.search_index.versions(market.live.name, ["bag-10"])
@@ -215,8 +201,29 @@ class TestFaults:
         assert entry["listing"]["item_id"] == "bag-11"
         assert "outside the folders" in entry["reason"]
 
+    def test_whatever_goes_wrong_they_wait_and_it_is_said(self, market: Small) -> None:
+        service = service_of(market)
+        connect, failed = service.listings._connect, threading.Event()
+
+        def fail_first() -> Indexer:
+            service.listings._connect = connect
+            failed.set()
+            raise OSError("no space left on device")
+
+        service.listings._connect = fail_first
+        with answering(service, headers=AS_SHOP) as client:
+            put(client, "bag-13", 113)
+            assert failed.wait(PATIENCE_S)
+            until = time.monotonic() + PATIENCE_S
+            while not [one for one in client.get("/health/ready").json()["problems"] if "no space left" in one]:
+                assert waiting(client)
+                assert time.monotonic() < until
+            settled(client)
+            assert found(client, market, 113) == "bag-13"
+            assert client.get("/health/ready").json()["problems"] == []
+
     def test_too_many_that_wait_are_refused_before_anything_is_kept(self, market: Small) -> None:
-        service = _service(market, elasticsearch_url="http://127.0.0.1:1")
+        service = service_of(market, elasticsearch_url="http://127.0.0.1:1")
         service.listings._most = 0
         with TestClient(create_app(service), headers=AS_SHOP) as client:
             answer = put(client, "bag-12", 112)
@@ -224,11 +231,6 @@ class TestFaults:
             assert int(answer.headers["retry-after"]) >= 1
         told = ListingLog.of(Lake(market.settings.lake)).not_landed(datetime.now(UTC))
         assert "bag-12" not in {one.item_id for one in told}
-
-
-def _service(market: Small, **changed: Any) -> Service:
-    keys = {"shop": sha256(KEY.encode()).hexdigest()}
-    return Service.of(market.settings.model_copy(update={"search_keys": keys, "search_rates": {}, **changed}))
 
 
 class TestLog:

@@ -17,11 +17,10 @@ from axe_playwright_python.sync_playwright import Axe
 from faulty_proxy import FaultyProxy
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
-from served import served
+from served import served, service_of
 from small_index import IDS, Small, small_index
 
 from listing_lens.lake.records import Status
-from listing_lens.serving.service import Service
 
 MARKUP = "<img src=x onerror=\"document.title='run'\"><b>bag</b>"
 # Listings are otherwise "title of …" in A › B, on sale for ¥1,200.
@@ -47,8 +46,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory, elasticsearch_url: str, untra
 
 @contextmanager
 def serving(shop: Small, **changed: Any) -> Iterator[str]:
-    settings = {"search_rates": {}, "search_log_every_s": 0.01, "search_follow_s": 3600, "search_open_events": True}
-    with served(Service.of(shop.settings.model_copy(update={**settings, **changed}))) as url:
+    with served(service_of(shop, **{"search_open_events": True, **changed})) as url:
         yield url
 
 
