@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -52,12 +53,11 @@ def search_by_photo(photo: Path, k: int, settings: Settings) -> SearchResult:
     data = _read(photo, limits)
     query = _decode(data, photo, limits)
     if settings.search_url:
-        with SearchClient(settings.search_url) as service, suppress(ServiceAwayError):
+        service = SearchClient(settings.search_url)
+        with suppress(ServiceAwayError):
             found = service.search(data, k)
-            photos = {hit.item_id: service.photo(hit, limits) for hit in found.hits}
-            return SearchResult(
-                query, photo.name, found.index, found.space, found.hits, lambda hit: photos[hit.item_id]
-            )
+            photo_of = partial(service.photo, limits=limits)
+            return SearchResult(query, photo.name, found.index, found.space, found.hits, photo_of)
     return _search_here(query, photo.name, k, settings)
 
 

@@ -85,10 +85,10 @@ class SearchClient:
 
     def photo(self, hit: Hit, limits: ImageLimits) -> Image.Image | None:
         """A listing's photo, small; None if it cannot be shown."""
-        answer = self._ask("GET", hit.image_uri)
         try:
+            answer = self._ask("GET", hit.image_uri)
             return decode_image(answer.content, limits) if answer.is_success else None
-        except ImageError:
+        except (ServiceAwayError, ImageError):
             return None
 
     def _hit(self, found: dict[str, Any]) -> Hit:
