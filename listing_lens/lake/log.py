@@ -53,11 +53,11 @@ class Log:
 
     def files(self, since: datetime, until: datetime) -> list[str]:
         """The files that were written in [since, until), by time."""
-        first, last = (moment.astimezone(UTC).date().isoformat() for moment in (since, until))
+        first, last = (moment.astimezone(UTC).date() for moment in (since, until))
         found = []
-        for day in self.lake.folders(self.folder):
-            if day.startswith("day=") and first <= day.removeprefix("day=") <= last:
-                files = self.lake.files(f"{self.folder}/{day}", ".jsonl")
+        for day in self.days():
+            if first <= day <= last:
+                files = self.lake.files(f"{self.folder}/day={day}", ".jsonl")
                 found += [path for path in files if since <= written_at(path) < until]
         return found
 
