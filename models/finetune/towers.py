@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from models.encoders.own_code import register_architecture
+from models.encoders.texts import Tokenize
 from models.errors import LensError
 from models.finetune.recipe import Recipe
 from models.finetune.sigmoid_loss import INITIAL_BIAS, INITIAL_LOG_SCALE
@@ -33,19 +33,6 @@ transformers_logging.disable_progress_bar()
 # The attention of each layer. The pooling head's attention is of another kind, which low-rank updates do not fit.
 _LORA_TARGETS = r".*self_attn\.(q_proj|k_proj|v_proj|out_proj)"
 _LORA_SCALE = 2
-
-
-@dataclass(frozen=True)
-class Tokenize:
-    """Titles to token ids, padded to the text tower's full length: SigLIP was trained so, and fails without."""
-
-    tokenizer: Any
-    length: int
-
-    def __call__(self, titles: list[str]) -> torch.Tensor:
-        """(n, length) int64."""
-        ids = self.tokenizer(titles, padding="max_length", truncation=True, max_length=self.length)["input_ids"]
-        return torch.tensor(ids, dtype=torch.int64)
 
 
 class Towers(nn.Module):
@@ -67,7 +54,7 @@ class Towers(nn.Module):
         self.model = model
         self.processor = processor
         self.side: int = processor.size["height"]
-        self.tokenize = Tokenize(tokenizer, model.config.text_config.max_position_embeddings)
+        self.tokenize = Tokenize.of(tokenizer, model.config)
         # Buffers move to the model's device with it.
         self.register_buffer("_mean", 255 * torch.tensor(processor.image_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("_std", 255 * torch.tensor(processor.image_std).view(3, 1, 1), persistent=False)
@@ -164,7 +151,7 @@ class Towers(nn.Module):
         """Titles → (n, d) float32, unit length."""
         found = []
         for part in _parts(titles, batch_size):
-            tokens = self.tokenize(list(part)).to(self.log_scale.device)
+            tokens = self.tokenize.ids(list(part)).to(self.log_scale.device)
             found.append(_unit(self.model.get_text_features(input_ids=tokens)).cpu().numpy())
         return np.concatenate(found)
 

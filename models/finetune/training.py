@@ -122,7 +122,7 @@ class _Training:
         stream = PairStream(
             self.shards,
             self.recipe,
-            self.towers.tokenize,
+            self.towers.tokenize.ids,
             self.towers.side,
             device=self.device,
             done=self.progress.step,

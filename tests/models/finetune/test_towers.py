@@ -46,7 +46,7 @@ class TestEmbedding:
         views = [np.asarray(image.resize((SIDE, SIDE), 3)) for image in PICTURES]
         pixels = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2)
         with torch.no_grad():
-            images, _ = towers(pixels, towers.tokenize(["x"] * 4))
+            images, _ = towers(pixels, towers.tokenize.ids(["x"] * 4))
         np.testing.assert_allclose(images.numpy(), towers.embed_images(PICTURES), atol=1e-5)
 
     def test_titles_have_unit_length_however_they_are_batched(self, parent: Path) -> None:
@@ -61,11 +61,11 @@ class TestTokens:
     @pytest.mark.parametrize("titles", [["a"], ["a", "red bag"], ["very " * 40 + "long"], [""]])
     def test_are_padded_and_cut_to_the_full_length(self, siglip: Path, titles: list[str]) -> None:
         # Padded to the longest of a batch, a title's embedding would be that of another place.
-        tokens = Towers.load(siglip).tokenize(titles)
+        tokens = Towers.load(siglip).tokenize.ids(titles)
         assert (tokens.shape, tokens.dtype) == ((len(titles), TITLE_TOKENS), torch.int64)
 
     def test_a_title_is_the_same_in_any_batch(self, siglip: Path) -> None:
-        tokenize = Towers.load(siglip).tokenize
+        tokenize = Towers.load(siglip).tokenize.ids
         assert torch.equal(tokenize(["red bag"])[0], tokenize(["a much longer title", "red bag"])[1])
 
 
