@@ -1,10 +1,11 @@
 """Evaluate an embedder on one window's search sessions: how well would it have ranked the items that were shown?
 
-For each session, the query photo is embedded and the shown items are ranked by their similarity to it; the tapped items are
-the relevant ones. Every session is evaluated with `embedding` (the encoder alone), `projected` (what an index holds) and the
-projection's first dimensions (`projected_8`, `projected_16`, …), which shows what each reduction costs. Sessions that cannot
-be evaluated are skipped and counted by reason. The lake receives the means of every variant, and the per-session metrics of
-the first two.
+For each session, the query is embedded, and the shown items are ranked by their similarity to it; the tapped items are the
+relevant ones. A query is a photo, several photos of one item, words, or photos and words, which are weighed as the search that
+was logged weighed them; words need an encoder with a text tower. Kinds of queries have means of their own. Every session is
+evaluated with `embedding` (the encoder alone), `projected` (what an index holds) and the projection's first dimensions
+(`projected_8`, `projected_16`, …), which shows what each reduction costs. Sessions that cannot be evaluated are skipped and
+counted by reason. The lake receives the means of every variant, and the per-session metrics of the first two.
 
 An item is judged by the newest embedding that it had since the window began, also when it has been sold since. A window that
 is evaluated again is judged by the embeddings of the first time (--afresh: by those of today).
@@ -15,10 +16,10 @@ is evaluated again is judged by the embeddings of the first time (--afresh: by t
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import apache_beam as beam
@@ -26,6 +27,7 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.pvalue import TaggedOutput
 from numpy.typing import NDArray
+from PIL import Image
 from pydantic import ValidationError
 
 from beam_jobs.launcher import add_window, launch, parser, pipeline_options
@@ -38,8 +40,9 @@ from listing_lens.embedding.sources import encoder_runtime
 from listing_lens.errors import LensError
 from listing_lens.images.source import ImageSource
 from listing_lens.lake.embeddings import Embeddings, with_embedding
+from listing_lens.lake.evaluations import evaluated_as, metric_prefix
 from listing_lens.lake.fits import load_projection
-from listing_lens.lake.records import Session
+from listing_lens.lake.records import QueryKind, Session
 from listing_lens.lake.searches import kept_since
 from listing_lens.lake.tables import places_between, version_at
 from listing_lens.lake.window import Window
@@ -47,16 +50,18 @@ from listing_lens.lake.windows import ROWS, SESSIONS, Lake, Manifest, evaluation
 from listing_lens.settings import Settings, load_settings
 from models.embedder import EmbedderCard
 from models.encoders.runtime import Runtime
+from models.encoders.texts import NoTextTowerError, TextEncoder, require_text_encoder
 from models.metrics import METRICS, relevance_by_rank, session_metrics
 from models.projection import prefix_dims
+from models.queries import QueryVectors
 
 logger = logging.getLogger(__name__)
 
 VARIANTS = ("embedding", "projected")
-LEFT_OUT = ("malformed", "nothing_tapped", "query_unreadable", "item_not_embedded")
+LEFT_OUT = ("malformed", "nothing_tapped", "query_unreadable", "no_text_tower", "item_not_embedded")
 
 RESULT_SCHEMA = pa.schema(
-    [pa.field("session_id", pa.string(), nullable=False), pa.field("variant", pa.string(), nullable=False)]
+    [pa.field(name, pa.string(), nullable=False) for name in ("session_id", "query", "variant")]
     + [pa.field(name, pa.float64(), nullable=False) for name in METRICS]
 )
 
@@ -72,6 +77,7 @@ class Config:
     versions: tuple[int, int]
     images: ImageSource
     runtime: Runtime
+    text_weight: float
     batch_size: int
     landed: tuple[Landed, ...]
     expected: int
@@ -82,11 +88,11 @@ class Config:
 
 
 @dataclass(frozen=True)
-class Query:
-    """A session and the embedding (d,) of its photo."""
+class EmbeddedQuery:
+    """A session and the embeddings of its query's parts."""
 
     session: Session
-    embedding: NDArray[np.float32]
+    parts: QueryVectors
 
 
 def run(landed: beam.PCollection[Landed], config: Config) -> beam.PCollection[Manifest]:
@@ -139,12 +145,12 @@ def run(landed: beam.PCollection[Landed], config: Config) -> beam.PCollection[Ma
     means = (
         (judged.results, judged.fewer_dims)
         | "All variants" >> beam.Flatten()
-        | "Each metric" >> beam.FlatMap(lambda row: [(f"{row['variant']}/{name}", row[name]) for name in METRICS])
+        | "Each metric" >> beam.FlatMap(_by_metric)
         | "Mean" >> beam.combiners.Mean.PerKey()
     )
     counts = (
         sessions | "Count read" >> beam.Map(lambda _: ("read", 1)),
-        judged.evaluated | "Count evaluated" >> beam.Map(lambda _: ("evaluated", 1)),
+        judged.evaluated | "Count evaluated" >> beam.Map(lambda kind: (evaluated_as(kind), 1)),
         (queries.left_out, judged.left_out)
         | "All left out" >> beam.Flatten()
         | "Why left out" >> beam.Map(lambda reason: (reason, 1)),
@@ -165,22 +171,59 @@ class EmbedQueries(beam.DoFn):
         self._encoder = require_encoder(card.encoder_source, card.encoder_id, self._config.runtime)
         self._loader = ImageLoader(self._config.images, self._encoder.image_side)
 
-    def process(self, sessions: Sequence[Session]) -> Iterator[Query | TaggedOutput]:
-        sound = [session for session in sessions if session.sound]
-        tapped = [session for session in sound if any(session.tapped)]
-        yield from [TaggedOutput("left_out", "malformed")] * (len(sessions) - len(sound))
-        yield from [TaggedOutput("left_out", "nothing_tapped")] * (len(sound) - len(tapped))
-        usable, images = [], []
-        for session, decoded in zip(tapped, self._loader.load([x.query_image_uri for x in tapped]), strict=True):
-            if isinstance(decoded, Unusable):
-                logger.warning("session %s: query photo: %s", session.session_id, decoded.reason)
-                yield TaggedOutput("left_out", "query_unreadable")
+    def process(self, sessions: Sequence[Session]) -> Iterator[EmbeddedQuery | TaggedOutput]:
+        usable = []
+        for session in sessions:
+            if why := self._why_not(session):
+                yield TaggedOutput("left_out", why)
             else:
                 usable.append(session)
-                images.append(decoded)
-        for session, embedding in zip(usable, self._encoder.embed(images), strict=True):
-            yield Query(session, embedding)
+        photos = self._photos([uri for session in usable for uri in session.query.image_uris])
+        readable = []
+        for session in usable:
+            unreadable = [photo for uri in session.query.image_uris if isinstance(photo := photos[uri], Unusable)]
+            if unreadable:
+                logger.warning("session %s: query photo: %s", session.session_id, unreadable[0].reason)
+                yield TaggedOutput("left_out", "query_unreadable")
+            else:
+                readable.append(session)
+        yield from self._embedded(readable, photos)
         progress.advance("evaluated", len(sessions), self._config.expected)
+
+    @cached_property
+    def _text_encoder(self) -> TextEncoder | None:
+        """Loaded only when a session has words."""
+        card = self._config.card
+        try:
+            return require_text_encoder(card.encoder_source, card.encoder_id, self._config.runtime)
+        except NoTextTowerError:
+            return None
+
+    def _why_not(self, session: Session) -> str | None:
+        """Why a session cannot be evaluated, as far as that can be told without its photos."""
+        if not session.sound:
+            return "malformed"
+        if not any(session.tapped):
+            return "nothing_tapped"
+        return "no_text_tower" if session.query.text and self._text_encoder is None else None
+
+    def _photos(self, uris: Sequence[str]) -> dict[str, Image.Image | Unusable]:
+        distinct = list(dict.fromkeys(uris))
+        return dict(zip(distinct, self._loader.load(distinct), strict=True))
+
+    def _embedded(
+        self, sessions: Sequence[Session], photos: Mapping[str, Image.Image | Unusable]
+    ) -> Iterator[EmbeddedQuery]:
+        uris = list(dict.fromkeys(uri for session in sessions for uri in session.query.image_uris))
+        images = [photo for uri in uris if not isinstance(photo := photos[uri], Unusable)]
+        by_uri = dict(zip(uris, self._encoder.embed(images), strict=True))
+        texts = list(dict.fromkeys(session.query.text for session in sessions if session.query.text))
+        by_text = dict(zip(texts, self._text_encoder.embed(texts), strict=True)) if texts and self._text_encoder else {}
+        for session in sessions:
+            query = session.query
+            pictured = [by_uri[uri] for uri in query.image_uris]
+            rows = np.stack(pictured) if pictured else np.empty((0, self._encoder.dims), np.float32)
+            yield EmbeddedQuery(session, QueryVectors(rows, by_text[query.text] if query.text else None))
 
 
 class RankShown(beam.DoFn):
@@ -207,14 +250,25 @@ class RankShown(beam.DoFn):
             if not all(item_id in items for item_id in session.shown):
                 yield TaggedOutput("left_out", "item_not_embedded")
                 continue
-            vectors = np.vstack([query.embedding, *(items[item_id] for item_id in session.shown)])
-            by_variant = {"embedding": vectors}
-            by_variant |= {variant: projection.apply(vectors) for variant, projection in self._projected.items()}
-            yield TaggedOutput("evaluated", session_id)
-            for variant, rows in by_variant.items():
-                ranked = relevance_by_rank(rows[1:] @ rows[0], session.tapped, session.shown)
-                row = {"session_id": session_id, "variant": variant, **session_metrics(ranked)}
+            shown = np.stack([items[item_id] for item_id in session.shown])
+            by_variant = {"embedding": (query.parts, shown)}
+            by_variant |= {
+                variant: (query.parts.projected(projection), projection.apply(shown))
+                for variant, projection in self._projected.items()
+            }
+            kind = session.query.kind
+            yield TaggedOutput("evaluated", kind)
+            weight = session.query.text_weight
+            for variant, (parts, rows) in by_variant.items():
+                vector = parts.together(self._config.text_weight if weight is None else weight)
+                ranked = relevance_by_rank(rows @ vector, session.tapped, session.shown)
+                row = {"session_id": session_id, "query": str(kind), "variant": variant, **session_metrics(ranked)}
                 yield row if variant in VARIANTS else TaggedOutput("fewer_dims", row)
+
+
+def _by_metric(row: Mapping[str, Any]) -> list[tuple[str, float]]:
+    prefix = metric_prefix(QueryKind(row["query"]))
+    return [(f"{prefix}{row['variant']}/{name}", row[name]) for name in METRICS]
 
 
 def _by_item(batch: pa.RecordBatch) -> Iterator[tuple[str, tuple[int, NDArray[np.float32]]]]:
@@ -234,11 +288,12 @@ def _seal(
     found: dict[str, int], *, means: list[tuple[str, float]], config: Config
 ) -> tuple[dict[str, int], dict[str, Any]]:
     """Reject an evaluation in which sessions went missing, or none could be evaluated."""
-    counts = dict.fromkeys((*LEFT_OUT, "read", "evaluated"), 0) | found
-    came_out = counts["evaluated"] + sum(counts[reason] for reason in LEFT_OUT)
+    counts = dict.fromkeys((*LEFT_OUT, "read", *map(evaluated_as, QueryKind)), 0) | found
+    evaluated = sum(counts[evaluated_as(kind)] for kind in QueryKind)
+    came_out = evaluated + sum(counts[reason] for reason in LEFT_OUT)
     if counts["read"] != came_out:
         raise LensError(f"window {config.window}: {counts['read']} sessions went in, {came_out} came out: {counts}")
-    if not counts["evaluated"]:
+    if not evaluated:
         raise LensError(
             f"no session of {config.window} can be judged ({counts}): embed the windows of the items that were shown, "
             "or choose a window with taps"
@@ -272,6 +327,7 @@ def configure(window: Window, card: EmbedderCard, *, afresh: bool = False) -> Co
         versions=_versions(lake, window, card, afresh=afresh),
         images=ImageSource.of(settings).allowing(image_roots(landed)),
         runtime=runtime,
+        text_weight=settings.search_text_weight,
         batch_size=settings.encoder_batch_size,
         landed=landed,
         expected=sum(part.manifest.counts["rows"] for part in landed),

@@ -24,6 +24,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import apache_beam as beam
@@ -98,7 +99,7 @@ def run(landed: beam.PCollection[Landed], config: Config) -> beam.PCollection[Ma
     )
     candidates = kept | "Newest" >> beam.MapTuple(lambda newest, _: newest)
     sampled, not_sampled = candidates | "Sample" >> SampleListings(rules)
-    photos = sampled | "Photos" >> LoadPhotos("listing.image_uri", config.images, rules.image_side)
+    photos = sampled | "Photos" >> LoadPhotos(attrgetter("listing.image_uri"), config.images, rules.image_side)
     dead = photos.unusable | "Dead letters" >> beam.MapTuple(
         lambda one, why: DeadLetter(one.listing.item_id, why.stage, why.reason)
     )

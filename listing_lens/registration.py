@@ -13,6 +13,7 @@ from socket import gethostname
 
 from listing_lens.errors import LensError
 from listing_lens.finetuning.records import load_finetune
+from listing_lens.lake.evaluations import KIND_TITLES, kinds_evaluated, means_of
 from listing_lens.lake.fits import HEADLINE, Assessment, load_assessment, load_fit, load_projection, projection_exists
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import Lake, evaluations
@@ -224,10 +225,18 @@ def log_evaluation(window: Window, embedder: RegisteredEmbedder, settings: Setti
     """Log an evaluation from the lake to MLflow, and write its page. Returns the page's path."""
     manifest = Lake(settings.lake).manifest(evaluations(embedder.card.space), window)
     means = manifest.parameters["metrics"]
-    by_k = figures.metrics_by_k(means, VARIANTS)
-    by_dims = figures.ndcg_by_dims(_ndcg_by_dims(means, embedder.card.dims), means["embedding/ndcg@5"])
+    kinds = kinds_evaluated(manifest.counts)
+    # The figures are of the searches by photo, if there are any.
+    shown = means_of(means, next(iter(kinds)))
+    by_k = figures.metrics_by_k(shown, VARIANTS)
+    by_dims = figures.ndcg_by_dims(_ndcg_by_dims(shown, embedder.card.dims), shown["embedding/ndcg@5"])
     page = evaluation_page(
-        window=window, embedder=embedder, counts=manifest.counts, means=means, by_k=by_k, by_dims=by_dims
+        window=window,
+        embedder=embedder,
+        counts=manifest.counts,
+        means={KIND_TITLES[kind]: (count, means_of(means, kind)) for kind, count in kinds.items()},
+        by_k=by_k,
+        by_dims=by_dims,
     )
     connect_registry(settings).log_evaluation(
         embedder,

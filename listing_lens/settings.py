@@ -91,6 +91,8 @@ class Settings(BaseSettings):
     search_budget_s: float = Field(gt=0)
     search_waiting: int = Field(ge=0)
     search_together: int = Field(gt=0)
+    search_text: bool
+    search_text_weight: float = Field(ge=0, le=1)
     search_generator: str
     search_generator_at_once: int = Field(gt=0)
     search_in_flight: int = Field(gt=0)

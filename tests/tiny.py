@@ -96,7 +96,7 @@ def log_search(lake: Lake, at: datetime, query: bytes, shown: Sequence[str], tap
     log, search_id = search_log(lake), f"{int(1000 * at.timestamp()):012x}{'5' * 20}"
     path = f"{log.folder}/{photo_name(search_id)}"
     entry = {"search_id": search_id, "at": at.isoformat()}
-    search = {**entry, "kind": "search", "surface": "photo", "shown": list(shown), "photo": path}
+    search = {**entry, "kind": "search", "surface": "photo", "shown": list(shown), "photos": 1}
     lake.write_bytes(path, query)
     log.append([search, *({**entry, "kind": "tap", "item_id": item} for item in tapped)], at, "host.1")
     return search_id

@@ -12,7 +12,7 @@ LEFT_OUT = ("left_out_invalid", "left_out_reserved", "left_out_deleted", "left_o
 # Why a pair that was sampled and decoded is left out.
 TWINS = ("near_duplicate", "twin_across_split")
 # Why a session is left out.
-SESSION_LEFT_OUT = ("malformed", "nothing_tapped", "query_unreadable", "item_unreadable")
+SESSION_LEFT_OUT = ("malformed", "nothing_tapped", "not_by_one_photo", "query_unreadable", "item_unreadable")
 
 
 def accounted(found: Mapping[str, int], name: str) -> dict[str, int]:

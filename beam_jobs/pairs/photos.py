@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from operator import attrgetter
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -20,11 +19,11 @@ _IMAGES_AT_A_TIME = 32
 
 
 class LoadPhotos(beam.PTransform):
-    """Elements with an image address in the attribute `uri` → (element, `StoredPhoto`); `unusable`: (element, reason)."""
+    """Elements with an image, whose address `uri_of` gives → (element, `StoredPhoto`); `unusable`: (element, reason)."""
 
-    def __init__(self, uri: str, source: ImageSource, side: int) -> None:
+    def __init__(self, uri_of: Callable[[Any], str], source: ImageSource, side: int) -> None:
         super().__init__()
-        self._load = LoadPhotoBatch(uri, source, side)
+        self._load = LoadPhotoBatch(uri_of, source, side)
 
     def expand(self, elements: beam.PCollection[Any]) -> DoOutputsTuple:
         return (
@@ -38,8 +37,8 @@ class LoadPhotos(beam.PTransform):
 class LoadPhotoBatch(beam.DoFn):
     """Fetch, decode and scale the images of a batch; each may fail without affecting the others."""
 
-    def __init__(self, uri: str, source: ImageSource, side: int) -> None:
-        self._uri_of = attrgetter(uri)
+    def __init__(self, uri_of: Callable[[Any], str], source: ImageSource, side: int) -> None:
+        self._uri_of = uri_of
         self._source = source
         self._side = side
 

@@ -27,7 +27,7 @@ from listing_lens.lake.pairs import (
     SESSION_ITEM_SCHEMA,
     SESSION_ITEMS,
 )
-from listing_lens.lake.records import Listing, Session, by_version
+from listing_lens.lake.records import Listing, QueryKind, Session, by_version
 from listing_lens.lake.window import Window
 from models.sampling import sample_number
 
@@ -83,7 +83,7 @@ class SampleSessions(beam.PTransform):
         )
         split = ranked | "Up to it" >> beam.FlatMap(_up_to, AsSingleton(lowest)).with_outputs("others", main="sampled")
         sampled = split.sampled
-        queries = sampled | "Queries" >> LoadPhotos("query_image_uri", self._images, rules.image_side)
+        queries = sampled | "Queries" >> LoadPhotos(_query_photo, self._images, rules.image_side)
         shown = (
             pipeline
             | "Catalog windows" >> beam.Create(self._catalog)
@@ -91,7 +91,7 @@ class SampleSessions(beam.PTransform):
             | "Shown ones" >> beam.FlatMap(_versions_of, _ids(sampled, "sampled"), target=target)
             | "Version to look at" >> beam.CombinePerKey(_last_searchable)
             | "Drop keys" >> beam.Values()
-            | "Items" >> LoadPhotos("image_uri", self._images, rules.image_side)
+            | "Items" >> LoadPhotos(attrgetter("image_uri"), self._images, rules.image_side)
         )
         groups = AsDict(shown.usable | "Groups" >> beam.MapTuple(lambda item, _: (item.item_id, rules.group(item))))
         complete = queries.usable | "Complete" >> beam.ParDo(KeepSessionsWithPhotos(), groups).with_outputs(
@@ -137,8 +137,15 @@ class KeepUsableSessions(beam.DoFn):
             yield TaggedOutput("left_out", "malformed")
         elif not any(session.tapped):
             yield TaggedOutput("left_out", "nothing_tapped")
+        elif session.query.kind is not QueryKind.PHOTO:
+            # What encoders are compared by is the photo alone.
+            yield TaggedOutput("left_out", "not_by_one_photo")
         else:
             yield session
+
+
+def _query_photo(session: Session) -> str:
+    return session.query.image_uris[0]
 
 
 def _session_rank(session: Session, rules: Rules) -> tuple[int, str]:

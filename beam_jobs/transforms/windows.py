@@ -148,8 +148,8 @@ def landed_sessions(lake: Lake, landed: Landed, window: Window) -> Iterator[Sess
     for batch in lake.read_manifest(landed.manifest):
         for session in sessions_of(batch):
             if landed.takes(session.searched_at, window):
-                image = resolve_uri(session.query_image_uri, landed.manifest.image_root)
-                yield replace(session, query_image_uri=image)
+                images = tuple(resolve_uri(uri, landed.manifest.image_root) for uri in session.query.image_uris)
+                yield replace(session, query=replace(session.query, image_uris=images))
 
 
 def require_few_dead_letters(

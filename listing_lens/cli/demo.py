@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from listing_lens.cli.pipeline import comparison_table, metrics_table
+from listing_lens.cli.pipeline import comparison_table, print_means
 
 console = Console()
 
@@ -35,7 +35,7 @@ class _Terminal:
 
 def demo(
     listings: Annotated[int, typer.Option(help="Items for sale.")] = 2100,
-    sessions: Annotated[int, typer.Option(help="Searches by photo.")] = 300,
+    sessions: Annotated[int, typer.Option(help="Searches by photo and words.")] = 300,
 ) -> None:
     """Run a demo marketplace through the whole workflow, on real servers that stay up."""
     from listing_lens.demo.run import DemoResult, run_demo
@@ -44,7 +44,7 @@ def demo(
     with Progress(*columns, console=console) as bars:
         result: DemoResult = run_demo(listings, sessions, _Terminal(bars), now=datetime.now(UTC))
     console.print(comparison_table(result.comparison))
-    console.print(metrics_table(f"means over {result.sessions:,} sessions", result.means))
+    print_means(result.sessions, result.means)
     from listing_lens.cli.search import search
     from listing_lens.stack.airflow_home import USER, password_file
 

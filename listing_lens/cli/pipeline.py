@@ -14,7 +14,9 @@ from listing_lens.cli.index import Model, rebuild_index
 from listing_lens.cli.progress import run_with_bars
 from listing_lens.errors import LensError
 from listing_lens.finetuning.records import Comparison
+from listing_lens.lake.evaluations import KIND_TITLES, kinds_evaluated, means_of
 from listing_lens.lake.fits import Assessment, load_assessment
+from listing_lens.lake.records import QueryKind
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import LISTINGS, SESSIONS, Lake, evaluations
 from listing_lens.search.index import SearchIndex
@@ -146,8 +148,13 @@ def _evaluate(window: Window, model: str, settings: Settings) -> None:
 def print_metrics(window: Window, space: str, settings: Settings) -> None:
     """Print the mean metrics of an evaluation in the lake."""
     manifest = Lake(settings.lake).manifest(evaluations(space), window)
-    title = f"{manifest.counts['evaluated']:,} sessions of {window}"
-    console.print(metrics_table(title, manifest.parameters["metrics"]))
+    print_means(kinds_evaluated(manifest.counts), manifest.parameters["metrics"], f" of {window}")
+
+
+def print_means(sessions: Mapping[QueryKind, int], means: Mapping[str, float], of: str = "") -> None:
+    """Print means by the names of an evaluation's metrics, a table per kind of query."""
+    for kind, count in sessions.items():
+        console.print(metrics_table(f"{count:,} searches {KIND_TITLES[kind]}{of}", means_of(means, kind)))
 
 
 def assessment_table(assessment: Assessment) -> Table:

@@ -15,6 +15,8 @@ from listing_lens.demo.plan import DemoSpec
 from listing_lens.demo.write import make_catalog
 from listing_lens.errors import LensError
 from listing_lens.finetuning.records import Comparison, latest_comparison
+from listing_lens.lake.evaluations import mean_of
+from listing_lens.lake.records import QueryKind, sessions_of
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import LISTINGS, SESSIONS, Lake, evaluations
 from listing_lens.registry import connect_registry
@@ -63,9 +65,9 @@ class DemoResult:
     settings: Settings
     # The trained encoder beside its untrained parent and a plain baseline.
     comparison: Comparison
-    # Mean over all evaluated sessions, by `variant/metric@k`.
+    # Mean over all evaluated sessions, by the names of an evaluation's metrics.
     means: dict[str, float]
-    sessions: int
+    sessions: dict[QueryKind, int]
     query: Path
 
 
@@ -249,20 +251,16 @@ def _say_event(event: Event, narrator: Narrator) -> None:
 
 def _result(lake: Lake, settings: Settings, spec: DemoSpec, space: str) -> DemoResult:
     manifests = [lake.manifest(evaluations(space), window) for window in lake.windows(evaluations(space))]
-    sessions = sum(manifest.counts["evaluated"] for manifest in manifests)
-    names = manifests[0].parameters["metrics"]
-    means = {
-        name: sum(m.parameters["metrics"][name] * m.counts["evaluated"] for m in manifests) / sessions for name in names
-    }
+    sessions, means = mean_of(manifests)
     return DemoResult(settings, latest_comparison(lake), means, sessions, _a_query(lake, spec.windows))
 
 
 def _a_query(lake: Lake, windows: Sequence[Window]) -> Path:
-    """The query photo of the first session of the last window that has a tap."""
+    """The query photo of the first session by one photo of the last window that has a tap."""
     window = windows[-1]
     image_root = lake.manifest(SESSIONS, window).image_root
     for batch in lake.read(SESSIONS, [window]):
-        for row in batch.to_pylist():
-            if any(row["tapped"]):
-                return Path(f"{image_root}/{row['query_image_uri']}")
-    raise LensError(f"no session of {window} has a tap: make the demo's catalog with more sessions")
+        for session in sessions_of(batch):
+            if any(session.tapped) and session.query.kind is QueryKind.PHOTO:
+                return Path(f"{image_root}/{session.query.image_uris[0]}")
+    raise LensError(f"no search by photo of {window} has a tap: make the demo's catalog with more sessions")

@@ -1,21 +1,30 @@
-"""Searches by photo on the made catalog: an earlier engine's results, and people who tap on some of them."""
+"""Searches on the made catalog: an earlier engine's results, and people who tap on some of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import numpy as np
 
-from listing_lens.demo.chance import generator, pick
+from listing_lens.demo.chance import generator, pick, weighted
 from listing_lens.demo.palette import COLOURS, distance
 from listing_lens.demo.plan import DemoCatalog, Photo, Version, image_name
 from listing_lens.demo.product import Product
-from listing_lens.lake.records import SEARCHABLE, Session
+from listing_lens.demo.words import ENGLISH, JAPANESE
+from listing_lens.lake.records import SEARCHABLE, Query, QueryKind, Session
 from listing_lens.lake.window import Window
 
 SHOWN = 20
+# How often people search with what.
+KINDS_OF_QUERIES = {
+    QueryKind.PHOTO: 0.7,
+    QueryKind.PHOTOS: 0.1,
+    QueryKind.TEXT: 0.1,
+    QueryKind.PHOTO_AND_TEXT: 0.1,
+}
+_PHOTOS_OF_ONE = 3
 _SHOPPERS = 60
 # The chance of a tap on an item that is looked at: the same product, a similar one, another of its kind, the rest.
 _SAME, _ALIKE, _KINDRED, _OTHER = 0.8, 0.35, 0.06, 0.01
@@ -25,10 +34,11 @@ _ATTENTION = 0.6
 
 @dataclass(frozen=True, slots=True)
 class DemoSession:
-    """A session and its query photo."""
+    """A session, the product that is looked for, and the query's photos."""
 
     session: Session
-    photo: Photo
+    wanted: Product
+    photos: tuple[Photo, ...]
 
 
 def plan_sessions(catalog: DemoCatalog) -> list[DemoSession]:
@@ -50,12 +60,33 @@ def _plan_session(catalog: DemoCatalog, number: int) -> DemoSession | None:
     available = available_at(catalog.versions, searched_at)
     if not available:
         return None
-    wanted = pick(rng, available).product
+    seen = pick(rng, available).product
+    asking = generator(spec.seed, "query", session_id)
+    kind = weighted(asking, list(KINDS_OF_QUERIES), list(KINDS_OF_QUERIES.values()))
+    wanted = _in_another_colour(seen, asking) if kind is QueryKind.PHOTO_AND_TEXT else seen
     ranked = _earlier_engine(wanted, available, rng)[:SHOWN]
     tapped = click(np.array([attraction(wanted, version.product) for version in ranked]), rng)
-    photo = Photo(image_name(session_id, 1, "jpeg"), wanted, f"shopper-{rng.integers(_SHOPPERS)}", "jpeg")
+    shopper = f"shopper-{rng.integers(_SHOPPERS)}"
+    count = {QueryKind.TEXT: 0, QueryKind.PHOTOS: _PHOTOS_OF_ONE}.get(kind, 1)
+    photos = tuple(Photo(image_name(session_id, n, "jpeg"), seen, shopper, "jpeg") for n in range(1, count + 1))
+    is_written = kind in (QueryKind.TEXT, QueryKind.PHOTO_AND_TEXT)
+    query = Query(tuple(photo.name for photo in photos), _words(wanted, asking) if is_written else None)
     shown = tuple(version.listing.item_id for version in ranked)
-    return DemoSession(Session(session_id, searched_at, photo.name, shown, tuple(map(bool, tapped))), photo)
+    return DemoSession(Session(session_id, searched_at, query, shown, tuple(map(bool, tapped))), wanted, photos)
+
+
+def _in_another_colour(seen: Product, rng: np.random.Generator) -> Product:
+    """What somebody wants who has a photo of one product, and writes the colour that it should have."""
+    colour = pick(rng, [name for name in COLOURS if name != seen.colour])
+    return replace(seen, product_id=f"{seen.product_id} in {colour}", colour=colour)
+
+
+def _words(wanted: Product, rng: np.random.Generator) -> str:
+    """What somebody types who looks for a product: its colour and what it is."""
+    colour = COLOURS[wanted.colour]
+    if rng.random() < 0.5:
+        return f"{colour.english} {pick(rng, ENGLISH[wanted.kind])}"
+    return f"{colour.japanese} {pick(rng, JAPANESE[wanted.kind])}"
 
 
 def _moment(windows: Sequence[Window], rng: np.random.Generator) -> datetime:

@@ -21,7 +21,7 @@ from listing_lens.demo.plan import DemoCatalog, DemoSpec, Photo, Version, plan_d
 from listing_lens.demo.sessions import DemoSession, plan_sessions
 from listing_lens.demo.taxonomy import KINDS
 from listing_lens.errors import LensError
-from listing_lens.lake.records import LISTING_SCHEMA, SESSION_SCHEMA
+from listing_lens.lake.records import LISTING_SCHEMA, SESSION_SCHEMA, to_table
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import LISTINGS, SESSIONS, Lake
 
@@ -117,7 +117,7 @@ def take_photos(
 ) -> None:
     """Write every photo of listings and sessions; each depends only on the seed and its own name."""
     photos = {f"images/{version.photo.name}": version.photo for version in catalog.versions}
-    photos |= {f"queries/{found.photo.name}": found.photo for found in sessions}
+    photos |= {f"queries/{photo.name}": photo for found in sessions for photo in found.photos}
     # One drawing serves all photos of a product.
     by_product = sorted(photos.items(), key=lambda item: (item[1].product.product_id, item[0]))
     tasks = [list(group) for _, group in groupby(by_product, key=lambda item: item[1].product.product_id)]
@@ -157,11 +157,11 @@ def _write_window(
 ) -> dict[str, int]:
     versions = catalog.within(window)
     searches = [found for found in sessions if found.session.searched_at in window]
-    rows: dict[str, list[dict[str, object]]] = {
+    rows: dict[str, Sequence[object]] = {
         TRUE_LISTINGS: [_true_listing(version) for version in versions],
         TRUE_SESSIONS: [_true_session(found) for found in searches],
-        SESSIONS: [asdict(found.session) for found in searches],
-        LISTINGS: [asdict(version.listing) for version in versions],
+        SESSIONS: [found.session for found in searches],
+        LISTINGS: [version.listing for version in versions],
     }
     for dataset in rows:
         _write(lake, dataset, window, rows[dataset], now, parameters)
@@ -172,12 +172,12 @@ def _write(
     lake: Lake,
     dataset: str,
     window: Window,
-    rows: list[dict[str, object]],
+    rows: Sequence[object],
     now: datetime,
     parameters: dict[str, object],
 ) -> None:
     root = {LISTINGS: f"{lake.root}/images", SESSIONS: f"{lake.root}/queries"}.get(dataset)
-    table = pa.Table.from_pylist(rows, schema=_SCHEMAS[dataset])
+    table = to_table(rows, _SCHEMAS[dataset])
     lake.write_table(dataset, window, table, now, image_root=root, parameters=parameters)
 
 
@@ -192,5 +192,4 @@ def _true_listing(version: Version) -> dict[str, object]:
 
 
 def _true_session(found: DemoSession) -> dict[str, object]:
-    product = found.photo.product
-    return {"session_id": found.session.session_id, "product_id": product.product_id, "kind": product.kind}
+    return {"session_id": found.session.session_id, "product_id": found.wanted.product_id, "kind": found.wanted.kind}

@@ -15,6 +15,7 @@ from listing_lens.lake.windows import Lake
 from models.embedder import EmbedderCard
 from models.encoders.encoder import Encoder, shared_encoder
 from models.encoders.runtime import DEFAULT_RUNTIME, Runtime
+from models.encoders.texts import TextEncoder, require_text_encoder
 from models.projection import Projection
 
 
@@ -53,3 +54,25 @@ class Embedder:
     def embed(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
         """RGB images → unit vectors (n, dims)."""
         return self.projection.apply(self.encoder.embed(images))
+
+
+@dataclass(frozen=True)
+class TextEmbedder:
+    """The text tower and projection of a space: turns what is written into vectors to search its indexes with."""
+
+    encoder: TextEncoder
+    projection: Projection
+
+    @classmethod
+    def load(cls, card: EmbedderCard, lake: Lake, runtime: Runtime = DEFAULT_RUNTIME) -> TextEmbedder:
+        """Load the text tower and projection that a card names.
+
+        Raises:
+            LensError: one of them is missing, or is not the one that the card names.
+        """
+        encoder = require_text_encoder(card.encoder_source, card.encoder_id, runtime)
+        return cls(encoder, load_projection(lake, card.projection_id, card.encoder_id))
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Texts → unit vectors (n, dims)."""
+        return self.projection.apply(self.encoder.embed(texts))

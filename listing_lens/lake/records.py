@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from hashlib import blake2b
@@ -62,10 +62,17 @@ SESSION_SCHEMA = pa.schema(
     [
         pa.field("session_id", pa.string(), nullable=False),
         pa.field("searched_at", TIMESTAMP, nullable=False),
-        pa.field("query_image_uri", pa.string(), nullable=False),
+        # The query: a photo, words, or both. One of the two is there.
+        pa.field("query_image_uri", pa.string()),
         # The shown items, from the first position on, and whether each was tapped: lists of the same length.
         pa.field("shown", pa.list_(pa.string()), nullable=False),
         pa.field("tapped", pa.list_(pa.bool_()), nullable=False),
+        # These columns are optional: if absent, they are read as nulls.
+        # Further photos of the same item as the first.
+        pa.field("more_query_image_uris", pa.list_(pa.string())),
+        pa.field("query_text", pa.string()),
+        # How much the words counted beside the photos, from 0 to 1; null is LENS_SEARCH_TEXT_WEIGHT.
+        pa.field("query_text_weight", pa.float64()),
     ]
 )
 
@@ -125,20 +132,55 @@ class Refused:
     row: str
 
 
+class QueryKind(StrEnum):
+    """What a search was made with."""
+
+    PHOTO = "photo"
+    PHOTOS = "photos"
+    TEXT = "text"
+    PHOTO_AND_TEXT = "photo_and_text"
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What somebody searched with.
+
+    Attributes:
+        image_uris: of photos of one item.
+        text: words; None without any.
+        text_weight: how much the words count beside the photos, from 0 to 1; None for the setting.
+    """
+
+    image_uris: tuple[str, ...]
+    text: str | None = None
+    text_weight: float | None = None
+
+    @property
+    def kind(self) -> QueryKind:
+        if self.text is None:
+            return QueryKind.PHOTO if len(self.image_uris) == 1 else QueryKind.PHOTOS
+        return QueryKind.PHOTO_AND_TEXT if self.image_uris else QueryKind.TEXT
+
+    @property
+    def sound(self) -> bool:
+        """Whether there is a photo or a word, and a weight that is one."""
+        return bool(self.image_uris or self.text) and 0 <= (self.text_weight or 0) <= 1
+
+
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A search by photo: what was shown, in order, and which items were tapped."""
+    """A search by photo or words: what was shown, in order, and which items were tapped."""
 
     session_id: str
     searched_at: datetime
-    query_image_uri: str
+    query: Query
     shown: tuple[str, ...]
     tapped: tuple[bool, ...]
 
     @property
     def sound(self) -> bool:
-        """Whether items were shown, each of them once, with a tap flag for each."""
-        return len(self.shown) == len(self.tapped) == len(set(self.shown)) > 0
+        """Whether there is a query, and items were shown, each of them once, with a tap flag for each."""
+        return self.query.sound and len(self.shown) == len(self.tapped) == len(set(self.shown)) > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +194,13 @@ class DeadLetter:
 
 def to_table(rows: Sequence[Any], schema: pa.Schema) -> pa.Table:
     """Records, as dataclasses or dicts → an Arrow table of the schema."""
-    return pa.Table.from_pylist([row if isinstance(row, dict) else asdict(row) for row in rows], schema=schema)
+    return pa.Table.from_pylist([_as_row(row) for row in rows], schema=schema)
+
+
+def _as_row(record: Any) -> dict[str, Any]:
+    if isinstance(record, dict):
+        return record
+    return _session_row(record) if isinstance(record, Session) else asdict(record)
 
 
 def by_version(listing: Listing) -> tuple[int, str]:
@@ -167,7 +215,7 @@ def listing_columns(listings: Sequence[Listing]) -> dict[str, list[Any]]:
 
 def listings_of(batch: pa.RecordBatch) -> Iterator[Listing]:
     """The rows of a batch that was validated when written; nullable columns may be absent, and there may be others."""
-    for row in _rows(batch):
+    for row in _rows(batch, LISTING_SCHEMA):
         yield Listing(**row | {"category": tuple(row["category"]), "status": Status(row["status"])})
 
 
@@ -178,7 +226,7 @@ def parse_listings(batch: pa.RecordBatch, window: Window) -> Iterator[Listing | 
         batch: has the columns of `LISTING_SCHEMA`; nullable ones may be absent, and there may be others.
         window: the window in which the listings landed. Late rows, from before it, are accepted; rows from after it are not.
     """
-    for row in _rows(batch):
+    for row in _rows(batch, LISTING_SCHEMA):
         problem = problem_of(row)
         reason = problem[1] if problem else _too_late(row, window)
         if reason is None:
@@ -200,8 +248,8 @@ def require_columns(schema: pa.Schema, wanted: pa.Schema, where: str) -> None:
             )
 
 
-def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
-    names = [name for name in LISTING_SCHEMA.names if name in batch.schema.names]
+def _rows(batch: pa.RecordBatch, schema: pa.Schema) -> Iterator[dict[str, Any]]:
+    names = [name for name in schema.names if name in batch.schema.names]
     yield from batch.select(names).to_pylist()
 
 
@@ -235,6 +283,31 @@ def _too_late(row: Mapping[str, Any], window: Window) -> str | None:
 
 
 def sessions_of(batch: pa.RecordBatch) -> Iterator[Session]:
-    """The rows of a batch of sessions."""
-    for row in batch.select([field.name for field in fields(Session)]).to_pylist():
-        yield Session(**row | {"shown": tuple(row["shown"]), "tapped": tuple(row["tapped"])})
+    """The rows of a batch of sessions; nullable columns may be absent, and there may be others."""
+    for row in _rows(batch, SESSION_SCHEMA):
+        first, more = row.get("query_image_uri"), row.get("more_query_image_uris") or ()
+        yield Session(
+            session_id=row["session_id"],
+            searched_at=row["searched_at"],
+            query=Query(
+                image_uris=(first, *more) if first else tuple(more),
+                text=row.get("query_text") or None,
+                text_weight=row.get("query_text_weight"),
+            ),
+            shown=tuple(row["shown"]),
+            tapped=tuple(row["tapped"]),
+        )
+
+
+def _session_row(session: Session) -> dict[str, Any]:
+    first, *more = session.query.image_uris or (None,)
+    return {
+        "session_id": session.session_id,
+        "searched_at": session.searched_at,
+        "query_image_uri": first,
+        "more_query_image_uris": more or None,
+        "query_text": session.query.text,
+        "query_text_weight": session.query.text_weight,
+        "shown": session.shown,
+        "tapped": session.tapped,
+    }

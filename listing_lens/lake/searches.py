@@ -1,7 +1,8 @@
 """The search service's log: what is in it, the sessions that it becomes, and how it is forgotten.
 
     <root>/logs/searches/day=<date>/<time>-<writer>.jsonl       searches and events
-                                   /photos/<search id>.jpg      the photos of that day's searches by photo
+                                   /photos/<search id>.jpg      the photos of that day's searches; <search id>-1.jpg if there
+                                                                are more of one
 
 An entry is a search, of kind "search", or an event: what a buyer did with a result, under the search's id. The service stamps
 both with its own time. A search's id begins with its time, as 12 hexadecimal digits of milliseconds since 1970.
@@ -19,7 +20,7 @@ from datetime import UTC, date, datetime, timedelta
 
 from listing_lens.errors import LensError
 from listing_lens.lake.log import Entry, Log
-from listing_lens.lake.records import Session
+from listing_lens.lake.records import Query, Session
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import SESSIONS, Lake, Manifest
 
@@ -29,12 +30,12 @@ FROM_LOG = {"log": SEARCHES}
 # How long after a window's end the taps on its last results are waited for, and entries that the lake did not take at once.
 GRACE = timedelta(hours=1)
 
-# A search by photo, rather than by an item.
-_BY_PHOTO = "photo"
+# A search by photo or words, rather than by an item.
+_BY_QUERY = frozenset({"photo", "text"})
 _CHOICES = frozenset({"tap", "purchase"})
 
 # Why a search is no session. Its events are counted by the same reason.
-_NO_SESSION = ("elsewhere", "similar", "nothing_shown", "without_photo")
+_NO_SESSION = ("elsewhere", "similar", "nothing_shown", "without_query")
 # Of a window: every search is a row or one of its kinds, and every event one of its kinds.
 SEARCH_KINDS = tuple(f"searches_{kind}" for kind in (*_NO_SESSION, "repeated"))
 EVENT_KINDS = tuple(f"events_{kind}" for kind in ("chosen", "seen", "not_shown", "unknown", *_NO_SESSION, "repeated"))
@@ -48,7 +49,9 @@ class Search:
     at: datetime
     surface: str
     shown: tuple[str, ...]
-    has_photo: bool
+    photos: int
+    text: str = ""
+    text_weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +67,18 @@ def search_log(lake: Lake) -> Log:
     return Log(lake, SEARCHES)
 
 
-def photo_name(search_id: str) -> str:
-    """Where the photo of a search is kept: with the log of its day; relative to the log's folder.
+def photo_name(search_id: str, number: int = 0) -> str:
+    """Where a photo of a search is kept: with the log of its day; relative to the log's folder.
+
+    Args:
+        search_id: the search.
+        number: counts its photos from 0.
 
     Raises:
         ValueError, OverflowError: an id whose time no calendar has.
     """
     day = datetime.fromtimestamp(_milliseconds(search_id) / 1000, UTC).date()
-    return f"day={day}/photos/{search_id}.jpg"
+    return f"day={day}/photos/{search_id}{f'-{number}' if number else ''}.jpg"
 
 
 def read_entry(entry: Entry) -> Search | Event:
@@ -80,7 +87,15 @@ def read_entry(entry: Entry) -> Search | Event:
         if entry["kind"] != "search":
             return Event(entry["search_id"], entry["kind"], entry["item_id"])
         at = datetime.fromisoformat(entry["at"])
-        return Search(entry["search_id"], at, entry["surface"], tuple(entry["shown"]), "photo" in entry)
+        return Search(
+            entry["search_id"],
+            at,
+            entry["surface"],
+            tuple(entry["shown"]),
+            entry["photos"],
+            entry.get("text", ""),
+            entry.get("text_weight", 1.0),
+        )
     except KeyError as err:
         raise LensError(
             f"an entry of the log of searches, of kind {entry.get('kind')!r} and search {entry.get('search_id')!r}, has no "
@@ -96,10 +111,10 @@ def session_of(
 ) -> tuple[Session | None, Mapping[str, int]]:
     """The session of one search, from all that was logged under its id, in any order and any number of times.
 
-    A search by photo is a session of the window that holds its time, tapped or not. What was tapped, or bought, was chosen
-    among what was shown: a purchase without a tap is a tap of which the message was lost. An item's page may also be viewed
-    for other reasons, from a shared link or a tab that is opened again, and being on the screen is no choice: impressions and
-    views count for nothing. An item that was shown more than once has its first place alone.
+    A search by photo or words is a session of the window that holds its time, tapped or not. What was tapped, or bought, was
+    chosen among what was shown: a purchase without a tap is a tap of which the message was lost. An item's page may also be
+    viewed for other reasons, from a shared link or a tab that is opened again, and being on the screen is no choice:
+    impressions and views count for nothing. An item that was shown more than once has its first place alone.
 
     Args:
         search_id: the search.
@@ -107,7 +122,7 @@ def session_of(
         window: the window that is landed.
 
     Returns:
-        The session, if there is one, whose photo's address is relative to the log's folder; and counts: `searches` =
+        The session, if there is one, whose photos' addresses are relative to the log's folder; and counts: `searches` =
         `rows` + those of `SEARCH_KINDS`, `events` = those of `EVENT_KINDS`.
     """
     search: Search | None = None
@@ -136,21 +151,23 @@ def session_of(
     chosen = {item_id for kind, item_id in events if kind in _CHOICES}
     counts["rows"] += 1
     tapped = tuple(item_id in chosen for item_id in shown)
-    return Session(search_id, search.at, photo_name(search_id), shown, tapped), counts
+    photos = tuple(photo_name(search_id, number) for number in range(search.photos))
+    query = Query(photos, search.text or None, search.text_weight if search.text and photos else None)
+    return Session(search_id, search.at, query, shown, tapped), counts
 
 
 def _as_logged(search: Search) -> tuple[object, ...]:
-    return search.at, search.surface, search.shown, search.has_photo
+    return search.at, search.surface, search.shown, search.photos, search.text, search.text_weight
 
 
 def _why_no_session(search: Search, window: Window) -> str | None:
     if search.at not in window:
         return "elsewhere"
-    if search.surface != _BY_PHOTO:
+    if search.surface not in _BY_QUERY:
         return "similar"
     if not search.shown:
         return "nothing_shown"
-    return None if search.has_photo else "without_photo"
+    return None if search.photos or search.text else "without_query"
 
 
 def _is_of(search_id: str, window: Window) -> bool:

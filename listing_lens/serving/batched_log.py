@@ -52,21 +52,21 @@ class BatchedLog:
         self.log, self.every_s, self.most_kept, self.lost = log, every_s, most_kept, 0
         self._now, self._sleep = now, sleep
         self.writer = f"{socket.gethostname().replace('-', '.')}.{os.getpid()}"
-        self._kept: list[tuple[Entry, File | None]] = []
-        self._writing: list[tuple[Entry, File | None]] = []
+        self._kept: list[tuple[Entry, tuple[File, ...]]] = []
+        self._writing: list[tuple[Entry, tuple[File, ...]]] = []
         self._stored = asyncio.Event()
 
-    def note(self, entry: Entry, file: File | None = None) -> None:
-        """Add an entry to the next batch."""
+    def note(self, entry: Entry, *files: File) -> None:
+        """Add an entry, and files that it refers to, to the next batch."""
         if len(self._kept) >= self.most_kept:
             self.lost += 1
         else:
-            self._kept.append((entry, file))
+            self._kept.append((entry, files))
 
     def waiting(self, path: str) -> bytes | None:
         """A file that is yet to be written; None if it is not, or has been."""
         batches = (*self._writing, *self._kept)
-        return next((file.data for _, file in batches if file and file.path == path), None)
+        return next((file.data for _, files in batches for file in files if file.path == path), None)
 
     async def store(self, entries: Sequence[Entry]) -> None:
         """Add entries to the next batch, and wait until it is written.
@@ -78,7 +78,7 @@ class BatchedLog:
             return
         if len(self._kept) + len(entries) > self.most_kept:
             raise UnavailableError("the log cannot be written to", self.every_s)
-        self._kept.extend((entry, None) for entry in entries)
+        self._kept.extend((entry, ()) for entry in entries)
         written = self._stored
         await written.wait()
         if self._holds(entries[-1]):
@@ -112,9 +112,9 @@ class BatchedLog:
             self._writing = []
             stored.set()
 
-    def _write(self, batch: Sequence[tuple[Entry, File | None]]) -> None:
-        for _, file in batch:
-            if file is not None:
+    def _write(self, batch: Sequence[tuple[Entry, tuple[File, ...]]]) -> None:
+        for _, files in batch:
+            for file in files:
                 self.log.lake.write_bytes(file.path, file.data)
         if batch:
             self.log.append([entry for entry, _ in batch], self._now(), self.writer)

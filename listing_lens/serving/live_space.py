@@ -1,6 +1,6 @@
-"""Following the alias: the index that is searched and the embedder of its queries change together, in one step.
+"""Following the alias: the index that is searched and the embedders of its queries change together, in one step.
 
-A request takes both at its beginning and keeps them to its end. Until the embedder of a new index is loaded, requests go to
+A request takes them at its beginning and keeps them to its end. Until the embedder of a new index is loaded, requests go to
 the index before, which is kept for rollback; they never go to an index in whose space they cannot be embedded.
 """
 
@@ -16,6 +16,7 @@ from listing_lens.search.index import Index
 from listing_lens.serving.index_reader import IndexReader
 from listing_lens.serving.limits import Budget, UnavailableError
 from listing_lens.serving.query_embedder import Generator, QueryEmbedder
+from listing_lens.serving.query_texts import QueryTexts, TextTowers
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +28,11 @@ _AGAIN_S = 10.0
 
 @dataclass(frozen=True)
 class LiveSpace:
-    """An index, and the embedder of its space."""
+    """An index, and what embeds photos and texts in its space."""
 
     index: Index
     embedder: QueryEmbedder
+    texts: QueryTexts
 
     def __post_init__(self) -> None:
         if self.embedder.card.space != self.index.card.space:
@@ -51,11 +53,13 @@ class Follower:
         self,
         reader: IndexReader,
         generator: Generator,
+        text_towers: TextTowers,
         every_s: float,
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._reader, self._generator, self._every_s, self._sleep = reader, generator, every_s, sleep
+        self._reader, self._every_s, self._sleep = reader, every_s, sleep
+        self._generator, self._text_towers = generator, text_towers
         self._live: LiveSpace | None = None
         self.problem: str | None = "the live index is still looked for"
         self.is_empty = False
@@ -96,17 +100,18 @@ class Follower:
 
     async def _go_to(self, index: Index) -> bool:
         if self._live and self._live.index.card == index.card:
-            embedder = self._live.embedder
+            embedder, texts = self._live.embedder, self._live.texts
         else:
             try:
                 embedder = await self._generator.load(index.card)
+                texts = await self._text_towers.load(index.card)
             except Exception as err:  # noqa: BLE001
                 # Whatever it is, the space before can still be searched.
                 self._note(
                     f"the embedder of index {index.name} cannot be loaded, so the one before is still searched: {err}"
                 )
                 return False
-        self._live = LiveSpace(index, embedder)
+        self._live = LiveSpace(index, embedder, texts)
         self._note(None)
         logger.info("searching index %s", index.name, extra={"index": index.name, "space": index.card.space})
         return True

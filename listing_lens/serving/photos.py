@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,27 +20,24 @@ _UPLOAD_S = 30.0
 # What may surround a photo in a form, in bytes.
 MORE_THAN_PHOTO = 64 * 1024
 PART = "photo"
+# Photos of one item that a query may have.
+MOST_PHOTOS = 5
 
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
-# A request's body that is a photo, for the OpenAPI.
-PHOTO_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["photo"],
-                    "properties": {"photo": {"type": "string", "format": "binary", "description": "The photo's file."}},
-                }
-            },
-            "image/jpeg": _BINARY,
-            "image/png": _BINARY,
-            "image/webp": _BINARY,
-            "image/heic": _BINARY,
-        },
-    }
-}
+_BINARY = {"type": "string", "format": "binary"}
+
+
+def _body(part: dict[str, Any]) -> dict[str, Any]:
+    form = {"type": "object", "required": [PART], "properties": {PART: part}}
+    images = ("image/jpeg", "image/png", "image/webp", "image/heic")
+    content = {"multipart/form-data": {"schema": form}, **{image: {"schema": _BINARY} for image in images}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+# Requests' bodies for the OpenAPI: a photo; or photos.
+PHOTO_BODY = _body({**_BINARY, "description": "The photo's file."})
+PHOTOS_BODY = _body(
+    {"type": "array", "items": _BINARY, "minItems": 1, "maxItems": MOST_PHOTOS, "description": "Files of photos."}
+)
 
 
 @dataclass(frozen=True)
@@ -102,12 +98,14 @@ class Photos:
     uploads: Gate
     gate: Gate
 
-    async def read(self, request: Request) -> bytes:
-        """The encoded photo of a request: its body, or the part `photo` of a form.
+    async def read(self, request: Request, most: int = MOST_PHOTOS) -> list[bytes]:
+        """The encoded photos of a request: its body, or the parts `photo` of a form, `most` at most.
+
+        All together may be as large as one: what is received takes no more memory for several of them.
 
         Raises:
-            Problem: there is none, it is too large, or it is sent too slowly.
-            BusyError: too many are being received.
+            Problem: there is none, there are too many, they are too large, or sent too slowly.
+            BusyError: too many requests are being received.
         """
         declared = request.headers.get("content-length", "")
         if declared.isdigit() and int(declared) > self.limits.max_bytes + MORE_THAN_PHOTO:
@@ -115,8 +113,8 @@ class Photos:
         try:
             async with self.uploads.enter(Budget.of(_UPLOAD_S)), asyncio.timeout(_UPLOAD_S):
                 if request.headers.get("content-type", "").startswith("multipart/form-data"):
-                    return await self._read_form(request)
-                return await self._read_body(request, self.limits.max_bytes)
+                    return await self._read_form(request, most)
+                return [await self._read_body(request, self.limits.max_bytes)]
         except TimeoutError:
             raise Problem(408, "Too slow", f"the photo was not complete after {_UPLOAD_S:g} s", PART) from None
 
@@ -145,16 +143,16 @@ class Photos:
                 raise self._too_large()
         return bytes(data)
 
-    async def _read_form(self, request: Request) -> bytes:
+    async def _read_form(self, request: Request, most: int) -> list[bytes]:
         # The form's parser would write a large file to disk: what is read here is bounded first.
         body = await self._read_body(request, self.limits.max_bytes + MORE_THAN_PHOTO)
         whole = Request(request.scope, _replay(body))
         try:
-            async with whole.form(max_files=1, max_fields=20) as form:
-                parts: Sequence[object] = form.getlist(PART)
-                if len(parts) != 1 or not isinstance(parts[0], UploadFile):
+            async with whole.form(max_files=most, max_fields=20) as form:
+                files = [part for part in form.getlist(PART) if isinstance(part, UploadFile)]
+                if not files or len(files) < len(form.getlist(PART)):
                     raise Problem(422, "Not valid", "photo: the form has no file of this name", PART)
-                return await parts[0].read()
+                return [await file.read() for file in files]
         except HTTPException as err:
             # So Starlette refuses a form that is damaged, or has too many parts.
             raise Problem(422, "Not valid", f"photo: the form cannot be read: {err.detail}", PART) from None

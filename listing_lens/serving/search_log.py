@@ -1,7 +1,7 @@
 """What is kept of searches and of what buyers did with their results, for the evaluation.
 
-A search is kept with its photo, made small and without metadata, so without the place where it was taken. Who asked is not
-kept. Nothing at all is kept of a search whose caller does not want it, or where LENS_SEARCH_LOG_DAYS is 0.
+A search is kept with its words and its photos, made small and without metadata, so without the place where they were taken.
+Who asked is not kept. Nothing at all is kept of a search whose caller does not want it, or where LENS_SEARCH_LOG_DAYS is 0.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ class SearchLog:
         live: LiveSpace,
         hits: Sequence[Hit],
         asked: Mapping[str, Any],
-        image: Image.Image | None = None,
+        images: Sequence[Image.Image] = (),
     ) -> None:
-        """Keep a search: what was asked for, its photo if there is one, and what was shown."""
+        """Keep a search: what was asked for, its photos, and what was shown."""
         assert self.log is not None, "an id is given only where searches are kept"
         at = self.now()
         entry = {
@@ -78,14 +78,12 @@ class SearchLog:
             "shown": [hit.item_id for hit in hits],
             **asked,
         }
-        if image is None:
-            self.log.note(entry)
-        else:
-            path = f"{self.log.log.folder}/{photo_name(search_id)}"
-            self.log.note({**entry, "photo": path}, File(path, await asyncio.to_thread(_as_small_jpeg, image)))
+        paths = [f"{self.log.log.folder}/{photo_name(search_id, number)}" for number in range(len(images))]
+        photos = await asyncio.to_thread(lambda: [_as_small_jpeg(image) for image in images]) if images else []
+        self.log.note({**entry, "photos": len(images)}, *map(File, paths, photos))
 
     async def photo(self, search_id: str) -> bytes | None:
-        """The photo of a search; None if it is not kept, or not any more."""
+        """The first photo of a search; None if it is not kept, or not any more."""
         if self.log is None:
             return None
         log = self.log.log

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
+from PIL import Image
 
 from listing_lens.embedding.sources import encoder_runtime
 from listing_lens.images.source import ImageSource
@@ -26,6 +27,7 @@ from listing_lens.serving.metrics import Metrics
 from listing_lens.serving.photos import Photos
 from listing_lens.serving.query_embedder import Generator, InProcess
 from listing_lens.serving.query_encoding import QueryEncoding
+from listing_lens.serving.query_texts import TextTowers
 from listing_lens.serving.search_log import SearchLog
 from listing_lens.serving.similar import Ranking
 from listing_lens.serving.triton import Triton
@@ -45,8 +47,10 @@ class Service:
     settings: Settings
     reader: IndexReader
     generator: Generator
+    text_towers: TextTowers
     follower: Follower
-    encoding: QueryEncoding
+    encoding: QueryEncoding[Image.Image]
+    text_encoding: QueryEncoding[str]
     photos: Photos
     listing_photos: ListingPhotos
     thumbnails: Gate
@@ -72,13 +76,17 @@ class Service:
         reader = IndexReader.connect(settings)
         limits = ImageLimits(settings.image_max_bytes, settings.image_max_pixels)
         images = ImageSource.of(settings)
-        follower, metrics = Follower(reader, generator, settings.search_follow_s), Metrics()
+        # One query is quick on the CPU, and the GPUs are left to the jobs.
+        text_towers = TextTowers(lake, replace(encoder_runtime(settings), device="cpu"), settings.search_text)
+        follower, metrics = Follower(reader, generator, text_towers, settings.search_follow_s), Metrics()
         return cls(
             settings=settings,
             reader=reader,
             generator=generator,
+            text_towers=text_towers,
             follower=follower,
-            encoding=QueryEncoding(settings.search_waiting, settings.search_together),
+            encoding=QueryEncoding("photos", settings.search_waiting, settings.search_together),
+            text_encoding=QueryEncoding("texts", settings.search_waiting, settings.search_together),
             photos=Photos(
                 limits, Gate("the network", _UPLOADS, 0), Gate("decoding", _DECODERS, settings.search_waiting)
             ),
@@ -115,6 +123,7 @@ class Service:
                 await log.flush()
             await self.reader.close()
             await self.generator.close()
+            self.text_towers.close()
 
 
 def _generator(settings: Settings, lake: Lake) -> Generator:

@@ -39,7 +39,7 @@ from beam_jobs import (
 )
 from listing_lens.indexing.events import entry_of
 from listing_lens.indexing.listing_log import ListingLog
-from listing_lens.lake.records import Session
+from listing_lens.lake.records import Query, Session
 from listing_lens.lake.window import Window
 
 if TYPE_CHECKING:
@@ -94,7 +94,9 @@ def _jobs(indexed: Indexed) -> dict[str, tuple[Callable[[list[str]], None], list
     both = ["--window_start", str(FIRST.start), "--window_end", str(SECOND.end)]
     shown = ("m004", "m005")
     put_sessions(
-        indexed.lake, FIRST, [Session("s", FIRST.start + timedelta(hours=1), "m005.jpg", shown, (True, False))]
+        indexed.lake,
+        FIRST,
+        [Session("s", FIRST.start + timedelta(hours=1), Query(("m005.jpg",)), shown, (True, False))],
     )
     # A day of searches that is over, whenever the tests run.
     logged = Window(FIRST.start - timedelta(days=1000), FIRST.end - timedelta(days=1000))

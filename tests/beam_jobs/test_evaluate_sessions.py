@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,11 +15,12 @@ from tiny import FIRST, SECOND, Indexed, bounds, image_root, land, land_sessions
 from beam_jobs import compact_lake, embed_listings, fit_projection
 from beam_jobs.evaluate_sessions import VARIANTS, main
 from beam_jobs.launcher import refusal
-from listing_lens.embedding.embedder import Embedder
+from listing_lens.embedding.embedder import Embedder, TextEmbedder
 from listing_lens.errors import LensError
 from listing_lens.lake.embeddings import Embeddings
+from listing_lens.lake.evaluations import kinds_evaluated
 from listing_lens.lake.fits import load_fit
-from listing_lens.lake.records import Session, Status
+from listing_lens.lake.records import Query, Session, Status
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import Lake, Manifest, evaluations
 from models.embedder import EmbedderCard
@@ -28,7 +32,7 @@ _SHOWN = tuple(f"m{n:03d}" for n in (4, 5, 6, 7, 8, 9, 10, 11))
 
 def _session(name: str, query: str, tapped: set[str], shown: tuple[str, ...] = _SHOWN) -> Session:
     taps = tuple(item in tapped for item in shown)
-    return Session(name, FIRST.start + timedelta(hours=2), query, shown, taps)
+    return Session(name, FIRST.start + timedelta(hours=2), Query((query,)), shown, taps)
 
 
 def _evaluate(indexed: Indexed, window: Window = FIRST, *, afresh: bool = False) -> None:
@@ -56,7 +60,7 @@ def test_metrics_are_those_of_the_ranking_by_similarity(indexed: Indexed) -> Non
     }
     assert set(rows) == {(s.session_id, variant) for s in sessions for variant in VARIANTS}
     for session in sessions:
-        query = embedding(session.query_image_uri)
+        query = embedding(session.query.image_uris[0])
         shown = np.vstack([embedding(f"{item}.jpg") for item in session.shown])
         pairs = {
             "embedding": (query, shown),
@@ -107,14 +111,14 @@ def test_sessions_are_left_out_by_reason_and_counted(indexed: Indexed) -> None:
             _session("good", "m007.jpg", {"m007"}),
             _session("no tap", "m007.jpg", set()),
             _session("unreadable", "broken.jpg", {"m007"}),
-            Session("malformed", FIRST.start, "m007.jpg", ("m007", "m008"), (True,)),
+            Session("malformed", FIRST.start, Query(("m007.jpg",)), ("m007", "m008"), (True,)),
             _session("shown twice", "m007.jpg", {"m007"}, ("m007", "m007")),
             _session("shown but set aside", "m007.jpg", {"m007"}, ("m007", "m002")),
         ],
     )
     _evaluate(indexed)
     counts = lake.manifest(evaluations(indexed.index.card.space), FIRST).counts
-    assert counts == {
+    assert +Counter(counts) == {
         "read": 6,
         "evaluated": 1,
         "malformed": 2,
@@ -217,3 +221,88 @@ def test_sessions_that_have_not_landed_are_no_empty_window(indexed: Indexed) -> 
 def test_a_card_that_is_none_is_refused(indexed: Indexed) -> None:
     with pytest.raises(LensError, match="--card is no embedder's card"):
         main(["--window_start", str(FIRST.start), "--window_end", str(FIRST.end), "--card", "{}"])
+
+
+class TestKindsOfQueries:
+    """Each is ranked by its own vector, and has means of its own."""
+
+    def test_words_photos_and_both(self, indexed: Indexed) -> None:
+        lake, card = indexed.lake, indexed.index.card
+        queries = {
+            "one": Query(("m007.jpg",)),
+            "photos": Query(("m007.jpg", "m009.jpg")),
+            "text": Query((), "a red bag"),
+            "both": Query(("m007.jpg",), "a red bag"),
+            "mostly text": Query(("m007.jpg",), "a red bag", 0.9),
+        }
+        sessions = [replace(_session(name, "", {"m007", "m010"}), query=query) for name, query in queries.items()]
+        land_sessions(lake, FIRST, sessions)
+        _evaluate(indexed)
+
+        embedder, texts = Embedder.load(card, lake), TextEmbedder.load(card, lake)
+        limits = ImageLimits(10**7, 10**7)
+
+        def vectors(names: Sequence[str]) -> np.ndarray:
+            data = [Path(image_root(lake), name).read_bytes() for name in names]
+            return embedder.embed([decode_image(one, limits, min_side=64) for one in data])
+
+        def unit(vector: np.ndarray) -> np.ndarray:
+            return vector / np.linalg.norm(vector)
+
+        seven, nine = vectors(["m007.jpg", "m009.jpg"])
+        words = texts.embed(["a red bag"])[0]
+        wanted = {
+            "one": seven,
+            "photos": seven + nine,
+            "text": words,
+            "both": 0.5 * seven + 0.5 * words,
+            "mostly text": 0.1 * seven + 0.9 * words,
+        }
+        shown = vectors([f"{item}.jpg" for item in _SHOWN])
+        expected = {
+            name: session_metrics(relevance_by_rank(shown @ unit(vector), session.tapped, _SHOWN))
+            for (name, vector), session in zip(wanted.items(), sessions, strict=True)
+        }
+        rows = {
+            row["session_id"]: row
+            for batch in lake.read(evaluations(card.space), [FIRST])
+            for row in batch.to_pylist()
+            if row["variant"] == "projected"
+        }
+        for name, metrics in expected.items():
+            assert {metric: rows[name][metric] for metric in METRICS} == pytest.approx(metrics)
+        assert {name: row["query"] for name, row in rows.items()} == {
+            "one": "photo",
+            "photos": "photos",
+            "text": "text",
+            "both": "photo_and_text",
+            "mostly text": "photo_and_text",
+        }
+        manifest = lake.manifest(evaluations(card.space), FIRST)
+        assert kinds_evaluated(manifest.counts) == {"photo": 1, "photos": 1, "text": 1, "photo_and_text": 2}
+        means = manifest.parameters["metrics"]
+        assert means["projected/ndcg@5"] == pytest.approx(expected["one"]["ndcg@5"])
+        assert means["text/projected/ndcg@5"] == pytest.approx(expected["text"]["ndcg@5"])
+        mean = (expected["both"]["ndcg@5"] + expected["mostly text"]["ndcg@5"]) / 2
+        assert means["photo_and_text/projected/ndcg@5"] == pytest.approx(mean)
+
+    def test_one_unreadable_photo_of_several_leaves_the_session_out(self, indexed: Indexed) -> None:
+        query = Query(("m007.jpg", "gone.jpg"))
+        sessions = [replace(_session("s", "", {"m007"}), query=query), _session("other", "m007.jpg", {"m007"})]
+        land_sessions(indexed.lake, FIRST, sessions)
+        _evaluate(indexed)
+        counts = indexed.lake.manifest(evaluations(indexed.index.card.space), FIRST).counts
+        assert (counts["query_unreadable"], counts["evaluated"]) == (1, 1)
+
+    def test_words_are_left_out_for_an_encoder_of_images_alone(
+        self, indexed: Indexed, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("LENS_ENCODER", "pixels:4")
+        embed_listings.main(bounds(FIRST))
+        fit_projection.main(["--name", "pixels", "--dims", "4"])
+        card = load_fit(indexed.lake, "pixels").card
+        text = replace(_session("text", "", {"m007"}), query=Query((), "a red bag"))
+        land_sessions(indexed.lake, FIRST, [text, _session("photo", "m007.jpg", {"m007"})])
+        main([*bounds(FIRST), "--card", card.model_dump_json()])
+        counts = indexed.lake.manifest(evaluations(card.space), FIRST).counts
+        assert (counts["no_text_tower"], counts["evaluated"]) == (1, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -23,7 +24,7 @@ from listing_lens.embedding.embedder import Embedder
 from listing_lens.errors import LensError
 from listing_lens.lake.fits import load_fit
 from listing_lens.lake.log import written_at
-from listing_lens.lake.records import Session
+from listing_lens.lake.records import Query, Session
 from listing_lens.lake.searches import GRACE, is_from_log, search_log
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import SESSIONS, Lake, Manifest, evaluations
@@ -32,6 +33,7 @@ from listing_lens.search.queries import Hit
 from listing_lens.serving.batched_log import BatchedLog
 from listing_lens.serving.live_space import LiveSpace
 from listing_lens.serving.query_embedder import InProcessEmbedder
+from listing_lens.serving.query_texts import QueryTexts
 from listing_lens.serving.search_log import SearchLog, new_id
 from listing_lens.serving.wire import Event
 
@@ -65,7 +67,7 @@ class Service:
         return search_id
 
     async def _keep(self, search_id: str, hits: list[Hit], asked: dict[str, Any], image: Image.Image | None) -> None:
-        await self.log.keep(search_id, self.live, hits, asked, image)
+        await self.log.keep(search_id, self.live, hits, asked, () if image is None else (image,))
         assert self.log.log is not None
         await self.log.log.flush()
 
@@ -89,7 +91,8 @@ def service(lake: Lake, embedded_marketplace: Path) -> Iterator[Service]:
     card = load_fit(lake, "fit").card
     with ThreadPoolExecutor(1) as threads:
         embedder = InProcessEmbedder(Embedder.load(card, lake), card, threads)
-        yield Service(lake, LiveSpace(Index("an-index", card, "one", "a-uuid", DAY.start), embedder))
+        index = Index("an-index", card, "one", "a-uuid", DAY.start)
+        yield Service(lake, LiveSpace(index, embedder, QueryTexts(None, "not asked for", threads)))
 
 
 def sessions(lake: Lake, window: Window = DAY) -> dict[str, dict[str, Any]]:
@@ -154,14 +157,7 @@ def test_a_day_of_clicking_feeds_the_evaluation(service: Service) -> None:
     assert photos == f"{service.lake.root}/logs/searches/day={DAY.start.date()}/photos"
 
     evaluation = evaluate(service)
-    assert evaluation.counts == {
-        "read": 3,
-        "evaluated": 2,
-        "nothing_tapped": 1,
-        "malformed": 0,
-        "query_unreadable": 0,
-        "item_not_embedded": 0,
-    }
+    assert +Counter(evaluation.counts) == {"read": 3, "evaluated": 2, "nothing_tapped": 1}
     # Each photo is of the very item that was chosen.
     assert evaluation.parameters["metrics"]["embedding/precision@1"] == 1
 
@@ -197,7 +193,7 @@ def test_batches_that_were_written_twice_count_once(service: Service) -> None:
 
 def test_sessions_that_came_from_elsewhere_stay(service: Service, caplog: pytest.LogCaptureFixture) -> None:
     service.search(7)
-    land_sessions(service.lake, DAY, [Session("theirs", NOON, "m007.jpg", ("m007",), (True,))])
+    land_sessions(service.lake, DAY, [Session("theirs", NOON, Query(("m007.jpg",)), ("m007",), (True,))])
     with caplog.at_level("INFO"):
         main(bounds(DAY))
     assert list(sessions(service.lake)) == ["theirs"]
@@ -208,7 +204,7 @@ def test_sessions_that_came_from_elsewhere_meanwhile_stay(service: Service) -> N
     service.search(7)
     config = configure(DAY, datetime.now(UTC))
     assert config is not None
-    land_sessions(service.lake, DAY, [Session("theirs", NOON, "m007.jpg", ("m007",), (True,))])
+    land_sessions(service.lake, DAY, [Session("theirs", NOON, Query(("m007.jpg",)), ("m007",), (True,))])
     with pytest.raises(Exception, match="meanwhile, sessions of") as failure, beam.Pipeline() as pipeline:
         run(pipeline | beam.Create(config.spans), config)
     assert (refusal(failure.value) or "").endswith("they are left as they are")

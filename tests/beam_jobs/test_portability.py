@@ -36,7 +36,7 @@ from listing_lens.lake.embeddings import Embeddings
 from listing_lens.lake.fits import load_fit, load_projection
 from listing_lens.lake.log import Log
 from listing_lens.lake.pairs import pairs
-from listing_lens.lake.records import Session
+from listing_lens.lake.records import Query, Session
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import ROWS, SESSIONS, Lake, evaluations
 from listing_lens.search.index import SearchIndex
@@ -73,7 +73,9 @@ def _land(root: Path) -> Lake:
     shown = tuple(f"m{n:03d}" for n in range(4, 12))
     queries = ("m005.jpg", "m010.jpg", "m002.jpg")
     sessions = [
-        Session(f"s{n}", FIRST.start + timedelta(hours=n), query, shown, tuple(item == "m005" for item in shown))
+        Session(
+            f"s{n}", FIRST.start + timedelta(hours=n), Query((query,)), shown, tuple(item == "m005" for item in shown)
+        )
         for n, query in enumerate(queries)
     ]
     put_sessions(lake, FIRST, sessions)

@@ -33,7 +33,7 @@ from listing_lens.lake.pairs import (
     pairs,
     pairs_info,
 )
-from listing_lens.lake.records import Listing, Session, Status
+from listing_lens.lake.records import Listing, Query, Session, Status
 from listing_lens.lake.searches import FROM_LOG
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import DEAD_LETTERS, Lake, Manifest
@@ -315,7 +315,7 @@ class TestSessions:
     @staticmethod
     def session(name: str, tapped: str, shown: Sequence[str] = SHOWN, query: str = "query.jpg") -> Session:
         taps = tuple(item == tapped for item in shown)
-        return Session(name, FIRST.start + timedelta(hours=2), query, tuple(shown), taps)
+        return Session(name, FIRST.start + timedelta(hours=2), Query((query,)), tuple(shown), taps)
 
     def test_come_with_the_photos_of_what_they_showed(self, searched: Lake) -> None:
         land_sessions(searched, FIRST, [self.session("s", "m001")])
@@ -342,7 +342,7 @@ class TestSessions:
                 self.session("no tap", "nothing"),
                 self.session("unreadable", "m001", query="broken.jpg"),
                 self.session("shown twice", "m001", ("m001", "m001")),
-                Session("malformed", FIRST.start, "query.jpg", ("m001", "m002"), (True,)),
+                Session("malformed", FIRST.start, Query(("query.jpg",)), ("m001", "m002"), (True,)),
                 self.session("an item's photo", "m001", ("m001", "m009")),
                 self.session("an unknown item", "m001", ("m001", "x")),
             ],
@@ -395,7 +395,7 @@ class TestSessions:
         lake.write_bytes(f"{image_root(lake)}/old1.jpg", scene(2, side=32))
         lake.write_bytes(f"{image_root(lake)}/old2.jpg", scene(2, side=40))
         lake.write_bytes(f"{image_root(lake)}/later.jpg", scene(2, side=48))
-        session = Session("s", SECOND.start, "query.jpg", ("old", "gone"), (True, False))
+        session = Session("s", SECOND.start, Query(("query.jpg",)), ("old", "gone"), (True, False))
         land_sessions(lake, SECOND, [session])
         sample(lake, "--sessions", "5", window=SECOND)
         sides = {

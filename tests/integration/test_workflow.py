@@ -17,7 +17,7 @@ from listing_lens.finetuning.records import latest_comparison
 from listing_lens.lake.dead_letters import DeadLetters
 from listing_lens.lake.embeddings import Embeddings
 from listing_lens.lake.ledger import Ledger
-from listing_lens.lake.records import Session
+from listing_lens.lake.records import Query, Session
 from listing_lens.lake.searches import is_from_log
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import SESSIONS, Lake, evaluations
@@ -51,7 +51,9 @@ def lake(settings: Settings) -> Lake:
     shown = tuple(f"m{n:03d}" for n in range(20, 30))
     logged, landed = (window.start + timedelta(hours=1) for window in WINDOWS)
     log_search(lake, logged, photo(25), shown, ["m025"])
-    land_sessions(lake, WINDOWS[1], [Session("s", landed, "query.jpg", shown, tuple(i == "m025" for i in shown))])
+    land_sessions(
+        lake, WINDOWS[1], [Session("s", landed, Query(("query.jpg",)), shown, tuple(i == "m025" for i in shown))]
+    )
     return lake
 
 

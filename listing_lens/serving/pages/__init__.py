@@ -55,11 +55,19 @@ def evaluation_page(
     window: Window,
     embedder: RegisteredEmbedder,
     counts: Mapping[str, int],
-    means: Mapping[str, float],
+    means: Mapping[str, tuple[int, Mapping[str, float]]],
     by_k: Figure,
     by_dims: Figure,
 ) -> str:
-    """An evaluation's metrics, as a table in the papers' order and as curves, and how many sessions were left out."""
+    """An evaluation's metrics, as tables in the papers' order and as curves, and how many sessions were left out.
+
+    Args:
+        window: whose sessions were evaluated.
+        embedder: what ranked them.
+        counts: of sessions, as in the manifest.
+        means: kind of query → its sessions and their means by `variant/metric@k`; the curves are of the first kind.
+        by_k, by_dims: the curves.
+    """
     return _templates.get_template("evaluation.html").render(
         window=window,
         version=embedder.version,

@@ -34,6 +34,7 @@ async def ready(service: TheService, response: Response) -> Health:
 async def metrics(service: TheService) -> Response:
     told, follower = service.metrics, service.follower
     told.waiting.labels("encoder").set(len(service.encoding))
+    told.waiting.labels("texts").set(len(service.text_encoding))
     told.waiting.labels("index").set(service.reader.gate.waiting)
     told.waiting.labels("decoding").set(service.photos.gate.waiting)
     told.waiting.labels("listings").set(service.listings.waiting)

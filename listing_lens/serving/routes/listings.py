@@ -38,7 +38,7 @@ _REFUSALS = (400, 401, 403, 404, 413, 422, 429, 503)
 async def keep_photo(request: Request, service: TheService, caller: ACaller) -> StoredPhoto:
     """The body is the photo, or a form with a file `photo`. The answer's address is the `image_uri` of its listing."""
     caller.require_known("listings")
-    data = await service.photos.read(request)
+    [data] = await service.photos.read(request, most=1)
     await service.photos.decode(data, 0, None, service.budget())
     return StoredPhoto(image_uri=await asyncio.to_thread(service.image_store.put, data))
 

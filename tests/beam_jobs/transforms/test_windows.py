@@ -29,7 +29,7 @@ from beam_jobs.transforms.windows import (
     require_few_dead_letters,
 )
 from listing_lens.errors import LensError
-from listing_lens.lake.records import Listing, Refused, Session
+from listing_lens.lake.records import Listing, Query, Refused, Session
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import LISTINGS, ROWS, SESSIONS, Lake
 
@@ -77,7 +77,7 @@ class TestLanded:
 
     def test_sessions_are_of_their_window_too(self, lake: Lake) -> None:
         made = [
-            Session(name, FIRST.start + timedelta(hours=hour), f"{name}.jpg", ("m",), (True,))
+            Session(name, FIRST.start + timedelta(hours=hour), Query((f"{name}.jpg",)), ("m",), (True,))
             for name, hour in (("late", -5), ("early", 1), ("noon", 13))
         ]
         land_sessions(lake, FIRST, made)

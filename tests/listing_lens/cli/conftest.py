@@ -15,7 +15,7 @@ from tiny import FIRST, land_marketplace, land_sessions, remove_indexes
 from typer.testing import CliRunner
 
 from listing_lens.cli import app
-from listing_lens.lake.records import Session
+from listing_lens.lake.records import Query, Session
 from listing_lens.lake.windows import Lake
 from listing_lens.search.index import SearchIndex
 from listing_lens.settings import Settings, load_settings
@@ -105,7 +105,11 @@ def was_run(
         FIRST,
         [
             Session(
-                f"s{n}", FIRST.start + timedelta(hours=n), f"{shown[n]}.jpg", shown, tuple(i == n for i in range(8))
+                f"s{n}",
+                FIRST.start + timedelta(hours=n),
+                Query((f"{shown[n]}.jpg",)),
+                shown,
+                tuple(i == n for i in range(8)),
             )
             for n in range(4)
         ],

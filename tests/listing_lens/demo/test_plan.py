@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from listing_lens.demo.chance import generator
+from listing_lens.demo.palette import COLOURS
 from listing_lens.demo.plan import DemoSpec, plan_demo
-from listing_lens.demo.sessions import SHOWN, attraction, click, plan_sessions
+from listing_lens.demo.sessions import KINDS_OF_QUERIES, SHOWN, attraction, click, plan_sessions
 from listing_lens.errors import LensError
-from listing_lens.lake.records import SEARCHABLE, Status
+from listing_lens.lake.records import SEARCHABLE, QueryKind, Status
 
 SPEC = DemoSpec()
 
@@ -139,16 +140,35 @@ def test_sessions_lie_in_every_window_most_in_the_last(sessions):
 
 def test_most_sessions_show_twins_and_have_one_to_three_taps(histories, sessions):
     product_of = {item: versions[0].product.product_id for item, versions in histories.items()}
-    with_twin = [found.photo.product.product_id in {product_of[i] for i in found.session.shown} for found in sessions]
+    with_twin = [
+        found.wanted.product_id in {product_of[i] for i in found.session.shown}
+        for found in sessions
+        # What is wanted in another colour, nobody may have.
+        if found.session.query.kind is not QueryKind.PHOTO_AND_TEXT
+    ]
     taps = np.array([sum(found.session.tapped) for found in sessions])
     assert np.mean(with_twin) > 0.9
     assert np.mean((taps >= 1) & (taps <= 3)) > 0.6
     assert 0.03 < np.mean(taps == 0) < 0.35
 
 
+def test_people_search_with_photos_words_or_both(sessions):
+    by_kind = {kind: [found for found in sessions if found.session.query.kind is kind] for kind in QueryKind}
+    for kind, share in KINDS_OF_QUERIES.items():
+        assert len(by_kind[kind]) / len(sessions) == pytest.approx(share, abs=0.07)
+    for found in by_kind[QueryKind.PHOTO_AND_TEXT]:
+        [photo] = found.photos
+        colour = COLOURS[found.wanted.colour]
+        assert photo.product.kind == found.wanted.kind
+        assert photo.product.colour != found.wanted.colour
+        assert found.session.query.text.split(" ")[0] in (colour.japanese, colour.english.split(" ")[0])
+    assert all(len({photo.name for photo in found.photos}) == 3 for found in by_kind[QueryKind.PHOTOS])
+    assert all(not found.photos and found.session.query.text for found in by_kind[QueryKind.TEXT])
+
+
 def test_the_query_is_photographed_by_somebody_who_does_not_sell(catalog, sessions):
     sellers = {version.photo.photographer for version in catalog.versions}
-    assert not sellers & {found.photo.photographer for found in sessions}
+    assert not sellers & {photo.photographer for found in sessions for photo in found.photos}
 
 
 def test_clicks_have_position_bias():

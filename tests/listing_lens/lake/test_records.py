@@ -19,6 +19,7 @@ from listing_lens.lake.records import (
     SESSION_SCHEMA,
     DeadLetter,
     Listing,
+    Query,
     Refused,
     Session,
     Status,
@@ -32,6 +33,7 @@ from listing_lens.lake.window import Window
 
 moments = st.integers(0, 4 * 10**15).map(lambda us: datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us))
 texts = st.text(max_size=12)
+words = st.text(min_size=1, max_size=12)
 listings = st.builds(
     Listing,
     item_id=texts,
@@ -50,7 +52,12 @@ sessions = st.builds(
     pairs=st.lists(st.tuples(texts, st.booleans()), max_size=4),
     session_id=texts,
     searched_at=moments,
-    query_image_uri=texts,
+    query=st.builds(
+        Query,
+        st.lists(texts.filter(bool), max_size=3).map(tuple),
+        st.none() | texts.filter(bool),
+        st.none() | st.floats(0, 1),
+    ),
 )
 
 
@@ -101,7 +108,7 @@ def test_the_newest_version_is_the_one_that_was_updated_last() -> None:
 def test_a_session_is_sound_when_each_item_was_shown_once(
     shown: tuple[str, ...], tapped: tuple[bool, ...], sound: bool
 ) -> None:
-    assert Session("s", datetime(2026, 1, 1, tzinfo=UTC), "q.jpg", shown, tapped).sound is sound
+    assert Session("s", datetime(2026, 1, 1, tzinfo=UTC), Query(("q.jpg",)), shown, tapped).sound is sound
 
 
 @given(st.lists(sessions, min_size=1, max_size=5))

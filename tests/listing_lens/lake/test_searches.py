@@ -11,14 +11,13 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from random import Random
 
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import FIRST, NOW, SECOND
 
 from listing_lens.errors import LensError
-from listing_lens.lake.records import SESSION_SCHEMA, Session
+from listing_lens.lake.records import SESSION_SCHEMA, Query, Session, to_table
 from listing_lens.lake.searches import (
     EVENT_KINDS,
     FROM_LOG,
@@ -55,9 +54,11 @@ SEARCHES = st.builds(
     Search,
     st.just(ID),
     TIMES,
-    st.sampled_from(["photo", "photo", "similar"]),
+    st.sampled_from(["photo", "text", "similar"]),
     st.lists(ITEMS, max_size=4).map(tuple),
-    st.booleans(),
+    st.integers(0, 2),
+    st.sampled_from(["", "red shoes"]),
+    st.sampled_from([0.25, 1.0]),
 )
 EVENTS = st.builds(Event, st.just(ID), st.sampled_from(KINDS), ITEMS)
 LOGGED = st.lists(EVENTS | SEARCHES, max_size=12)
@@ -117,27 +118,27 @@ class TestSessions:
     def test_a_search_has_its_place_by_its_own_time_and_its_photo_by_its_id(self) -> None:
         """A search that began right before midnight, and was logged after it."""
         began = FIRST.end - timedelta(milliseconds=5)
-        search = Search(search_id(began), SECOND.start, "photo", ("a", "b", "a"), True)
+        search = Search(search_id(began), SECOND.start, "photo", ("a", "b", "a"), 2)
         taps = [Event(search.search_id, "tap", "a")]
         assert session_of(search.search_id, [search, *taps], FIRST)[0] is None
         session, counts = session_of(search.search_id, [search, *taps], SECOND)
-        photo = f"day=2026-11-01/photos/{search.search_id}.jpg"
-        assert session == Session(search.search_id, SECOND.start, photo, ("a", "b"), (True, False))
+        photos = f"day=2026-11-01/photos/{search.search_id}.jpg", f"day=2026-11-01/photos/{search.search_id}-1.jpg"
+        assert session == Session(search.search_id, SECOND.start, Query(photos), ("a", "b"), (True, False))
         assert +Counter(counts) == {"searches": 1, "rows": 1, "events": 1, "events_chosen": 1}
 
     @pytest.mark.parametrize(
         ("logged", "kinds"),
         [
             (
-                [Search(ID, NOON, "similar", ("a",), False), Event(ID, "tap", "a")],
+                [Search(ID, NOON, "similar", ("a",), 0), Event(ID, "tap", "a")],
                 ["searches_similar", "events_similar"],
             ),
-            ([Search(ID, NOON, "photo", (), True)], ["searches_nothing_shown"]),
-            ([Search(ID, NOON, "photo", ("a",), False)], ["searches_without_photo"]),
-            ([Search(ID, SECOND.start, "photo", ("a",), True)], ["searches_elsewhere"]),
+            ([Search(ID, NOON, "photo", (), 1)], ["searches_nothing_shown"]),
+            ([Search(ID, NOON, "photo", ("a",), 0)], ["searches_without_query"]),
+            ([Search(ID, SECOND.start, "photo", ("a",), 1)], ["searches_elsewhere"]),
             ([Event(ID, "tap", "a")], ["events_unknown"]),
-            ([Search(ID, NOON, "photo", ("a",), True), Event(ID, "tap", "b")], ["rows", "events_not_shown"]),
-            ([Search(ID, NOON, "photo", ("a",), True), Event(ID, "view", "a")], ["rows", "events_seen"]),
+            ([Search(ID, NOON, "photo", ("a",), 1), Event(ID, "tap", "b")], ["rows", "events_not_shown"]),
+            ([Search(ID, NOON, "photo", ("a",), 1), Event(ID, "view", "a")], ["rows", "events_seen"]),
         ],
         ids=["similar", "nothing shown", "without photo", "elsewhere", "unknown", "not shown", "seen"],
     )
@@ -228,7 +229,7 @@ class TestForgetting:
 
 
 def test_a_session_fits_the_lake(lake: Lake) -> None:
-    session, _ = join([Search(ID, NOON, "photo", ("a", "b"), True), Event(ID, "purchase", "b")])
-    table = pa.Table.from_pylist([{name: getattr(session, name) for name in SESSION_SCHEMA.names}], SESSION_SCHEMA)
+    session, _ = join([Search(ID, NOON, "photo", ("a", "b"), 1), Event(ID, "purchase", "b")])
+    table = to_table([session], SESSION_SCHEMA)
     lake.write_table(SESSIONS, FIRST, table, NOW)
     assert [row["tapped"] for batch in lake.read(SESSIONS, [FIRST]) for row in batch.to_pylist()] == [[False, True]]

@@ -61,7 +61,7 @@ def evaluated(means: Mapping[str, float], counts: Mapping[str, int] = COUNTS) ->
         window=window,
         embedder=RegisteredEmbedder(3, card),
         counts=counts,
-        means=means,
+        means={"by one photo": (1234, means), "by words": (66, means)},
         by_k=Figure(),
         by_dims=Figure(),
     )
@@ -116,13 +116,13 @@ def test_photos_are_made_small_and_the_originals_stay() -> None:
 def test_an_evaluation_shows_means_and_what_was_left_out() -> None:
     page = Elements(evaluated(MEANS))
     assert not page.of("script")
-    assert page.text.count("0.125") == 14
+    assert page.text.count("0.125") == 28
     assert [image["alt"] for image in page.of("img")] == [
         "nDCG, precision and recall by k",
         "nDCG@5 by the dimensions kept",
     ]
-    assert {"nDCG@5", "P@1", "R@3", "Means over 1,234 sessions"} <= set(page.text)
-    assert {"12", "3", "2", "1"} <= set(page.text)
+    assert {"nDCG@5", "P@1", "R@3", "Searches by one photo: means over 1,234 sessions"} <= set(page.text)
+    assert {"12", "1300", "3", "2", "1"} <= set(page.text)
 
 
 def test_a_figure_that_is_missing_is_an_error_and_not_a_blank() -> None:

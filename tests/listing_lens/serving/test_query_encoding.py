@@ -61,7 +61,7 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
 
 def test_whoever_waits_while_a_batch_is_computed_is_in_the_next_one() -> None:
     async def test() -> None:
-        encoding, embedder = QueryEncoding(32, 4), ByHand(1)
+        encoding, embedder = QueryEncoding("photos", 32, 4), ByHand(1)
         asking = [asyncio.create_task(encoding.embed(grey(n), embedder, Budget.of(60))) for n in range(7)]
         await turns()
         for _ in range(3):
@@ -76,7 +76,7 @@ def test_whoever_waits_while_a_batch_is_computed_is_in_the_next_one() -> None:
 
 def test_a_batch_is_of_one_space() -> None:
     async def test() -> None:
-        encoding, old, new = QueryEncoding(32, 8), ByHand(1), ByHand(2)
+        encoding, old, new = QueryEncoding("photos", 32, 8), ByHand(1), ByHand(2)
         embedders = [old, old, old, new, new, old]
         asking = [
             asyncio.create_task(encoding.embed(grey(n), embedder, Budget.of(60)))
@@ -97,7 +97,7 @@ def test_a_batch_is_of_one_space() -> None:
 
 def test_a_full_queue_refuses_at_once() -> None:
     async def test() -> None:
-        encoding, embedder = QueryEncoding(2, 1), ByHand(1)
+        encoding, embedder = QueryEncoding("photos", 2, 1), ByHand(1)
         asking = [asyncio.create_task(encoding.embed(BLACK, embedder, Budget.of(60))) for _ in range(3)]
         await turns()
         with pytest.raises(BusyError, match="2 photos wait"):
@@ -110,8 +110,8 @@ def test_a_full_queue_refuses_at_once() -> None:
 
 def test_who_would_be_too_late_is_refused_at_once_and_told_when_to_come_back() -> None:
     async def test() -> None:
-        encoding, embedder = QueryEncoding(10, 3), ByHand(1)
-        encoding.photo_s = 2.0
+        encoding, embedder = QueryEncoding("photos", 10, 3), ByHand(1)
+        encoding.one_s = 2.0
         asking = [asyncio.create_task(encoding.embed(BLACK, embedder, Budget.of(60))) for _ in range(3)]
         await turns()
         with pytest.raises(BusyError, match="more to do") as refused:
@@ -130,19 +130,19 @@ def test_a_photo_is_taken_whenever_nothing_is_done_however_slow_the_last_one_was
     """Otherwise one slow photo would have all others refused, and nobody would find that it has become quick again."""
 
     async def test() -> None:
-        encoding, embedder = QueryEncoding(10, 3), ByHand(1)
-        encoding.photo_s = 1000.0
+        encoding, embedder = QueryEncoding("photos", 10, 3), ByHand(1)
+        encoding.one_s = 1000.0
         for _ in range(50):
             embedder.going_on.release()
             await encoding.embed(BLACK, embedder, Budget.of(60))
-        assert encoding.photo_s < 1
+        assert encoding.one_s < 1
 
     run(test)
 
 
 def test_what_nobody_waits_for_any_more_is_not_computed() -> None:
     async def test() -> None:
-        encoding, embedder = QueryEncoding(32, 8), ByHand(1)
+        encoding, embedder = QueryEncoding("photos", 32, 8), ByHand(1)
         first = asyncio.create_task(encoding.embed(BLACK, embedder, Budget.of(60)))
         await turns()
         gone = asyncio.create_task(encoding.embed(BLACK, embedder, Budget.of(60)))
@@ -162,7 +162,7 @@ def test_what_nobody_waits_for_any_more_is_not_computed() -> None:
 
 def test_a_budget_that_ends_while_waiting_refuses_and_frees_the_place() -> None:
     async def test() -> None:
-        encoding, embedder = QueryEncoding(1, 1), ByHand(1)
+        encoding, embedder = QueryEncoding("photos", 1, 1), ByHand(1)
         first = asyncio.create_task(encoding.embed(BLACK, embedder, Budget.of(60)))
         await turns()
         with pytest.raises(BusyError, match="busy for all of the request's time"):
@@ -178,7 +178,7 @@ def test_a_budget_that_ends_while_waiting_refuses_and_frees_the_place() -> None:
 
 def test_a_batch_that_fails_fails_its_own_requests_and_no_other() -> None:
     async def test() -> None:
-        encoding, embedder = QueryEncoding(32, 8), ByHand(1, error=RuntimeError("out of memory"))
+        encoding, embedder = QueryEncoding("photos", 32, 8), ByHand(1, error=RuntimeError("out of memory"))
         first = asyncio.create_task(encoding.embed(BLACK, embedder, Budget.of(60)))
         await turns()
         second = asyncio.create_task(encoding.embed(grey(7), embedder, Budget.of(60)))
