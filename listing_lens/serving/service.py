@@ -135,7 +135,8 @@ def _generator(settings: Settings, lake: Lake) -> Generator:
     return InProcess(lake, replace(runtime, device="cpu"))
 
 
-def _service(request: Request) -> Service:
+# Not a plain function: those are run in threads.
+async def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 

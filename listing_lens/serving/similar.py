@@ -84,9 +84,9 @@ def rank(item: Hit, candidates: Sequence[Hit], k: int, ranking: Ranking) -> list
     the weight of the category.
     """
     weight = ranking.category_weight
-    ranked = []
-    for place, hit in enumerate(candidates, start=1):
-        shared = category_similarity(item.category, hit.category) if weight else None
-        score = hit.score if shared is None else (1 - weight) * hit.score + weight * shared
-        ranked.append(Ranked(hit, place, shared, score))
-    return sorted(ranked, key=lambda one: -one.score)[:k]
+    if not weight:
+        return [Ranked(hit, place, None, hit.score) for place, hit in enumerate(candidates[:k], start=1)]
+    shared = [category_similarity(item.category, hit.category) for hit in candidates]
+    scores = [(1 - weight) * hit.score + weight * share for hit, share in zip(candidates, shared, strict=True)]
+    best = sorted(range(len(candidates)), key=lambda place: -scores[place])[:k]
+    return [Ranked(candidates[place], place + 1, shared[place], scores[place]) for place in best]
