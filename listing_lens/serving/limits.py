@@ -1,4 +1,4 @@
-"""What keeps a busy service quick: time budgets, gates with bounded queues, and a circuit breaker.
+"""What keeps a busy service quick: time budgets, gates with bounded queues, a circuit breaker, and the process's own lag.
 
 A request that cannot be answered in its time is refused as early as that is known, and told when to come back. So what is
 accepted stays quick, however much is asked, and work on which nobody waits any more is not begun.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
@@ -19,6 +19,8 @@ Clock = Callable[[], float]
 WAITING_SHARE = 0.25
 # How much the newest measurement counts in a running mean.
 _NEWEST = 0.2
+# How often the process's lag is measured, in seconds.
+_LAG_EVERY_S = 0.05
 
 
 class RefusedError(Exception):
@@ -182,3 +184,33 @@ class Breaker:
 
     def _succeeded(self) -> None:
         self.failures, self._opened_at = 0, None
+
+
+class Lag:
+    """How late this process comes to what it has to do: requests wait for it before any other limit counts them.
+
+    Attributes:
+        most_s: a process that is later than this takes no more requests.
+        now_s: how late it is, in seconds; while it catches up, the value halves with each measurement.
+    """
+
+    def __init__(
+        self,
+        most_s: float,
+        *,
+        clock: Clock = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.most_s, self.now_s = most_s, 0.0
+        self._clock, self._sleep = clock, sleep
+
+    @property
+    def is_too_long(self) -> bool:
+        return self.now_s > self.most_s
+
+    async def measure(self) -> None:
+        """Measure until cancelled."""
+        while True:
+            due = self._clock() + _LAG_EVERY_S
+            await self._sleep(_LAG_EVERY_S)
+            self.now_s = max(self._clock() - due, self.now_s / 2)

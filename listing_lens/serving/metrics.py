@@ -61,6 +61,7 @@ class Metrics:
             registry=self.registry,
         )
         self.waiting = Gauge("lens_waiting", "Requests that wait, by what for", ["what"], registry=self.registry)
+        self.lag = Gauge("lens_lag_seconds", "How late the process comes to what it has to do", registry=self.registry)
         self.breaker_open = Gauge(
             "lens_breaker_open", "1 while Elasticsearch is not asked because it does not answer", registry=self.registry
         )

@@ -19,7 +19,7 @@ from listing_lens.serving.callers import Caller, Callers, Rates
 from listing_lens.serving.canaries import Canaries
 from listing_lens.serving.index_reader import IndexReader
 from listing_lens.serving.kserve import KServe
-from listing_lens.serving.limits import Budget, Gate
+from listing_lens.serving.limits import Budget, Gate, Lag
 from listing_lens.serving.listing_photos import ListingPhotos, recent_image_roots
 from listing_lens.serving.listing_queue import ListingQueue
 from listing_lens.serving.live_space import Follower
@@ -38,6 +38,8 @@ from models.images import ImageLimits
 _DECODERS = 2
 # Photos that are received at once: each may take as much memory as a photo may be large.
 _UPLOADS = 64
+# How late the process may be, as a share of a request's time: each needs its attention several times.
+_LAG_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Service:
     ranking: Ranking
     callers: Callers
     rates: Rates
+    lag: Lag
     search_log: SearchLog
     images: ImageSource
     image_store: ImageStore
@@ -95,6 +98,7 @@ class Service:
             ranking=Ranking(settings.similar_price_factor, settings.similar_category_weight, settings.similar_pool),
             callers=Callers(settings.search_keys, settings.search_user_header, settings.search_proxies),
             rates=Rates(settings.search_rates),
+            lag=Lag(_LAG_SHARE * settings.search_budget_s),
             search_log=SearchLog.of(lake, settings.search_log_days, settings.search_log_every_s),
             images=images,
             image_store=image_store(settings),
@@ -111,7 +115,8 @@ class Service:
     async def running(self) -> AsyncIterator[None]:
         """Follow the alias meanwhile, write the log, and measure by canaries."""
         logs = [self.listings.log, *([self.search_log.log] if self.search_log.log else [])]
-        parts = [self.follower.follow(), self.canaries.run(), self.listings.run(), *(log.run() for log in logs)]
+        parts = [self.lag.measure(), self.follower.follow(), self.canaries.run(), self.listings.run()]
+        parts += [log.run() for log in logs]
         running = [asyncio.create_task(part) for part in parts]
         try:
             yield

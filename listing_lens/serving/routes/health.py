@@ -38,6 +38,7 @@ async def metrics(service: TheService) -> Response:
     told.waiting.labels("index").set(service.reader.gate.waiting)
     told.waiting.labels("decoding").set(service.photos.gate.waiting)
     told.waiting.labels("listings").set(service.listings.waiting)
+    told.lag.set(service.lag.now_s)
     told.breaker_open.set(service.reader.breaker.is_open)
     told.following.set(follower.problem is None)
     told.log_lost.set(service.search_log.lost)

@@ -13,15 +13,16 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from httpx import Response
+from httpx import ASGITransport, AsyncClient, Response
 from PIL import Image
 from served import AS_SHOP, answering, problem, service_of
 from small_index import IDS, Small
+from starlette.types import Receive, Scope, Send
 
 from listing_lens.errors import LensError
 from listing_lens.lake.windows import Lake
-from listing_lens.serving.app import create_app
-from listing_lens.serving.limits import Budget
+from listing_lens.serving.app import Shedding, create_app
+from listing_lens.serving.limits import Budget, Lag
 from listing_lens.serving.query_embedder import Generator, InProcess, QueryEmbedder
 from listing_lens.serving.service import Service
 from models.embedder import EmbedderCard
@@ -400,6 +401,33 @@ class TestDegraded:
             answer = client.post("/search", content=photo_of(small, "m011"))
             assert answer.status_code in (429, 503)
             assert int(answer.headers["retry-after"]) >= 1
+
+    def test_a_process_that_is_late_answers_a_few_and_says_how_it_is(self) -> None:
+        """Two requests are held inside; a third is one too many while the process is late."""
+
+        async def story() -> None:
+            held, lag = asyncio.Event(), Lag(0.1)
+
+            async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+                await held.wait()
+                await send({"type": "http.response.start", "status": 200, "headers": []})
+                await send({"type": "http.response.body", "body": b""})
+
+            transport = ASGITransport(Shedding(app, lag, few=2))
+            async with AsyncClient(transport=transport, base_url="http://service") as client:
+                lag.now_s = 0.2
+                inside = [asyncio.create_task(client.get("/search")) for _ in range(2)]
+                await asyncio.sleep(0)
+                inside.append(asyncio.create_task(client.get("/health/live")))
+                refused = await client.get("/search")
+                assert "busy" in problem(refused, 429)
+                assert refused.headers["retry-after"] == "1"
+                lag.now_s = 0.05
+                inside.append(asyncio.create_task(client.get("/search")))
+                held.set()
+                assert [answer.status_code for answer in await asyncio.gather(*inside)] == [200] * 4
+
+        asyncio.run(story())
 
     def test_a_caller_who_asks_too_often_is_told_when_to_come_back(self, small: Small) -> None:
         with serving(small, search_rates={"similar": "2/hour"}) as client:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from listing_lens.serving.limits import Breaker, Budget, BusyError, Gate, UnavailableError
+from listing_lens.serving.limits import Breaker, Budget, BusyError, Gate, Lag, UnavailableError
 
 
 class Clock:
@@ -173,3 +173,32 @@ class TestBreaker:
         clock.now += 4
         assert ask(breaker, answers=True) == "answered"
         assert ask(breaker, answers=True) == "answered"
+
+
+class TestLag:
+    """Time goes on only as the test says: the process is as late as it wakes up too late."""
+
+    def run(self, late: list[float], most_s: float = 0.2) -> list[tuple[float, bool]]:
+        """What is known of the lag after each measurement of a process that is so late, one time after the other."""
+        clock, found, waking = Clock(), [], iter(late)
+
+        async def sleep(seconds: float) -> None:
+            found.append((lag.now_s, lag.is_too_long))
+            clock.now += seconds + next(waking, float("nan"))
+            if clock.now != clock.now:
+                raise asyncio.CancelledError
+
+        lag = Lag(most_s, clock=clock, sleep=sleep)
+        with suppress(asyncio.CancelledError):
+            asyncio.run(lag.measure())
+        return found[1:]
+
+    def test_who_is_late_takes_no_more(self) -> None:
+        assert self.run([0.0, 0.1, 0.3]) == [
+            (pytest.approx(0.0), False),
+            (pytest.approx(0.1), False),
+            (pytest.approx(0.3), True),
+        ]
+
+    def test_who_catches_up_takes_more_again(self) -> None:
+        assert [is_too_long for _, is_too_long in self.run([0.9, 0.0, 0.0, 0.0])] == [True, True, True, False]
