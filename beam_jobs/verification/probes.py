@@ -17,7 +17,7 @@ from listing_lens.errors import LensError
 from listing_lens.search.index import SearchIndex
 from listing_lens.search.queries import Hit
 from listing_lens.search.verification import Check
-from listing_lens.serving.photo_search import search_by_image
+from listing_lens.serving.listing_search import search_by_image
 from models.images import ImageError, decode_image
 
 logger = logging.getLogger(__name__)

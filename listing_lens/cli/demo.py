@@ -49,7 +49,7 @@ def demo(
     from listing_lens.stack.airflow_home import USER, password_file
 
     console.print("\n[bold]A photo is searched with[/bold]")
-    search(result.query, k=12, as_json=False, page=None)
+    search([result.query], text="", k=12, as_json=False, page=None)
     settings = result.settings
     reports = sorted((settings.home / "pages").glob("evaluation-*.html"))
     _print_places(
@@ -57,9 +57,9 @@ def demo(
             "evaluation": str(reports[-1]),
             "Airflow": f"{settings.airflow_url}  (user {USER}, password in {password_file(settings.home)})",
             "MLflow": settings.mlflow_url,
-            "search": "lens search PHOTO",
+            "search": "lens search PHOTO, or lens search --text WORDS",
             "stop": "make down",
-            "page": f"{settings.search_url}  (search with a photo, look at similar items)",
+            "page": f"{settings.search_url}  (search with words or a photo, look at similar items)",
         }
     )
 

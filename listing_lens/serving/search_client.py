@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -25,7 +26,7 @@ class ServiceAwayError(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found for a photo, in which index, by decreasing similarity."""
+    """What was found for a query, in which index, by decreasing similarity."""
 
     index: str
     space: str
@@ -45,20 +46,25 @@ class SearchClient:
     def __exit__(self, _type: type | None, _error: BaseException | None, _traceback: TracebackType | None) -> None:
         self._http.close()
 
-    def search(self, photo: bytes, k: int) -> Answer:
-        """The k listings that look most like an encoded photo. The service keeps nothing of it.
+    def search(self, photos: Sequence[bytes], text: str, k: int, text_weight: float) -> Answer:
+        """The k listings that are most like encoded photos of one item, or words, or both. The service keeps nothing of it.
+
+        Args:
+            photos, text: one of them may be empty.
+            text_weight: how much the words count beside the photos, from 0 to 1.
 
         Raises:
             ServiceAwayError: it cannot be reached.
             LensError: it refuses.
         """
-        answer = self._ask(
-            "POST",
-            "search",
-            params={"k": k, "keep": "false"},
-            content=photo,
-            headers={"Content-Type": "application/octet-stream"},
-        )
+        asked: dict[str, Any] = {"k": k, "keep": "false"}
+        if text:
+            asked["text"] = text
+        if photos:
+            form = [("photo", ("photo", photo, "application/octet-stream")) for photo in photos]
+            answer = self._ask("POST", "search", params={**asked, "text_weight": text_weight}, files=form)
+        else:
+            answer = self._ask("GET", "search", params=asked)
         if not answer.is_success:
             raise LensError(f"the search service at {self._url} answers {answer.status_code}: {_detail(answer)}")
         found = answer.json()

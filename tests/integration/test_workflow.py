@@ -24,7 +24,7 @@ from listing_lens.lake.windows import SESSIONS, Lake, evaluations
 from listing_lens.registry import connect_registry
 from listing_lens.search.builds import Builds, State
 from listing_lens.search.index import Index, SearchIndex
-from listing_lens.serving.photo_search import search_by_photo
+from listing_lens.serving.listing_search import search_listings
 from listing_lens.settings import Settings, load_settings
 from listing_lens.stack.airflow_api import AirflowApi
 from models.embedder import CANDIDATE, CHAMPION, MODEL
@@ -113,7 +113,7 @@ def test_the_promotion_is_kept_and_followed_by_hand_it_starts_nothing_more(
 
 
 def test_a_photo_finds_its_listing(settings: Settings, lake: Lake, live: Index) -> None:
-    result = search_by_photo(Path(image_root(lake), "m025.jpg"), 3, settings)
+    result = search_listings([Path(image_root(lake), "m025.jpg")], "", 3, settings)
     assert result.index == live.name
     assert result.hits[0].item_id == "m025"
 

@@ -39,11 +39,19 @@ class ShownHit:
     image: Image.Image | None
 
 
-def search_page(*, query: Image.Image, query_name: str, hits: Sequence[ShownHit], index: str, space: str) -> str:
-    """The query photo and what was found, nearest first."""
+@dataclass(frozen=True)
+class QueryPhoto:
+    """A photo that was searched with, and its file's name."""
+
+    name: str
+    image: Image.Image
+
+
+def search_page(*, photos: Sequence[QueryPhoto], text: str, hits: Sequence[ShownHit], index: str, space: str) -> str:
+    """The query's photos and words, either of which may be none, and what was found, nearest first."""
     return _templates.get_template("search.html").render(
-        query=_data_uri(query),
-        query_name=query_name,
+        photos=[(photo.name, _data_uri(photo.image)) for photo in photos],
+        text=text,
         hits=[(shown.hit, _data_uri(shown.image) if shown.image else None) for shown in hits],
         index=index,
         space=space,

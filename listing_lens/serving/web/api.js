@@ -8,9 +8,14 @@ export class Refusal extends Error {
   }
 }
 
+const NOT_VALID = { photo: "notPhoto", price_max: "pricesSwapped", crop: "cropTooSmall", text: "photosOnly" };
 const TYPES = new Set(["image/jpeg", "image/png", "image/webp", "image/heic"]);
 
-export function search(photo, parameters, signal) {
+export function searchByText(parameters, signal) {
+  return json(`/search?${parameters}`, { signal });
+}
+
+export function searchByPhoto(photo, parameters, signal) {
   // The service looks at the photo itself; but a type that is not of its OpenAPI need not pass what is before it.
   const type = TYPES.has(photo.type) ? photo.type : "image/jpeg";
   return json(`/search?${parameters}`, { method: "POST", body: photo, headers: { "Content-Type": type }, signal });
@@ -55,7 +60,7 @@ async function refusalOf(response, whenMissing) {
     case 413:
       return new Refusal("tooLarge");
     case 422:
-      return new Refusal({ photo: "notPhoto", price_max: "pricesSwapped", crop: "cropTooSmall" }[field] ?? "notValid");
+      return new Refusal(NOT_VALID[field] ?? "notValid");
     case 429:
       return new Refusal("busy", { values: [seconds], againAfter: seconds });
     case 503:

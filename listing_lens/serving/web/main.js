@@ -1,11 +1,12 @@
-// The page. What it shows has an address: newest listings, a search with a photo, an item with those similar to it. Going to
-// an address asks the service; going back shows what was shown there.
+// The page. What it shows has an address: newest listings, a search with words or a photo, an item with those similar to it.
+// Going to an address asks the service; going back shows what was shown there.
 
 import * as address from "./address.js";
 import * as api from "./api.js";
 import { mayKeep } from "./consent.js";
 import * as crop from "./crop.js";
 import { tellTap, tellView, watchImpressions } from "./events.js";
+import * as field from "./field.js";
 import * as filters from "./filters.js";
 import * as grid from "./grid.js";
 import * as item from "./item.js";
@@ -25,7 +26,15 @@ let place = address.read("");
 let shown = {};
 
 const newKey = () => `${performance.timeOrigin} ${performance.now()} ${Math.random()}`;
-const kindOf = ({ item, photo, search }) => (item ? "similar" : photo || search || history.state?.own ? "found" : "newest");
+const hasPhoto = ({ photo, search }) => Boolean(photo || search || history.state?.own);
+
+function kindOf(place) {
+  if (place.item) return "similar";
+  if (hasPhoto(place)) return place.text ? "foundByBoth" : "foundByPhoto";
+  return place.text ? "foundByText" : "newest";
+}
+
+const isSearch = (kind) => kind.startsWith("found");
 
 // Goes to an address of this page; with the key of the visitor's own photo, if that is what is searched with.
 async function go(to, own) {
@@ -39,18 +48,30 @@ function arrive() {
   if (shown.answer?.item) return item.focus();
   const heading = $("results");
   heading.focus({ preventScroll: true });
-  // On a phone, the photo and its crop are above what was found with it.
-  if (kindOf(place) === "found" && heading.getBoundingClientRect().top > innerHeight / 2) heading.scrollIntoView();
+  // On a phone, the query is above what was found with it.
+  if (isSearch(kindOf(place)) && heading.getBoundingClientRect().top > innerHeight / 2) heading.scrollIntoView();
 }
 
-// Goes to the same photo, with another part or other filters.
-const change = (changes) => go(address.write({ ...place, ...changes }), history.state?.own);
+// Goes to the same query with changes. What it shows is searched with: words also if they were only just written, and no
+// photo that cannot be had.
+function change(changes) {
+  const to = { ...place, text: field.written(), ...changes };
+  if (shown.refusal?.words === "photoNotKept") goWithoutPhoto(to);
+  else go(address.write(to), history.state?.own);
+}
+
+const goWithoutPhoto = ({ text, filters }) => go(address.write({ text, filters }));
+
+function searchWritten() {
+  if (!hasPhoto(place) && !place.text && !field.written()) return field.focus();
+  change({ item: null });
+}
 
 function pick(file) {
   if (!file) return;
   const own = newKey();
   photos.set(own, file);
-  go(address.write({ filters: place.item ? null : place.filters }), own);
+  go(address.write({ text: field.written(), filters: place.item ? null : place.filters }), own);
 }
 
 // Shows what the address stands for. Whether it was shown, and the visitor has not gone on meanwhile.
@@ -60,6 +81,7 @@ async function open({ isBack = false } = {}) {
   const { signal } = asking;
   if (!history.state?.entry) history.replaceState({ entry: newKey() }, "");
   place = address.read(location.search);
+  shown = {};
   prepare(kindOf(place));
   const { entry } = history.state;
   try {
@@ -75,6 +97,7 @@ async function open({ isBack = false } = {}) {
     if (signal.aborted) return false;
     if (!(error instanceof api.Refusal)) throw error;
     shown = { refusal: error };
+    takeAway(error);
   } finally {
     if (!signal.aborted) $("grid").ariaBusy = "false";
   }
@@ -85,13 +108,22 @@ async function open({ isBack = false } = {}) {
 function prepare(kind) {
   document.body.dataset.kind = kind;
   $("grid").ariaBusy = "true";
-  $("status").textContent = say(kind === "found" ? "searching" : "loading");
+  $("status").textContent = say(isSearch(kind) ? "searching" : "loading");
   $("share").hidden = true;
   refusals.hide();
   filters.show(place.filters);
   $("filters").hidden = kind === "similar";
+  field.show(place.text, { besidePhoto: hasPhoto(place) });
   crop.set(place.crop);
-  if (kind !== "found") preview.show(null);
+  if (!hasPhoto(place)) preview.show(null);
+}
+
+// Takes away the part of the query that cannot be searched with, so that it is not in the way of the next search.
+function takeAway({ words }) {
+  if (words === "photosOnly") field.show("", { besidePhoto: hasPhoto(place) });
+  if (words !== "photoNotKept") return;
+  preview.show(null);
+  field.show(place.text, { besidePhoto: false });
 }
 
 // The photo that is searched with; null if none is.
@@ -110,10 +142,12 @@ async function photoAt(signal) {
 async function ask(photo, signal) {
   const parameters = new URLSearchParams({ k: RESULTS, keep: mayKeep() });
   if (place.item) return api.similar(place.item, parameters, signal);
-  if (!photo) return api.newest(new URLSearchParams([["k", RESULTS], ...place.filters]), signal);
+  if (!photo && !place.text) return api.newest(new URLSearchParams([["k", RESULTS], ...place.filters]), signal);
   for (const [name, value] of place.filters) parameters.append(name, value);
+  if (place.text) parameters.set("text", place.text);
+  if (!photo) return api.searchByText(parameters, signal);
   if (place.crop) parameters.set("crop", place.crop);
-  const answer = await api.search(photo, parameters, signal);
+  const answer = await api.searchByPhoto(photo, parameters, signal);
   // From here on the photo can be had by its search; what is kept of a part of it is that part.
   if (!signal.aborted && !place.photo && !place.search && !place.crop && answer.search_id) {
     place.search = answer.search_id;
@@ -130,14 +164,16 @@ function render() {
   $("results").textContent = say(kind);
   $("preview").alt = say("yourPhoto");
   $("source").textContent = answer ? say("searchedIn", answer.index) : "";
-  document.title = `${answer?.item?.title ?? say(kind)} – Listing Lens`;
+  document.title = `${answer?.item?.title ?? (place.text || say(kind))} – Listing Lens`;
   if (answer?.item) item.show(answer.item, inCategory);
   else item.hide();
   if (refusal) refusals.show(refusal);
+  $("photo-alone").hidden = refusal?.words !== "photosOnly" || !hasPhoto(place);
   $("status").textContent = refusal ? "" : counted(answer.results.length);
   $("share").hidden = !answer || (history.state.own && !place.search);
   const cards = grid.show(answer?.results ?? [], {
-    isScored: kind !== "newest",
+    // How like a photo is to words is on another scale, on which the best are not near 100 %.
+    isScored: kind === "similar" || kind === "foundByPhoto",
     inCategory,
     onTap: (result) => tellTap(answer.search_id, result.item_id),
   });
@@ -170,7 +206,7 @@ function follow(event) {
   event.preventDefault();
   const to = address.read(link.search);
   // A category among the results of the visitor's own photo is searched with that photo.
-  const isSamePhoto = kindOf(place) === "found" && !to.item && link.classList.contains("path");
+  const isSamePhoto = !to.item && link.classList.contains("path");
   go(link.href, isSamePhoto ? history.state.own : undefined);
 }
 
@@ -188,6 +224,9 @@ for (const name of ["dragenter", "dragover", "dragleave", "drop"])
     $("drop").classList.toggle("over", name === "dragenter" || name === "dragover");
     if (name === "drop") pick(event.dataTransfer.files[0]);
   });
+field.onSearch(searchWritten);
+$("photo-remove").addEventListener("click", () => goWithoutPhoto({ ...place, text: field.written() }));
+$("photo-alone").addEventListener("click", () => change({ text: "" }));
 $("crop-search").addEventListener("click", () => change({ crop: crop.part() }));
 $("crop-reset").addEventListener("click", () => change({ crop: null }));
 filters.onChoice((chosen) => change({ filters: chosen }));

@@ -3,7 +3,7 @@
 import { say } from "./words.js";
 
 const panel = document.getElementById("refusal");
-const again = panel.querySelector("button");
+const again = document.getElementById("again");
 let timer = null;
 
 export function onAgain(ask) {

@@ -144,6 +144,28 @@ class TestSearch:
         assert lens("search", marketplace.photo("m014"), "-k", "1").exit_code == 0
         assert (marketplace.settings.home / "pages" / "search-m014.html").is_file()
 
+    def test_by_words_alone_and_beside_photos(self, lens: Lens, marketplace: Marketplace) -> None:
+        def found(*query: object) -> list[str]:
+            return [hit["item_id"] for hit in json.loads(lens("search", *query, "-k", "40", "--json").stdout)["hits"]]
+
+        front, back = marketplace.photo("m007"), marketplace.photo("m012")
+        queries = ([front], ["--text", "red shoes"], [front, "--text", "red shoes"], [front, back])
+        results = [found(*query) for query in queries]
+        assert {len(result) for result in results} == {37}
+        assert len({tuple(result) for result in results}) == len(queries)
+
+    def test_names_its_page_by_photo_and_words(self, lens: Lens, marketplace: Marketplace) -> None:
+        photo_path = marketplace.photo("m007")
+        for query, name in (
+            (["--text", "赤い靴 / 24.5cm"], "search-赤い靴-24-5cm.html"),
+            ([photo_path, "--text", "in green"], "search-m007-in-green.html"),
+            (["--text", "…"], "search.html"),
+        ):
+            result = lens("search", *query, "-k", "1")
+            page = marketplace.settings.home / "pages" / name
+            assert result.stdout.splitlines()[-1] == f"page: {page}"
+            assert page.is_file()
+
     def test_for_more_than_there_is_finds_all(self, lens: Lens, marketplace: Marketplace) -> None:
         found = json.loads(lens("search", marketplace.photo("m007"), "-k", "100", "--json").stdout)
         ids = {hit["item_id"] for hit in found["hits"]}

@@ -40,7 +40,7 @@ class TestSettings:
 
 @pytest.mark.parametrize(
     "command",
-    [["search", "PHOTO", "-k", "101"], ["search", "PHOTO", "-k", "0"], ["search"], ["serach"], ["index", "list", "x"]],
+    [["search", "PHOTO", "-k", "101"], ["search", "PHOTO", "-k", "0"], ["serach"], ["index", "list", "x"]],
     ids=" ".join,
 )
 def test_a_command_that_is_none_is_a_usage_error(lens: Lens, command: list[str]) -> None:
@@ -66,6 +66,19 @@ class TestPhoto:
         path = tmp_path / "[photo].jpg"
         path.write_bytes(data)
         assert refusal("search", path, "--json").startswith(f"photo {path} cannot be searched with: ")
+
+
+class TestQuery:
+    @pytest.mark.parametrize("query", [[], ["--text", " "]], ids=["nothing", "no words"])
+    def test_of_nothing(self, refusal: Refusal, query: list[str]) -> None:
+        assert refusal("search", *query) == "there is nothing to search with: give a photo, --text, or both"
+
+    def test_of_words_where_they_are_switched_off(
+        self, refusal: Refusal, monkeypatch: pytest.MonkeyPatch, marketplace: Marketplace
+    ) -> None:
+        monkeypatch.setenv("LENS_SEARCH_TEXT", "false")
+        said = refusal("search", marketplace.photo("m007"), "--text", "red shoes")
+        assert said == "searches by words are switched off: set LENS_SEARCH_TEXT=true"
 
 
 class TestServers:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from faulty_proxy import FaultyProxy
@@ -138,9 +139,27 @@ def choose(page: Page, photo: Path | dict[str, Any]) -> None:
     found(page)
 
 
-def found(page: Page) -> None:
-    expect(page.get_by_role("heading", name="Most like your photo")).to_be_visible()
+def write(page: Page, words: str) -> None:
+    """Writes words and searches with what is then shown."""
+    words_of(page).fill(words)
+    words_of(page).press("Enter")
+
+
+def words_of(page: Page) -> Locator:
+    return page.get_by_role("searchbox")
+
+
+def found(page: Page, heading: str = "Most like your photo") -> None:
+    expect(page.get_by_role("heading", name=heading, exact=True)).to_be_visible()
     settled(page)
+
+
+def told(at: str, text: str, photo: Path | None = None) -> list[str]:
+    """What the service itself finds for words, or for a photo and words."""
+    asked = {"text": text, "k": "30", "keep": "false"}
+    body = photo.read_bytes() if photo else None
+    answer = httpx.request("POST" if body else "GET", f"{at}/search", params=asked, content=body, timeout=60)
+    return [one["item_id"] for one in answer.raise_for_status().json()["results"]]
 
 
 def settled(page: Page) -> None:
@@ -247,6 +266,116 @@ class TestPhotos:
         page.go_back()
         settled(page)
         assert shown(page)[0] == "m004"
+
+
+class TestWords:
+    def test_find_what_the_service_finds_for_them(self, visit: Visit, url: str) -> None:
+        page = visit()
+        for text in ("red shoes", "青い鞄 100% & more"):
+            write(page, text)
+            found(page, "Most like your words")
+            expect(page).to_have_title(f"{text} – Listing Lens")
+            expect(page.get_by_role("status")).to_have_text("20 results")
+            assert shown(page) == told(url, text)
+            assert parse_qs(urlsplit(page.url).query) == {"text": [text]}
+        # A likeness to words is none of photos, and says nothing in percent.
+        expect(first(page)).not_to_contain_text("alike")
+
+    def test_with_a_photo_find_what_is_like_both(self, visit: Visit, url: str, shop: Small) -> None:
+        page = visit()
+        choose(page, shop.photo("m011"))
+        expect(page.get_by_label("Add words to the photo")).to_be_visible()
+        write(page, "red shoes")
+        found(page, "Most like your photo and words")
+        assert shown(page) == told(url, "red shoes", shop.photo("m011"))
+        expect(page.get_by_alt_text("Your photo")).to_be_visible()
+
+    def test_with_the_photo_of_an_item(self, visit: Visit) -> None:
+        page = visit("/?photo=m011")
+        write(page, "red shoes")
+        found(page, "Most like your photo and words")
+        expect(page.get_by_role("status")).to_have_text("20 results")
+        assert parse_qs(urlsplit(page.url).query) == {"photo": ["m011"], "text": ["red shoes"]}
+
+    def test_and_the_photo_can_each_be_taken_away(self, visit: Visit, url: str, shop: Small) -> None:
+        page = visit()
+        write(page, "red shoes")
+        found(page, "Most like your words")
+        page.locator("#file").set_input_files(shop.photo("m011"))
+        found(page, "Most like your photo and words")
+        write(page, "")
+        found(page)
+        assert "text" not in page.url
+        assert shown(page)[0] == "m011"
+        page.go_back()
+        found(page, "Most like your photo and words")
+        page.get_by_role("button", name="Remove the photo").click()
+        found(page, "Most like your words")
+        expect(page.get_by_alt_text("Your photo")).to_be_hidden()
+        assert shown(page) == told(url, "red shoes")
+        write(page, "")
+        expect(page.get_by_role("heading", name="Newest listings")).to_be_visible()
+
+    def test_that_were_only_just_written_count_with_whatever_is_done_next(self, visit: Visit, shop: Small) -> None:
+        page = visit()
+        words_of(page).fill("red shoes")
+        page.locator("#file").set_input_files(shop.photo("m011"))
+        found(page, "Most like your photo and words")
+        words_of(page).fill("blue bag")
+        page.get_by_label("Price from").fill("1000")
+        page.get_by_role("button", name="Apply").click()
+        expect(page.get_by_role("status")).to_have_text("19 results")
+        expect(words_of(page)).to_have_value("blue bag")
+        assert parse_qs(urlsplit(page.url).query)["text"] == ["blue bag"]
+
+    def test_stay_with_filters_and_categories(self, visit: Visit) -> None:
+        page = visit("/?text=red+shoes")
+        page.locator('[data-item="m006"]').get_by_role("link", name="A › C").click()
+        expect(page.get_by_role("status")).to_have_text("2 results")
+        assert sorted(shown(page)) == ["m006", "m007"]
+        page.get_by_label("Price from").fill("2600")
+        page.get_by_role("button", name="Apply").click()
+        expect(page.get_by_role("status")).to_have_text("1 result")
+        expect(words_of(page)).to_have_value("red shoes")
+        write(page, "blue bag")
+        found(page, "Most like your words")
+        assert parse_qs(urlsplit(page.url).query) == {
+            "price_min": ["2600"],
+            "category": ["A", "C"],
+            "text": ["blue bag"],
+        }
+
+    def test_on_an_items_page_begin_a_search_of_their_own(self, visit: Visit, url: str) -> None:
+        page = visit("/?item=m011&text=red+shoes")
+        expect(page.locator("#item-title")).to_have_text("title of m011")
+        expect(words_of(page)).to_have_value("")
+        write(page, "blue bag")
+        found(page, "Most like your words")
+        assert shown(page) == told(url, "blue bag")
+
+    def test_that_are_none_ask_for_some(self, visit: Visit) -> None:
+        page = visit()
+        page.get_by_role("button", name="Search", exact=True).click()
+        expect(words_of(page)).to_be_focused()
+        assert urlsplit(page.url).query == ""
+
+    def test_of_a_link_are_as_many_as_the_service_takes(self, visit: Visit) -> None:
+        page = visit("/?text=%20%20")
+        expect(page.get_by_role("heading", name="Newest listings")).to_be_visible()
+        page.goto(f"/?text={'word ' * 1000}")
+        found(page, "Most like your words")
+        expect(words_of(page)).to_have_value("word " * 199 + "word ")
+
+    def test_in_japanese(self, visit: Visit, url: str, shop: Small) -> None:
+        page = visit(locale="ja-JP")
+        page.get_by_role("searchbox", name="キーワード").fill("赤い靴")
+        page.get_by_role("button", name="検索", exact=True).click()
+        expect(page.get_by_role("heading", name="キーワードに合う商品")).to_be_focused()
+        assert shown(page) == told(url, "赤い靴")
+        page.locator("#file").set_input_files(shop.photo("m011"))
+        expect(page.get_by_role("heading", name="写真とキーワードに合う商品")).to_be_focused()
+        page.get_by_role("button", name="English").click()
+        expect(page.get_by_label("Add words to the photo")).to_have_attribute("placeholder", "such as: in green")
 
 
 class TestCrop:
@@ -411,6 +540,37 @@ class TestLinks:
         found(other)
         assert shown(other)[0] == "m011"
 
+    def test_words_are_the_same_for_another_visitor_and_going_back_leads_to_those_before(
+        self, visit: Visit, shop: Small
+    ) -> None:
+        page = visit()
+        write(page, "red shoes")
+        found(page, "Most like your words")
+        results = shown(page)
+        write(page, "blue bag")
+        expect(page).to_have_title("blue bag – Listing Lens")
+        page.go_back()
+        expect(words_of(page)).to_have_value("red shoes")
+        settled(page)
+        assert shown(page) == results
+        page.go_forward()
+        expect(words_of(page)).to_have_value("blue bag")
+        settled(page)
+        page.locator("#file").set_input_files(shop.photo("m011"))
+        found(page, "Most like your photo and words")
+        other = visit("/?text=red+shoes")
+        found(other, "Most like your words")
+        assert shown(other) == results
+        other.reload()
+        found(other, "Most like your words")
+        assert shown(other) == results
+        # Of the visitor's own photo there is a smaller copy, which finds nearly the same.
+        other.goto(page.url)
+        found(other, "Most like your photo and words")
+        expect(other.get_by_alt_text("Your photo")).to_be_visible()
+        expect(words_of(other)).to_have_value("blue bag")
+        assert shown(other)[0] == shown(page)[0]
+
     def test_an_item_is_the_same_for_another_visitor(self, visit: Visit) -> None:
         page = visit()
         card(page, "m011").click()
@@ -462,6 +622,19 @@ class TestAccess:
         page.go_back()
         expect(card(page, "m011")).to_be_focused()
 
+    def test_words_are_written_and_the_photo_removed_with_keys(self, visit: Visit, shop: Small) -> None:
+        page = visit()
+        choose(page, shop.photo("m011"))
+        page.get_by_role("button", name="English").focus()
+        page.keyboard.press("Tab")
+        expect(words_of(page)).to_be_focused()
+        page.keyboard.type("red shoes")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("heading", name="Most like your photo and words")).to_be_focused()
+        page.get_by_role("button", name="Remove the photo").focus()
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("heading", name="Most like your words")).to_be_focused()
+
     @pytest.mark.parametrize("scheme", ["light", "dark"])
     def test_axe_finds_nothing_serious(self, visit: Visit, shop: Small, scheme: str) -> None:
         page = visit(color_scheme=scheme)
@@ -472,8 +645,13 @@ class TestAccess:
         card(page, "m005").click()
         expect(page.locator("#item-title")).to_be_focused()
         serious(page)
+        page.goto("/?photo=m011&text=in+green")
+        found(page, "Most like your photo and words")
+        serious(page)
 
-    @pytest.mark.parametrize("path", ["/", "/?photo=m011&crop=0,0,0.5,0.5&category=A", "/?item=m005"])
+    @pytest.mark.parametrize(
+        "path", ["/", "/?text=red+shoes", "/?photo=m011&crop=0,0,0.5,0.5&category=A&text=in+green", "/?item=m005"]
+    )
     def test_a_phone_shows_it_in_its_width_and_fingers_can_hit_it(self, visit: Visit, path: str) -> None:
         page = visit(path, **PHONE)
         assert page.evaluate("document.documentElement.scrollWidth") == PHONE["viewport"]["width"]
@@ -554,6 +732,33 @@ class TestRefusals:
             assert shown(page)[0] == "m011"
             leave(page)
 
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    def test_words_that_this_catalog_knows_none_of(self, visit: Visit, shop: Small, scheme: str) -> None:
+        with serving(shop, search_text=False) as service:
+            page = visit(at=service, refused=(422,), color_scheme=scheme)
+            write(page, "red shoes")
+            expect(why(page)).to_have_text("This catalog can only be searched by photo.")
+            expect(page.get_by_role("button", name="Search with the photo alone")).to_be_hidden()
+            serious(page)
+            choose(page, shop.photo("m011"))
+            assert shown(page)[0] == "m011"
+            write(page, "red shoes")
+            expect(why(page)).to_have_text("This catalog can only be searched by photo.")
+            serious(page)
+            page.get_by_role("button", name="Search with the photo alone").click()
+            found(page)
+            expect(page.get_by_role("alert")).to_be_hidden()
+            assert shown(page)[0] == "m011"
+            leave(page)
+
+    def test_words_that_are_refused_in_japanese(self, visit: Visit, shop: Small) -> None:
+        with serving(shop, search_text=False) as service:
+            page = visit("/?photo=m011&text=赤い靴", at=service, refused=(422,), locale="ja-JP")
+            expect(why(page)).to_have_text("キーワード検索には対応していません。写真で探してください。")
+            page.get_by_role("button", name="写真だけで探す").click()
+            expect(page.get_by_role("heading", name="写真に似た商品")).to_be_focused()
+            leave(page)
+
     def test_what_is_no_photo(self, visit: Visit) -> None:
         page = visit(refused=(422,))
         page.locator("#file").set_input_files({"name": "a.txt", "mimeType": "text/plain", "buffer": b"a text"})
@@ -619,6 +824,33 @@ class TestWhatIsTold:
         assert "/search" in sent
         assert "/events" not in sent
         assert entries(shop) == before
+
+    def test_words_are_kept_unless_they_may_not_be(self, visit: Visit, shop: Small) -> None:
+        page = visit()
+        with page.expect_response("**/search?*") as answered:
+            write(page, "a kept text")
+        search_id = answered.value.json()["search_id"]
+        kept: list[dict[str, Any]] = []
+        while not kept:
+            time.sleep(0.02)
+            kept = [one for one in entries(shop) if one["search_id"] == search_id and one["kind"] == "search"]
+        assert kept[0]["text"] == "a kept text"
+        page.get_by_label("My searches may be kept").uncheck()
+        with page.expect_response("**/search?*") as answered:
+            write(page, "a private text")
+        assert answered.value.json()["search_id"] is None
+        # It is in the address all the same, which is the visitor's own.
+        expect(page.get_by_role("button", name="Copy link")).to_be_visible()
+        page.locator("#file").set_input_files(shop.photo("m011"))
+        found(page, "Most like your photo and words")
+        page.reload()
+        expect(why(page)).to_contain_text("The photo of this search is not kept. Choose it again")
+        # The words can be searched with again.
+        page.get_by_role("button", name="Search", exact=True).click()
+        found(page, "Most like your words")
+        expect(words_of(page)).to_have_value("a private text")
+        page.goto("about:blank")
+        assert not [one for one in entries(shop) if one.get("text") == "a private text"]
 
     def test_nothing_where_the_browser_says_so(self, visit: Visit) -> None:
         page = visit()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from html.parser import HTMLParser
 
@@ -16,7 +16,7 @@ from tiny import NOW
 from listing_lens.lake.window import Window
 from listing_lens.search.queries import Hit
 from listing_lens.search.verification import Check, Verification
-from listing_lens.serving.pages import ShownHit, evaluation_page, search_page, verification_page
+from listing_lens.serving.pages import QueryPhoto, ShownHit, evaluation_page, search_page, verification_page
 from models.embedder import EmbedderCard
 from models.metrics import METRICS
 from models.registry import RegisteredEmbedder
@@ -49,9 +49,9 @@ def hit(title: str, category: tuple[str, ...] = ("Fashion", "Coats")) -> Hit:
     return Hit("item-1", 0.98765, title, category, 12345, "on_sale", "/photos/1.jpg")
 
 
-def searched(*hits: ShownHit, name: str = "query.jpg") -> str:
-    photo = Image.new("RGB", (30, 20), "red")
-    return search_page(query=photo, query_name=name, hits=hits, index="listings-x-1", space="x-pca3-1")
+def searched(*hits: ShownHit, names: Sequence[str] = ("query.jpg",), text: str = "") -> str:
+    photos = [QueryPhoto(name, Image.new("RGB", (30, 20), "red")) for name in names]
+    return search_page(photos=photos, text=text, hits=hits, index="listings-x-1", space="x-pca3-1")
 
 
 def evaluated(means: Mapping[str, float], counts: Mapping[str, int] = COUNTS) -> str:
@@ -82,9 +82,11 @@ def verified(*checks: Check, forced: tuple[str, ...] = (), repaired: str | None 
 
 
 def test_hostile_text_stays_text() -> None:
-    page = Elements(searched(ShownHit(hit(HOSTILE, (HOSTILE,)), Image.new("RGB", (9, 9))), name=HOSTILE))
+    page = Elements(
+        searched(ShownHit(hit(HOSTILE, (HOSTILE,)), Image.new("RGB", (9, 9))), names=[HOSTILE], text=HOSTILE)
+    )
     assert not page.of("script")
-    assert page.text.count(HOSTILE) >= 3
+    assert " ".join(page.text).count(HOSTILE) >= 6
     assert not [name for _, attributes in page.found for name in attributes if name.startswith("on")]
     assert [image["alt"] for image in page.of("img")] == ["the photo searched with", HOSTILE]
 
@@ -94,6 +96,17 @@ def test_hits_are_shown_in_order_with_their_figures() -> None:
     titles = [text for text in page.text if text in ("A coat", "A hat")]
     assert titles == ["A coat", "A hat"]
     assert {"¥12,345", "0.988", "Fashion › Coats", "2 listings that look like this"} <= set(page.text)
+
+
+def test_what_was_searched_with_is_shown() -> None:
+    both = Elements(searched(names=["front.jpg", "back.jpg"], text="in green"))
+    assert len(both.of("img")) == 2
+    assert {"“in green”", "front.jpg, back.jpg", "Search by front.jpg, back.jpg, in green · Listing Lens"} <= set(
+        both.text
+    )
+    words = Elements(searched(names=(), text="red shoes"))
+    assert not words.of("img")
+    assert {"“red shoes”", "Search by red shoes · Listing Lens"} <= set(words.text)
 
 
 def test_a_hit_without_a_photo_says_so() -> None:

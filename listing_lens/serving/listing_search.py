@@ -1,13 +1,14 @@
-"""Search by photo: the query is embedded in the space of the index that it searches, whichever the alias points to."""
+"""Search by photos and words: a query is embedded in the space of the index that it searches, wherever the alias points."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from listing_lens.embedding.sources import encoder_runtime
@@ -17,67 +18,83 @@ from listing_lens.lake.windows import Lake
 from listing_lens.search.index import Index, SearchIndex
 from listing_lens.search.queries import Hit
 from listing_lens.serving.listing_photos import ListingPhotos, recent_image_roots
-from listing_lens.serving.pages import ShownHit, search_page
+from listing_lens.serving.pages import QueryPhoto, ShownHit, search_page
+from listing_lens.serving.photos import MOST_PHOTOS
 from listing_lens.serving.search_client import SearchClient, ServiceAwayError
 from listing_lens.settings import Settings
 from models.encoders.runtime import Runtime
 from models.images import ImageError, ImageLimits, decode_image
+from models.queries import QueryVectors
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """A query photo and what was found for it, in which index.
+    """A query and what was found for it, in which index.
 
     Attributes:
-        query, query_name: the photo that was searched with, and its file's name.
+        photos: what was searched with, and the names of their files.
+        text: the words that were searched with, or "".
         index, space: what was searched.
         hits: by decreasing similarity.
         photo_of: gets the photo of a hit; None if it cannot be shown.
     """
 
-    query: Image.Image
-    query_name: str
+    photos: Sequence[QueryPhoto]
+    text: str
     index: str
     space: str
     hits: list[Hit]
     photo_of: Callable[[Hit], Image.Image | None]
 
 
-def search_by_photo(photo: Path, k: int, settings: Settings) -> SearchResult:
+def search_listings(photos: Sequence[Path], text: str, k: int, settings: Settings) -> SearchResult:
     """Search the live index: by the search service if it answers, which has its encoder loaded, or else in this process.
 
+    Args:
+        photos: files with photos of one item; none if there is a text.
+        text: what to look for, in words; "" if there are photos.
+
     Raises:
-        LensError: the photo cannot be read, no index is live, or its embedder cannot be loaded.
+        LensError: there is nothing to search with, or too much, a photo cannot be read, no index is live, its embedder
+            cannot be loaded, or it knows no words.
     """
+    text = text.strip()
+    if not photos and not text:
+        raise LensError("there is nothing to search with: give a photo, --text, or both")
+    if len(photos) > MOST_PHOTOS:
+        raise LensError(f"{len(photos)} photos are too many to search with: give {MOST_PHOTOS} at most, of one item")
     limits = ImageLimits(settings.image_max_bytes, settings.image_max_pixels)
-    data = _read(photo, limits)
-    query = _decode(data, photo, limits)
+    encoded = [_read(photo, limits) for photo in photos]
+    decoded = [QueryPhoto(path.name, _decode(data, path, limits)) for data, path in zip(encoded, photos, strict=True)]
     if settings.search_url:
         service = SearchClient(settings.search_url)
         with suppress(ServiceAwayError):
-            found = service.search(data, k)
+            found = service.search(encoded, text, k, settings.search_text_weight)
             photo_of = partial(service.photo, limits=limits)
-            return SearchResult(query, photo.name, found.index, found.space, found.hits, photo_of)
-    return _search_here(query, photo.name, k, settings)
+            return SearchResult(decoded, text, found.index, found.space, found.hits, photo_of)
+    return _search_here(decoded, text, k, settings)
 
 
-def _search_here(query: Image.Image, name: str, k: int, settings: Settings) -> SearchResult:
+def _search_here(photos: Sequence[QueryPhoto], text: str, k: int, settings: Settings) -> SearchResult:
+    if text and not settings.search_text:
+        raise LensError("searches by words are switched off: set LENS_SEARCH_TEXT=true")
     lake = Lake(settings.lake)
     lake.check()
     search_index = SearchIndex.connect(settings)
     # The alias is resolved once: a swap between here and the search cannot mix two spaces.
     index = search_index.require_live()
-    hits = search_by_image(query, k, index, search_index=search_index, lake=lake, runtime=encoder_runtime(settings))
-    photos = ListingPhotos(ImageSource.of(settings), lambda: recent_image_roots(lake))
+    query = _embed([photo.image for photo in photos], text, index, lake, encoder_runtime(settings))
+    hits = search_index.search(index, query.together(settings.search_text_weight), k)
+    listing_photos = ListingPhotos(ImageSource.of(settings), lambda: recent_image_roots(lake))
 
     def photo_of(hit: Hit) -> Image.Image | None:
         try:
-            return photos.read(hit.image_uri)
+            return listing_photos.read(hit.image_uri)
         except ImageError:
             # Gone since it was indexed: the page says so in its place.
             return None
 
-    return SearchResult(query, name, index.name, index.card.space, hits, photo_of)
+    return SearchResult(photos, text, index.name, index.card.space, hits, photo_of)
 
 
 def search_by_image(
@@ -88,19 +105,26 @@ def search_by_image(
     Raises:
         LensError: the index's embedder cannot be loaded.
     """
-    # torch takes seconds to import: everything that can be refused without it has been by now.
-    from listing_lens.embedding.embedder import Embedder
+    return search_index.search(index, _embed([image], "", index, lake, runtime).photos[0], k)
 
-    # One photo is quick on the CPU, and the GPUs are left to the jobs.
-    embedder = Embedder.load(index.card, lake, replace(runtime, device="cpu"))
-    return search_index.search(index, embedder.embed([image])[0], k)
+
+def _embed(images: Sequence[Image.Image], text: str, index: Index, lake: Lake, runtime: Runtime) -> QueryVectors:
+    # torch takes seconds to import: everything that can be refused without it has been by now.
+    from listing_lens.embedding.embedder import Embedder, TextEmbedder
+
+    # One query is quick on the CPU, and the GPUs are left to the jobs.
+    runtime = replace(runtime, device="cpu")
+    written = TextEmbedder.load(index.card, lake, runtime).embed([text])[0] if text else None
+    if not images:
+        return QueryVectors(np.empty((0, index.card.dims), np.float32), written)
+    return QueryVectors(Embedder.load(index.card, lake, runtime).embed(images), written)
 
 
 def as_page(result: SearchResult) -> str:
     """The result as an HTML page with the listings' photos."""
     return search_page(
-        query=result.query,
-        query_name=result.query_name,
+        photos=result.photos,
+        text=result.text,
         hits=[ShownHit(hit, result.photo_of(hit)) for hit in result.hits],
         index=result.index,
         space=result.space,
