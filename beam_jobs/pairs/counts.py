@@ -11,21 +11,24 @@ from listing_lens.lake.pairs import TRAIN, VALIDATION
 LEFT_OUT = ("left_out_invalid", "left_out_reserved", "left_out_deleted", "left_out_message")
 # Why a pair that was sampled and decoded is left out.
 TWINS = ("near_duplicate", "twin_across_split")
-# Why a session is left out.
-SESSION_LEFT_OUT = ("malformed", "nothing_tapped", "not_by_one_photo", "query_unreadable", "item_unreadable")
+# Why a session cannot be used, and why one that was drawn is left out.
+SESSION_UNUSABLE = ("malformed", "nothing_tapped", "not_by_one_photo")
+SESSION_INCOMPLETE = ("query_unreadable", "item_unreadable")
 
 
 def accounted(found: Mapping[str, int], name: str) -> dict[str, int]:
     """All counts, including those that are 0. Raises LensError if they do not add up."""
-    session_reasons = [f"sessions_{reason}" for reason in SESSION_LEFT_OUT]
+    unusable, incomplete = (
+        [f"sessions_{reason}" for reason in reasons] for reasons in (SESSION_UNUSABLE, SESSION_INCOMPLETE)
+    )
     stages = (
         ("read", (*LEFT_OUT, "eligible")),
         ("eligible", ("superseded", "candidates")),
         ("candidates", ("not_drawn", "drawn")),
         ("drawn", ("dead_lettered", *TWINS, TRAIN, VALIDATION)),
-        ("sessions_read", (*session_reasons[:2], "sessions_sound")),
+        ("sessions_read", (*unusable, "sessions_sound")),
         ("sessions_sound", ("sessions_not_drawn", "sessions_drawn")),
-        ("sessions_drawn", (*session_reasons[2:], "sessions")),
+        ("sessions_drawn", (*incomplete, "sessions")),
     )
     names = [name for whole, parts in stages for name in (whole, *parts)]
     counts = dict.fromkeys([*names, "sessions_unseen", "session_items"], 0) | dict(found)

@@ -17,7 +17,7 @@ from tiny import FIRST, SECOND, image_root, land, land_marketplace, land_session
 from beam_jobs import sample_pairs
 from beam_jobs.launcher import refusal
 from beam_jobs.pairs import shards
-from beam_jobs.pairs.counts import LEFT_OUT, SESSION_LEFT_OUT, TWINS
+from beam_jobs.pairs.counts import LEFT_OUT, SESSION_INCOMPLETE, SESSION_UNUSABLE, TWINS
 from beam_jobs.sample_pairs import main
 from listing_lens.errors import LensError
 from listing_lens.lake.pairs import (
@@ -82,7 +82,7 @@ def some(count: int, **changes: object) -> list[Listing]:
 def assert_adds_up(counts: dict[str, int]) -> None:
     read = ("superseded", "not_drawn", "dead_lettered", TRAIN, VALIDATION, *LEFT_OUT, *TWINS)
     assert counts["read"] == sum(counts[name] for name in read)
-    left_out = [f"sessions_{reason}" for reason in SESSION_LEFT_OUT]
+    left_out = [f"sessions_{reason}" for reason in (*SESSION_UNUSABLE, *SESSION_INCOMPLETE)]
     assert counts["sessions_read"] == sum(counts[name] for name in ("sessions", "sessions_not_drawn", *left_out))
 
 
@@ -342,6 +342,8 @@ class TestSessions:
                 self.session("no tap", "nothing"),
                 self.session("unreadable", "m001", query="broken.jpg"),
                 self.session("shown twice", "m001", ("m001", "m001")),
+                replace(self.session("by words", "m001"), query=Query((), "a bag")),
+                replace(self.session("by photo and words", "m001"), query=Query(("query.jpg",), "a bag")),
                 Session("malformed", FIRST.start, Query(("query.jpg",)), ("m001", "m002"), (True,)),
                 self.session("an item's photo", "m001", ("m001", "m009")),
                 self.session("an unknown item", "m001", ("m001", "x")),
@@ -349,9 +351,10 @@ class TestSessions:
         )
         counts = sample(searched, "--sessions", "100").counts
         assert [row["session_id"] for row in rows(searched, PAIR_SESSIONS)] == ["good"]
-        assert {reason: counts[f"sessions_{reason}"] for reason in SESSION_LEFT_OUT} == {
+        assert {reason: counts[f"sessions_{reason}"] for reason in (*SESSION_UNUSABLE, *SESSION_INCOMPLETE)} == {
             "malformed": 2,
             "nothing_tapped": 1,
+            "not_by_one_photo": 2,
             "query_unreadable": 1,
             "item_unreadable": 2,
         }
