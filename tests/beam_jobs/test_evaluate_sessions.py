@@ -255,7 +255,7 @@ class TestKindsOfQueries:
             "one": seven,
             "photos": seven + nine,
             "text": words,
-            "both": 0.5 * seven + 0.5 * words,
+            "both": 0.3 * seven + 0.7 * words,
             "mostly text": 0.1 * seven + 0.9 * words,
         }
         shown = vectors([f"{item}.jpg" for item in _SHOWN])

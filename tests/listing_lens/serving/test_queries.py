@@ -112,7 +112,7 @@ class TestPhotoAndWords:
         parameters: dict[str, Any] = {"text": WORDS} if weight is None else {"text": WORDS, "text_weight": weight}
         answer = client.post("/search", params=parameters, content=photo(small, "m011"))
         query = QueryVectors(photo_vectors(small, ["m011"]), text_vector(small))
-        assert found(answer) == nearest(small, query.together(0.5 if weight is None else weight))
+        assert found(answer) == nearest(small, query.together(0.7 if weight is None else weight))
 
     def test_by_the_settings_weight_unless_told_otherwise(self, small: Small) -> None:
         with answering(service_of(small, search_text_weight=0.9)) as client:
