@@ -153,7 +153,7 @@ class _BareLoop:
         self.optimiser = optimiser(self.towers, recipe)
         self.recipe, self.device = recipe, device
         pixels = torch.randint(0, 256, (recipe.batch_size, 3, self.towers.side, self.towers.side), dtype=torch.uint8)
-        tokens = self.towers.tokenize([f"thing {number}" for number in range(recipe.batch_size)])
+        tokens = self.towers.tokenize.ids([f"thing {number}" for number in range(recipe.batch_size)])
         self.batch = Batch(pixels, tokens, torch.arange(recipe.batch_size)).to(device)
 
     def run(self, steps: int) -> float:
