@@ -1,4 +1,5 @@
-"""Land the sessions of one window from the search service's log: searches by photo, with what was tapped of what was shown.
+"""Land the sessions of one window from the search service's log: searches by photo or words, with what was tapped
+of what was shown.
 
 What buyers did with the last results of a window is logged after its end, so the log is read up to an hour beyond it, and the
 window is landed no sooner. All that was logged of a search is brought together by its id; entries may come twice, and in any

@@ -17,10 +17,11 @@ tapped; or from your own feed, or a made catalog, which the log never replaces. 
 forgotten after `LENS_SEARCH_LOG_DAYS`: days before that cannot be replayed.
 
 **What.** `require_window` checks the data interval. `wait_for_log` waits until the hour is over, and `land_sessions` joins
-searches by photo with what was tapped of what they showed: a tap or a purchase counts, a view of an item's page does not.
+searches by photo or words with what was tapped of what they showed: a tap or a purchase counts, a view of an item's page
+does not.
 Events of searches that are not known, and of items that they did not show, are left out and counted. Both are skipped if the
 day's sessions came from elsewhere, or nothing was logged. `resolve_embedder` looks the version up in MLflow. `evaluate` embeds
-the query photos, ranks the items that were shown, by the encoder alone and with the projection, with all and with fewer of its
+the queries, ranks the items that were shown, by the encoder alone and with the projection, with all and with fewer of its
 dimensions, and writes metrics to the lake. `log_evaluation` logs their means to MLflow with figures and a report page.
 An item is judged by the newest embedding that it had since the day began, also when it has been sold since. Sessions without a
 tap, with an unreadable photo, or with an item that was never embedded are left out, and counted by reason.

@@ -16,7 +16,7 @@ def serve(
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 8000,
 ) -> None:
-    """Answer searches by photo and similar items over HTTP, with a page for buyers; /openapi.json is the API."""
+    """Answer searches by photo or words and similar items over HTTP, with a page for buyers; /openapi.json is the API."""
     # Imported here: the web framework is slow to import, and the other commands do not need it.
     from listing_lens.serving.server import serve
 

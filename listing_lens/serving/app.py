@@ -1,4 +1,4 @@
-"""The search service: search by photo, similar items."""
+"""The search service: search by photo and words, similar items."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def create_app(service: Service) -> FastAPI:
     app = FastAPI(
         title="Listing Lens",
         version="1",
-        description="Search a marketplace by photo, and find visually similar items.",
+        description="Search a marketplace by photo and words, and find visually similar items.",
         lifespan=lifespan,
         # FastAPI's pages of the API have a browser run scripts from a server of somebody else's.
         docs_url=None,

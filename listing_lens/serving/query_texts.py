@@ -20,34 +20,25 @@ from models.encoders.texts import NoTextTowerError
 logger = logging.getLogger(__name__)
 
 
-class NoTextsError(Exception):
-    """The live space cannot be searched by words."""
-
-
 @dataclass(frozen=True)
 class QueryTexts:
     """Embeds texts in one space, or says why it cannot.
 
     Attributes:
         embedder: of the space; None if texts cannot be searched for.
-        why_not: a sentence then.
+        why_not: a sentence then; None if they can.
         threads: computes.
         at_once: how many batches it computes side by side.
     """
 
     embedder: TextEmbedder | None
-    why_not: str
+    why_not: str | None
     threads: ThreadPoolExecutor
     at_once: int = 1
 
-    def require(self) -> None:
-        """Raise NoTextsError if texts cannot be searched for."""
-        if self.embedder is None:
-            raise NoTextsError(self.why_not)
-
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Texts → unit vectors (n, dims) of the space."""
-        assert self.embedder is not None, "required before"
+        assert self.embedder is not None, self.why_not
         return await asyncio.get_running_loop().run_in_executor(self.threads, self.embedder.embed, texts)
 
 
@@ -79,10 +70,7 @@ class TextTowers:
             return QueryTexts(
                 None, "this catalog cannot be searched by words just now: search with a photo", self.threads
             )
-        loaded = QueryTexts(embedder, "", self.threads)
-        # The first batch is much slower than all others.
-        await loaded.embed(["shoes"])
-        return loaded
+        return QueryTexts(embedder, None, self.threads)
 
     def close(self) -> None:
         """Let go of what computes."""

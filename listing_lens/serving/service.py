@@ -32,6 +32,7 @@ from listing_lens.serving.search_log import SearchLog
 from listing_lens.serving.similar import Ranking
 from listing_lens.serving.triton import Triton
 from listing_lens.settings import Settings
+from models.encoders.runtime import Runtime
 from models.images import ImageLimits
 
 # Photos that are decoded at once: Pillow computes without Python's lock, and the encoder needs the cores too.
@@ -75,12 +76,13 @@ class Service:
             LensError: no cluster is named.
         """
         lake = Lake(settings.lake)
-        generator = generator or _generator(settings, lake)
+        # One query is quick on the CPU, and the GPUs are left to the jobs.
+        runtime = replace(encoder_runtime(settings), device="cpu")
+        generator = generator or _generator(settings, lake, runtime)
         reader = IndexReader.connect(settings)
         limits = ImageLimits(settings.image_max_bytes, settings.image_max_pixels)
         images = ImageSource.of(settings)
-        # One query is quick on the CPU, and the GPUs are left to the jobs.
-        text_towers = TextTowers(lake, replace(encoder_runtime(settings), device="cpu"), settings.search_text)
+        text_towers = TextTowers(lake, runtime, settings.search_text)
         follower, metrics = Follower(reader, generator, text_towers, settings.search_follow_s), Metrics()
         return cls(
             settings=settings,
@@ -131,13 +133,11 @@ class Service:
             self.text_towers.close()
 
 
-def _generator(settings: Settings, lake: Lake) -> Generator:
-    runtime = encoder_runtime(settings)
+def _generator(settings: Settings, lake: Lake, runtime: Runtime) -> Generator:
     if settings.search_generator:
         server = KServe(settings.search_generator)
         return Triton(server, settings.search_budget_s, settings.search_generator_at_once, runtime.trusted_code)
-    # One photo is quick on the CPU, and the GPUs are left to the jobs.
-    return InProcess(lake, replace(runtime, device="cpu"))
+    return InProcess(lake, runtime)
 
 
 # Not a plain function: those are run in threads.

@@ -20,7 +20,7 @@ from transformers import AutoModel
 from transformers.utils import logging as transformers_logging
 
 from models.encoders.devices import claim_device
-from models.encoders.files import encoder_folder, encoder_id, identify, lasting_source, thumbnail_side
+from models.encoders.files import encoder_folder, encoder_id, identify, lasting_source, require_id, thumbnail_side
 from models.encoders.network import ImageTower, Network
 from models.encoders.own_code import may_run_own_code, register_architecture
 from models.encoders.preparation import Preparation, thumbnail
@@ -145,9 +145,7 @@ def load_preparation(source: str, wanted_id: str, trusted_code: Sequence[str] = 
     if thumbnail_side(source):
         raise LensError(f"encoder {source!r} has no network, so only this process can compute it")
     folder = encoder_folder(source)
-    found = encoder_id(source, folder)
-    if found != wanted_id:
-        raise LensError(f"encoder {source!r} is now {found}, but {wanted_id} is needed: restore its weights")
+    require_id(source, encoder_id(source, folder), wanted_id)
     register_architecture(folder)
     return Preparation.load(source, folder, may_run_own_code(source, folder, trusted_code))
 

@@ -105,6 +105,12 @@ def encoder_id(source: str, folder: Path) -> str:
     return slug if slug.endswith(ending) else f"{slug[:48]}{ending}"
 
 
+def require_id(source: str, found: str, wanted: str) -> None:
+    """Raise LensError if a source names another encoder than the one that is needed."""
+    if found != wanted:
+        raise LensError(f"encoder {source!r} is now {found}, but {wanted} is needed: restore its weights")
+
+
 def is_pinned(source: str) -> bool:
     """Whether a source names one commit of a model on the hub, whose content can never change."""
     return _COMMIT.fullmatch(source.partition("@")[2]) is not None

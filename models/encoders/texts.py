@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from torch.nn.functional import normalize
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer
 
-from models.encoders.files import encoder_folder, encoder_id, thumbnail_side
+from models.encoders.files import encoder_folder, encoder_id, require_id, thumbnail_side
 from models.encoders.own_code import may_run_own_code, register_architecture
 from models.encoders.runtime import DEFAULT_RUNTIME, Runtime
 from models.errors import LensError
@@ -158,6 +158,5 @@ def require_text_encoder(source: str, wanted_id: str, runtime: Runtime = DEFAULT
     """
     with _load_lock:
         found = _load_once(source, runtime.trusted_code)
-    if found.encoder_id != wanted_id:
-        raise LensError(f"encoder {source!r} is now {found.encoder_id}, but {wanted_id} is needed: restore its weights")
+    require_id(source, found.encoder_id, wanted_id)
     return found

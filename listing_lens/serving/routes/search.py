@@ -18,7 +18,6 @@ from listing_lens.serving.live_space import LiveSpace
 from listing_lens.serving.metrics import Stages
 from listing_lens.serving.photos import PHOTOS_BODY, Crop
 from listing_lens.serving.problems import Problem, responses
-from listing_lens.serving.query_texts import NoTextsError
 from listing_lens.serving.service import Service, TheService, counted
 from listing_lens.serving.wire import SEARCH_ID, Found, SearchAnswer, notices_of
 from models.queries import QueryVectors
@@ -201,10 +200,8 @@ async def search_by_photo(
 
 
 def _require_texts(live: LiveSpace) -> None:
-    try:
-        live.texts.require()
-    except NoTextsError as err:
-        raise Problem(422, "Not valid", f"text: {err}", "text") from None
+    if live.texts.why_not:
+        raise Problem(422, "Not valid", f"text: {live.texts.why_not}", "text")
 
 
 async def _all(parts: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
