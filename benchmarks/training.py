@@ -34,7 +34,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from models.encoders.untrained_siglip import save_untrained_siglip
 from models.finetune.optimisation import optimiser
-from models.finetune.recipe import Recipe
+from models.finetune.recipe import Machine, Recipe
 from models.finetune.shards import Batch, Shards
 from models.finetune.sigmoid_loss import sigmoid_loss
 from models.finetune.towers import Towers
@@ -77,20 +77,19 @@ def main() -> None:
         epochs=1,
         batch_size=given.batch,
         precision=given.precision,
-        readers=given.readers,
         validate_every=10**9,
-        checkpoint_every=10**9,
         validation_sessions=0,
     )
+    machine = Machine(readers=given.readers, checkpoint_every=10**9)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         parent = _save_parent(home / "parent", given.size)
-        shards = _write_shards(home / "pairs", given.batch * (steps + _WARM), 4 * given.readers + 4)
+        shards = _write_shards(home / "pairs", given.batch * (steps + _WARM), 32 * given.readers + 4)
         loop = _BareLoop(parent, recipe, torch.device(given.device))
         loop.run(_WARM)
         rates: dict[str, list[float]] = {"ours": [], "bare": []}
         for run in range(given.runs):
-            rates["ours"].append(_train(parent, recipe, shards, home / f"run-{run}"))
+            rates["ours"].append(_train(parent, recipe, shards, home / f"run-{run}", machine))
             rates["bare"].append(given.batch * steps / loop.run(steps))
         _print(given, rates, loop.flops())
 
@@ -131,11 +130,11 @@ class _Clock:
         pass
 
 
-def _train(parent: Path, recipe: Recipe, shards: Shards, folder: Path) -> float:
+def _train(parent: Path, recipe: Recipe, shards: Shards, folder: Path, machine: Machine) -> float:
     """Images per second of a training run, without its start."""
     clock = _Clock()
     # One validation pair, evaluated before the first step and after the last.
-    train(parent, recipe, shards, Validation(shards.head(1), (), {}), folder, clock)
+    train(parent, recipe, shards, Validation(shards.head(1), (), {}), folder, clock, machine)
     (first, began), (last, ended) = clock.first, clock.last
     return recipe.batch_size * (last - first) / (ended - began)
 

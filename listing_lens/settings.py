@@ -108,6 +108,10 @@ class Settings(BaseSettings):
     similar_pool: int = Field(gt=0, le=20)
     training_place: Literal["host", "kubernetes", "vertex"]
     training_processes: int = Field(gt=0)
+    training_readers: int = Field(ge=0)
+    training_micro_batch_size: int = Field(ge=0)
+    training_gradient_checkpointing: bool
+    training_checkpoint_every: int = Field(gt=0)
     training_folder: Path
     training_image: str
     training_options: dict[str, Any]

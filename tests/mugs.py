@@ -28,9 +28,7 @@ from models.finetune.recipe import Recipe
 
 WINDOW = Window(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC))
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (30, 60, 220), "yellow": (230, 200, 20)}
-RECIPE = Recipe(
-    epochs=2, batch_size=8, learning_rate=1e-3, precision="no", readers=0, validate_every=3, checkpoint_every=2
-)
+RECIPE = Recipe(epochs=2, batch_size=8, learning_rate=1e-3, precision="no", validate_every=3)
 
 
 def photo(colour: str, seed: int) -> bytes:

@@ -15,7 +15,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from models.finetune.recipe import Recipe
+from models.finetune.recipe import Machine, Recipe
 from models.finetune.shards import Pair, Shards
 from models.finetune.validation import HeldOutSession, Validation
 
@@ -25,13 +25,12 @@ RECIPE = Recipe(
     epochs=1,
     batch_size=16,
     precision="no",
-    readers=0,
     learning_rate=1e-3,
     shuffle_buffer=24,
     validate_every=8,
-    checkpoint_every=4,
     patience=1000,
 )
+MACHINE = Machine(readers=0, checkpoint_every=4)
 _COLOURS = ("red", "green", "blue", "pink", "grey", "brown", "white", "black")
 _THINGS = ("bag", "shoe", "lamp", "dress", "watch", "chair", "doll", "book")
 

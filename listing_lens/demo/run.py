@@ -42,9 +42,7 @@ _RECIPE = {
     "betas": [0.9, 0.98],
     "smallest_crop": 0.4,
     "duplicates_as": "positive",
-    "readers": 1,
     "validate_every": 100,
-    "checkpoint_every": 100,
 }
 
 

@@ -22,7 +22,7 @@ from listing_lens.lake.pairs import TRAIN, VALIDATION, PairsInfo, pairs_info
 from listing_lens.lake.windows import Lake
 from listing_lens.settings import Settings
 from models.encoders.files import encoder_folder, encoder_id
-from models.finetune.recipe import Recipe
+from models.finetune.recipe import Machine, Recipe
 from models.finetune.shards import Shards
 from models.finetune.training import Outcome, TrainingLog, train
 from models.finetune.validation import Validation
@@ -48,16 +48,15 @@ def train_encoder(name: str, pairs_name: str, parent: str, recipe: Recipe, setti
     source = resolve_encoder(parent, settings)
     folder = encoder_folder(source)
     parent_id = encoder_id(source, folder)
-    # The number of processes decides the global batch size, and so the number of steps.
-    processes = os.environ.get("WORLD_SIZE", "1")
-    what = f"{parent_id} {info.fingerprint} {recipe.fingerprint} {processes} {version('listing-lens')}"
+    # What computes it is not part of its name: another machine continues it.
+    what = f"{parent_id} {info.fingerprint} {recipe.fingerprint} {version('listing-lens')}"
     key = hashlib.sha256(what.encode()).hexdigest()[:16]
     work = settings.training_folder / key
     work.mkdir(parents=True, exist_ok=True)
-    outcome = _finished(work)
+    outcome, machine = _finished(work), _machine(settings)
     if os.environ.get("RANK", "0") != "0":
         if outcome is None:
-            _train(lake, info, folder, recipe, work, Silence())
+            _train(lake, info, folder, recipe, work, Silence(), machine)
         return None
     parameters: dict[str, object] = {"parent_source": source, "parent_id": parent_id, "pairs": info.dataset}
     parameters |= {"pairs_fingerprint": info.fingerprint, **info.counts, **recipe.model_dump(mode="json")}
@@ -66,7 +65,7 @@ def train_encoder(name: str, pairs_name: str, parent: str, recipe: Recipe, setti
             logger.info("this training is finished already: its encoder is taken from %s", work)
             log.replay()
         else:
-            outcome = _train(lake, info, folder, recipe, work, log)
+            outcome = _train(lake, info, folder, recipe, work, log, machine)
             part = work / f"{_FINISHED}.part"
             part.write_text(json.dumps({**asdict(outcome), "encoder": str(outcome.encoder)}))
             part.rename(work / _FINISHED)
@@ -96,7 +95,9 @@ def train_encoder(name: str, pairs_name: str, parent: str, recipe: Recipe, setti
     return record
 
 
-def _train(lake: Lake, info: PairsInfo, parent: Path, recipe: Recipe, work: Path, log: TrainingLog) -> Outcome:
+def _train(
+    lake: Lake, info: PairsInfo, parent: Path, recipe: Recipe, work: Path, log: TrainingLog, machine: Machine
+) -> Outcome:
     shards = Shards.open(lake.filesystem, lake.paths(info.dataset, [info.window], TRAIN))
     held_out = Shards.open(lake.filesystem, lake.paths(info.dataset, [info.window], VALIDATION))
     # Sessions that show nothing from training come first, in case not all are used.
@@ -105,7 +106,16 @@ def _train(lake: Lake, info: PairsInfo, parent: Path, recipe: Recipe, work: Path
     wanted = {item_id for session in sessions for item_id in session.shown}
     items = {item_id: image for item_id, image in session_items(lake, info) if item_id in wanted}
     validation = Validation(held_out.head(recipe.validation_pairs), sessions, items)
-    return train(parent, recipe, shards, validation, work, log)
+    return train(parent, recipe, shards, validation, work, log, machine)
+
+
+def _machine(settings: Settings) -> Machine:
+    return Machine(
+        readers=settings.training_readers,
+        micro_batch_size=settings.training_micro_batch_size or None,
+        gradient_checkpointing=settings.training_gradient_checkpointing,
+        checkpoint_every=settings.training_checkpoint_every,
+    )
 
 
 def _finished(work: Path) -> Outcome | None:

@@ -1,4 +1,7 @@
-"""The recipe of a fine-tuning: everything that decides the outcome, besides the parent and the pairs."""
+"""The recipe of a fine-tuning: everything that decides the outcome, besides the parent and the pairs.
+
+And the machine: what is left to the host that computes it, which may change from one to another while a training goes on.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,14 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 class Recipe(BaseModel):
     """Hyperparameters. The defaults are the recommendation paper's, and SigLIP's where it is silent.
 
-    A batch is `batch_size` pairs on each device; the loss compares all pairs of all devices.
+    A batch is the same pairs on however many devices, which share it; the loss compares all of them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: float = Field(5.0, gt=0)
-    batch_size: int = Field(256, gt=1, description="pairs a device and step")
-    micro_batch_size: int | None = Field(
-        None, gt=0, description="pairs per forward pass, by gradient caching; None: the whole batch"
-    )
+    batch_size: int = Field(256, gt=1, description="pairs a step, of all devices together")
     precision: Literal["bf16", "no"] = Field("bf16", description="of autocast; weights and loss stay float32")
-    gradient_checkpointing: bool = False
     seed: int = Field(0, ge=0)
 
     # ---- optimisation (AdamW) ----
@@ -52,7 +51,6 @@ class Recipe(BaseModel):
     )
     duplicates_as: Literal["positive", "mask"] = "mask"
     shuffle_buffer: int = Field(8192, gt=0, description="pairs that a reader shuffles among")
-    readers: int = Field(2, ge=0, description="processes per device that decode ahead; 0: none")
 
     # ---- augmentation ----
     smallest_crop: float = Field(0.6, gt=0, le=1, description="the least share of the image's area that a crop keeps")
@@ -65,9 +63,6 @@ class Recipe(BaseModel):
     validation_sessions: int = Field(300, ge=0)
     patience: int = Field(5, gt=0, description="validations without improvement after which training stops")
     judged_by: str = Field("", description="the metric that decides; empty: nDCG@5 of sessions, or title recall@10")
-
-    # ---- checkpoints ----
-    checkpoint_every: int = Field(500, gt=0, description="steps")
 
     @model_validator(mode="after")
     def _some_tower_learns(self) -> Recipe:
@@ -91,3 +86,16 @@ class Recipe(BaseModel):
             first = err.errors()[0]
             name = ".".join(map(str, first["loc"])) or "JSON"
             raise LensError(f"recipe: {name}: {first['msg']}; its fields are {', '.join(cls.model_fields)}") from err
+
+
+class Machine(BaseModel):
+    """How a host computes a training. The outcome is the same, up to rounding."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    readers: int = Field(2, ge=0, description="processes per device that decode ahead; 0: none")
+    micro_batch_size: int | None = Field(
+        None, gt=0, description="pairs of a device per forward pass, by gradient caching; None: all of them"
+    )
+    gradient_checkpointing: bool = Field(False, description="computes activations twice, to keep fewer of them")
+    checkpoint_every: int = Field(500, gt=0, description="steps")

@@ -1,7 +1,8 @@
 """Pairs streamed from Parquet shards: shuffled, decoded, augmented and batched in bounded memory, reproducibly.
 
-An epoch's order follows from the seed alone: the row groups are shuffled and dealt to the readers, and each reader
-shuffles its rows within a buffer. So a resumed run continues with exactly the batch that would have come next.
+A batch follows from the seed alone. Each epoch's row groups are shuffled and dealt to lanes, a lane shuffles its rows within a
+buffer, and every batch takes equally many pairs from each lane. Devices and their reading processes share the lanes. So a
+resumed training continues with exactly the batch that would have come next, also on another number of devices or readers.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import islice
 from threading import Thread
 
 import fsspec
@@ -34,6 +36,9 @@ COLUMNS = ("item_id", "title", "product_id", "image")
 # Titles → (n, length) int64, padded to the full length.
 Tokenize = Callable[[list[str]], torch.Tensor]
 _DECODERS = 2
+# As many devices as could share a batch. A lane has several row groups, so that lanes are about equally long: the pairs of a
+# shorter one would come more often.
+_MOST_LANES, _GROUPS_PER_LANE = 64, 8
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,11 @@ class Batch:
     def pin_memory(self) -> Batch:
         """For DataLoader, so that copies to a GPU do not block."""
         return Batch(*(tensor.pin_memory() for tensor in (self.pixels, self.tokens, self.groups)))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Batch]) -> Batch:
+        """The pairs of all parts, in order."""
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in ("pixels", "tokens", "groups")))
 
     def split(self, size: int | None) -> list[Batch]:
         """Parts of at most the given size."""
@@ -148,102 +158,103 @@ def _opened(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[pq.ParquetFile
 
 
 @dataclass(frozen=True)
-class Reader:
-    """One of several processes that share the shards."""
+class Device:
+    """One of several devices that share each batch, each with a process of its own."""
 
     number: int
     of: int
 
 
 class PairStream(IterableDataset[Batch]):
-    """An endless stream of training batches, one epoch after another, for one of several devices.
-
-    With reading processes (`DataLoader`'s workers), each makes whole batches from its own share of the row groups, and
-    they take turns.
+    """An endless stream of training batches, one epoch after another: of each batch, the share of one device.
 
     Args:
         shards: what is read.
         recipe: batch size, augmentation, seed, shuffle buffer and what counts as a duplicate.
         tokenize: titles to token ids.
         side: of the images, in pixels.
-        device: which of the training's processes this is.
-        done: batches that an earlier run of this process has already consumed.
+        device: which of the training's devices this is.
+        readers: processes that read for it; 0: this one does. There are no more than lanes.
+        done: batches that an earlier run has already consumed.
 
     Raises:
-        LensError: there are fewer row groups than readers, or fewer pairs than a batch.
+        LensError: the devices cannot share a batch, or there are fewer pairs than one.
     """
 
     def __init__(
-        self, shards: Shards, recipe: Recipe, tokenize: Tokenize, side: int, *, device: Reader, done: int = 0
+        self,
+        shards: Shards,
+        recipe: Recipe,
+        tokenize: Tokenize,
+        side: int,
+        *,
+        device: Device,
+        readers: int = 0,
+        done: int = 0,
     ) -> None:
-        if shards.rows < recipe.batch_size * device.of:
+        if shards.rows < recipe.batch_size:
             raise LensError(
-                f"{shards.rows} pairs are less than a batch of {recipe.batch_size} on {device.of} devices: "
-                "sample more pairs, or set the recipe's batch_size lower"
+                f"{shards.rows} pairs are less than a batch of {recipe.batch_size}: sample more pairs, or set the recipe's "
+                "batch_size lower"
+            )
+        lanes = _lanes(len(shards.groups), recipe.batch_size)
+        if lanes % device.of:
+            raise LensError(
+                f"{device.of} devices cannot share batches of {recipe.batch_size} pairs from {len(shards.groups)} row groups, "
+                f"which are read in {lanes} lanes: use a number of devices that divides {lanes}, or sample more pairs"
             )
         self._shards = shards
         self._recipe = recipe
         self._tokenize = tokenize
         self._side = side
-        self._device = device
+        self._lanes = lanes
+        self._mine = range(device.number, lanes, device.of)
+        self._readers = min(readers, len(self._mine))
         self._done = done
-        if len(shards.groups) < device.of * max(1, recipe.readers):
-            raise LensError(
-                f"{device.of} devices with {recipe.readers} readers each share {len(shards.groups)} row groups: "
-                "sample more pairs, or set the recipe's readers lower"
-            )
 
-    def loader(self) -> DataLoader[Batch]:
-        """The stream, read by the recipe's reading processes."""
-        readers = self._recipe.readers
+    def batches(self) -> Iterator[tuple[Batch, ...]]:
+        """This device's share of each batch, in parts, one of each reader. Reading begins at once."""
         # Imported once for all of them: what they read with.
         multiprocessing.set_forkserver_preload(["models.finetune.towers"])
-        return DataLoader(
+        loader = DataLoader(
             self,
             batch_size=None,
-            num_workers=readers,
+            num_workers=self._readers,
             # Children forked of this process could hang, since it has threads, and CUDA cannot be forked.
-            multiprocessing_context="forkserver" if readers else None,
-            prefetch_factor=4 if readers else None,
+            multiprocessing_context="forkserver" if self._readers else None,
+            prefetch_factor=4 if self._readers else None,
             pin_memory=torch.cuda.is_available(),
             # A generator of its own: a resumed training would get other numbers from the global one.
             generator=torch.Generator(),
         )
+        # DataLoader asks its workers in turn, so that as many parts as there are readers are a batch.
+        parts = iter(loader)
+        return zip(*[parts] * max(1, self._readers), strict=True)
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
-        workers = worker.num_workers if worker else 1
-        turn = worker.id if worker else 0
+        lanes = self._mine
         if worker:
+            lanes = lanes[worker.id :: worker.num_workers]
             torch.set_num_threads(1)
             Thread(target=_end_with_parent, daemon=True).start()
-        # DataLoader asks worker 0 first: it takes the part of the one whose turn it is.
-        mine = (turn + self._done) % workers
-        reader = Reader(self._device.number * workers + mine, self._device.of * workers)
-        taken = (self._done + workers - 1 - mine) // workers
+        size = self._recipe.batch_size // self._lanes
+        streams = [self._draws(lane, self._done * size) for lane in lanes]
         with ThreadPoolExecutor(_DECODERS) as threads:
-            yield from self._batches(reader, taken, threads)
+            while True:
+                yield self._batch([pair for stream in streams for pair in islice(stream, size)], threads)
 
-    def _batches(self, reader: Reader, taken: int, threads: ThreadPoolExecutor) -> Iterator[Batch]:
-        size = self._recipe.batch_size
-        drawn: list[tuple[int, Pair]] = []
-        for numbered in self._draws(reader, taken * size):
-            drawn.append(numbered)
-            if len(drawn) == size:
-                yield self._batch(drawn, threads)
-                drawn = []
-
-    def _draws(self, reader: Reader, skip: int) -> Iterator[tuple[int, Pair]]:
-        """Endless (epoch, pair), from a position in the stream on. Whole epochs before it are not read."""
+    def _draws(self, lane: int, skip: int) -> Iterator[tuple[int, Pair]]:
+        """Endless (epoch, pair), from a position in a lane on. Whole epochs before it are not read."""
         epoch = 0
         while True:
-            groups = self._order(epoch)[reader.number :: reader.of]
+            groups = self._order(epoch)[lane :: self._lanes]
             rows = sum(group.rows for group in groups)
             if skip >= rows:
                 skip -= rows
             else:
-                rng = np.random.default_rng([self._recipe.seed, epoch, reader.number])
-                for pair in _shuffled(self._shards.read(groups), self._recipe.shuffle_buffer, rng):
+                rng = np.random.default_rng([self._recipe.seed, epoch, lane])
+                for pair in _shuffled(self._shards.read(groups), self._recipe.shuffle_buffer // self._lanes, rng):
                     if skip:
                         skip -= 1
                     else:
@@ -269,6 +280,12 @@ class PairStream(IterableDataset[Batch]):
         return augment(decode(pair.image), self._side, self._recipe, rng)
 
 
+def _lanes(groups: int, batch_size: int) -> int:
+    """How many lanes there are: the same on every machine, and a divisor of the batch size."""
+    most = max(1, min(_MOST_LANES, groups // _GROUPS_PER_LANE))
+    return max(lanes for lanes in range(1, most + 1) if batch_size % lanes == 0)
+
+
 def _end_with_parent() -> None:
     """End this reading process when the training's has ended: DataLoader itself only watches the process that forked it."""
     parent = multiprocessing.parent_process()
@@ -286,10 +303,10 @@ def _shuffled(pairs: Iterator[Pair], buffer_size: int, rng: np.random.Generator)
     """All pairs, each taken at random from a buffer."""
     buffer: list[Pair] = []
     for pair in pairs:
-        if len(buffer) < buffer_size:
+        if len(buffer) < max(1, buffer_size):
             buffer.append(pair)
             continue
-        place = int(rng.integers(buffer_size))
+        place = int(rng.integers(len(buffer)))
         yield buffer[place]
         buffer[place] = pair
     yield from (buffer[place] for place in rng.permutation(len(buffer)))

@@ -86,8 +86,8 @@ class Towers(nn.Module):
             raise LensError(f"parent {folder} scales images to no fixed size: fine-tune a SigLIP model")
         return cls(model, processor, tokenizer)
 
-    def prepare(self, recipe: Recipe) -> None:
-        """Set up what a recipe trains: frozen towers, low-rank updates, gradient checkpointing, the loss's parameters."""
+    def prepare(self, recipe: Recipe, *, gradient_checkpointing: bool = False) -> None:
+        """Set up what a recipe trains: frozen towers, low-rank updates, the loss's parameters."""
         if not self.log_scale.any() and not self.bias.any():
             # Still as transformers initialises them: the loss would start a hundred times too high.
             nn.init.constant_(self.log_scale, INITIAL_LOG_SCALE)
@@ -100,7 +100,7 @@ class Towers(nn.Module):
                 parameter.requires_grad_(False)
         self.log_scale.requires_grad_(True)
         self.bias.requires_grad_(True)
-        if recipe.gradient_checkpointing:
+        if gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
 
     def _add_low_rank_updates(self, rank: int) -> None:

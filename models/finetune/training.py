@@ -10,7 +10,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,8 +25,8 @@ from matplotlib.figure import Figure
 from models.errors import LensError
 from models.finetune.gradient_cache import backward_in_pieces
 from models.finetune.optimisation import optimiser, schedule
-from models.finetune.recipe import Recipe
-from models.finetune.shards import Batch, PairStream, Reader, Shards
+from models.finetune.recipe import Machine, Recipe
+from models.finetune.shards import Batch, Device, PairStream, Shards
 from models.finetune.sigmoid_loss import distributed_sigmoid_loss, sigmoid_loss
 from models.finetune.towers import Towers
 from models.finetune.validation import Validation
@@ -35,6 +35,7 @@ from models.finetune.validation import Validation
 _DIVERGED = 3.0
 _LOG_EVERY = 10
 _BEST, _CHECKPOINTS = "best", "checkpoints"
+DEFAULT_MACHINE = Machine()  # type: ignore[call-arg]
 
 
 class TrainingLog(Protocol):
@@ -74,7 +75,13 @@ class Progress:
 
 
 def train(
-    parent: Path, recipe: Recipe, shards: Shards, validation: Validation, folder: Path, log: TrainingLog
+    parent: Path,
+    recipe: Recipe,
+    shards: Shards,
+    validation: Validation,
+    folder: Path,
+    log: TrainingLog,
+    machine: Machine = DEFAULT_MACHINE,
 ) -> Outcome:
     """Fine-tune a parent, or continue a training that was killed.
 
@@ -85,27 +92,36 @@ def train(
         validation: what is measured along the way; the best encoder by it is kept.
         folder: holds checkpoints and the best encoder. One folder belongs to one parent, recipe and set of pairs.
         log: is told of every step.
+        machine: how this host computes it; another may go on.
 
     Raises:
         LensError: the loss is not a number or has diverged, or a GPU's memory is too small; the best encoder and the last
             checkpoint before it are kept. Or the parent or the pairs do not fit.
     """
-    training = _Training(parent, recipe, shards, validation, folder, log)
-    with _clear_end(folder, recipe, training.progress):
+    training = _Training(parent, recipe, shards, validation, folder, log, machine)
+    with _clear_end(folder, training):
         return training.run()
 
 
 class _Training:
     def __init__(
-        self, parent: Path, recipe: Recipe, shards: Shards, validation: Validation, folder: Path, log: TrainingLog
+        self,
+        parent: Path,
+        recipe: Recipe,
+        shards: Shards,
+        validation: Validation,
+        folder: Path,
+        log: TrainingLog,
+        machine: Machine,
     ) -> None:
         self.recipe, self.shards, self.validation, self.folder, self.log = recipe, shards, validation, folder, log
+        self.machine = machine
         self.accelerator = Accelerator(mixed_precision=recipe.precision)
         set_seed(recipe.seed)
         self.towers = Towers.load(parent)
-        self.towers.prepare(recipe)
-        self.device = Reader(self.accelerator.process_index, self.accelerator.num_processes)
-        self.steps = max(1, math.floor(recipe.epochs * shards.rows / (recipe.batch_size * self.device.of)))
+        self.towers.prepare(recipe, gradient_checkpointing=machine.gradient_checkpointing)
+        self.device = Device(self.accelerator.process_index, self.accelerator.num_processes)
+        self.steps = max(1, math.floor(recipe.epochs * shards.rows / recipe.batch_size))
         self.progress = Progress()
         of = optimiser(self.towers, recipe)
         # The schedule is stepped once per step here, whatever the number of processes.
@@ -125,10 +141,11 @@ class _Training:
             self.towers.tokenize.ids,
             self.towers.side,
             device=self.device,
+            readers=self.machine.readers,
             done=self.progress.step,
         )
         # Its processes take seconds to start: they do so while the parent is validated.
-        batches = iter(stream.loader())
+        batches = stream.batches()
         if self.progress.step == 0:
             self._validate()
         stopped = "all steps were made"
@@ -141,17 +158,22 @@ class _Training:
             if self.progress.step % self.recipe.validate_every == 0 or last:
                 self._validate()
                 self._begin_counting()
-            if self.progress.step % self.recipe.checkpoint_every == 0:
+            if self.progress.step % self.machine.checkpoint_every == 0:
                 self._save_checkpoint()
         if self.progress.without_better >= self.recipe.patience:
             stopped = f"{self.judged_by} was not better in {self.recipe.patience} validations"
         best = json.loads((self.folder / _BEST / "validation.json").read_text())
         return Outcome(self.folder / _BEST / "encoder", self.progress.step, best["step"], stopped, best["metrics"])
 
+    @property
+    def at_once(self) -> int:
+        """Pairs of a forward pass."""
+        return self.machine.micro_batch_size or self.recipe.batch_size // self.device.of
+
     # ---- one step ---------------------------------------------------------------------------------------------------
 
-    def _step(self, batch: Batch) -> None:
-        batch = batch.to(self.accelerator.device)
+    def _step(self, parts: Sequence[Batch]) -> None:
+        batch = Batch.concatenate([part.to(self.accelerator.device) for part in parts])
         self.optimiser.zero_grad()
         loss = float(self._backward(batch))
         self._check(loss, "loss")
@@ -163,17 +185,17 @@ class _Training:
         if math.isnan(self.progress.first_loss):
             self.progress.first_loss = loss
         if self.progress.step % _LOG_EVERY == 0 or self.progress.step == self.steps:
-            self._log(loss, norm, len(batch))
+            self._log(loss, norm)
 
     def _backward(self, batch: Batch) -> torch.Tensor:
         """Leave the gradient of the global batch's loss in the parameters. Returns the loss."""
-        if self.recipe.micro_batch_size is None:
+        if self.machine.micro_batch_size is None:
             loss = self._loss(*self._embed(batch), groups=batch.groups)
             self.accelerator.backward(loss)
             return loss.detach()
         return backward_in_pieces(
             self._embed,
-            batch.split(self.recipe.micro_batch_size),
+            batch.split(self.machine.micro_batch_size),
             lambda images, texts: self._loss(images, texts, groups=batch.groups),
             (self.towers.log_scale, self.towers.bias),
             self.accelerator.backward,
@@ -203,10 +225,10 @@ class _Training:
                 "the start: lower the recipe's learning_rate, or give it a longer warmup_share"
             )
 
-    def _log(self, loss: float, norm: float, pairs: int) -> None:
+    def _log(self, loss: float, norm: float) -> None:
         """Log a step; images/s covers the time since the last logged step, waiting included."""
         now, steps = time.perf_counter(), self.progress.step - self._logged_step
-        images_per_s = steps * pairs * self.device.of / (now - self._logged_at)
+        images_per_s = steps * self.recipe.batch_size / (now - self._logged_at)
         self._logged_at, self._logged_step = now, self.progress.step
         if self.accelerator.is_main_process:
             metrics: dict[str, float] = {
@@ -300,19 +322,19 @@ def _restore(folder: Path) -> None:
 
 
 @contextmanager
-def _clear_end(folder: Path, recipe: Recipe, progress: Progress) -> Iterator[None]:
+def _clear_end(folder: Path, training: _Training) -> Iterator[None]:
     """Add to an early end's error what is kept, and to a full GPU's what to do."""
     kept = "nothing was kept"
     try:
         yield
     except (LensError, torch.cuda.OutOfMemoryError) as err:
         if (folder / _BEST).exists():
-            kept = f"the best encoder so far, of step {progress.best_step}, is kept in {folder / _BEST / 'encoder'}"
+            kept = f"the best encoder so far, of step {training.progress.best_step}, is kept in {folder / _BEST / 'encoder'}"
         if isinstance(err, LensError):
             raise LensError(f"{err}; {kept}") from err
         raise LensError(
-            f"the GPU's memory is too small for {recipe.micro_batch_size or recipe.batch_size} pairs at once: set the "
-            f"recipe's micro_batch_size lower, or gradient_checkpointing; {kept}"
+            f"the GPU's memory is too small for {training.at_once} pairs at once: set LENS_TRAINING_MICRO_BATCH_SIZE lower, or "
+            f"LENS_TRAINING_GRADIENT_CHECKPOINTING; {kept}"
         ) from err
 
 

@@ -196,7 +196,7 @@ def test_an_unknown_model_fails_the_rebuild_and_moves_nothing(
 def trained(airflow: AirflowApi, settings: Settings, lake: Lake) -> RegisteredEncoder:
     """An encoder that was fine-tuned on the marketplace's pairs: the candidate."""
     airflow.wait_for_dag("finetune_encoder")
-    recipe = {"epochs": 1, "batch_size": 8, "precision": "no", "readers": 0}
+    recipe = {"epochs": 1, "batch_size": 8, "precision": "no"}
     run = airflow.trigger(
         "finetune_encoder", {"pairs": 100, "sessions": 10, "validation_share": 0.3, "image_side": 112, "recipe": recipe}
     )

@@ -47,5 +47,11 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
 
 
 @pytest.fixture(scope="session")
+def fine_shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
+    """The same in row groups of 2: enough for four lanes, which devices and readers can share."""
+    return write_shards(tmp_path_factory.mktemp("fine pairs"), made_pairs(64), rows_per_group=2)
+
+
+@pytest.fixture(scope="session")
 def validation() -> Validation:
     return made_validation(made_pairs(64))

@@ -14,9 +14,7 @@ from models.finetune.recipe import Recipe
 OTHERS: dict[str, Any] = {
     "epochs": 4.5,
     "batch_size": 128,
-    "micro_batch_size": 32,
     "precision": "no",
-    "gradient_checkpointing": True,
     "seed": 1,
     "learning_rate": 1e-4,
     "scalar_learning_rate": 1e-3,
@@ -30,7 +28,6 @@ OTHERS: dict[str, Any] = {
     "duplicates_by": None,
     "duplicates_as": "positive",
     "shuffle_buffer": 100,
-    "readers": 0,
     "smallest_crop": 0.9,
     "flip": 0.0,
     "jitter": 0.0,
@@ -39,7 +36,6 @@ OTHERS: dict[str, Any] = {
     "validation_sessions": 0,
     "patience": 2,
     "judged_by": "titles/recall@1",
-    "checkpoint_every": 100,
 }
 
 

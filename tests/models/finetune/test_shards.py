@@ -6,7 +6,7 @@ import io
 import pickle
 import shutil
 from collections.abc import Sequence
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 
 import fsspec
@@ -22,9 +22,9 @@ from tiny_training import RECIPE, SIDE, by_number, made_pairs, photo, write_shar
 
 from models.errors import LensError
 from models.finetune.recipe import Recipe
-from models.finetune.shards import Batch, Pair, PairStream, Reader, Shards
+from models.finetune.shards import Batch, Device, Pair, PairStream, Shards
 
-ALONE = Reader(0, 1)
+ALONE = Device(0, 1)
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +49,8 @@ def recipe(**changes: object) -> Recipe:
     return Recipe.model_validate({**RECIPE.model_dump(), "batch_size": 4, **changes})
 
 
-def stream(shards: Shards, of: Recipe, device: Reader = ALONE, done: int = 0) -> PairStream:
-    return PairStream(shards, of, by_number, 4, device=device, done=done)
+def stream(shards: Shards, of: Recipe, device: Device = ALONE, *, readers: int = 0, done: int = 0) -> PairStream:
+    return PairStream(shards, of, by_number, 4, device=device, readers=readers, done=done)
 
 
 def numbers(batches: Sequence[Batch]) -> list[int]:
@@ -111,20 +111,28 @@ class TestGoingOn:
 
 class TestDevices:
     @settings(max_examples=20)
-    @given(of=st.integers(2, 4), rows_per_group=st.sampled_from([1, 2, 5]), seed=st.integers(0, 5))
-    def test_their_shares_are_disjoint_and_together_all(
-        self, numbered: Path, of: int, rows_per_group: int, seed: int
-    ) -> None:
-        # Equal groups, and as many for each: every device ends its epoch with a batch of its own.
-        count = 4 * of * 5
-        shards = shards_of(numbered, count, rows_per_group, shards=1)
-        shares = [
-            numbers(list(islice(stream(shards, recipe(seed=seed), Reader(device, of)), 5))) for device in range(of)
-        ]
-        assert sorted(chain(*shares)) == list(range(count))
+    @given(of=st.sampled_from([2, 4]), rows_per_group=st.sampled_from([1, 2]), seed=st.integers(0, 5))
+    def test_share_the_very_batches_that_one_has(self, numbered: Path, of: int, rows_per_group: int, seed: int) -> None:
+        shards, shared = shards_of(numbered, 64, rows_per_group), recipe(batch_size=16, seed=seed)
+        whole = list(islice(stream(shards, shared), 6))
+        shares = [list(islice(stream(shards, shared, Device(number, of)), 6)) for number in range(of)]
+        for batch, *parts in zip(whole, *shares, strict=True):
+            assert {len(part) for part in parts} == {16 // of}
+            assert sorted(numbers(parts)) == sorted(numbers([batch]))
+
+    def test_a_pair_looks_the_same_on_each(self, numbered: Path) -> None:
+        shards, shared = shards_of(numbered, 64, 1), recipe(batch_size=16)
+
+        def looks(batches: Sequence[Batch]) -> dict[int, bytes]:
+            rows = [row for batch in batches for row in zip(batch.tokens[:, 0].tolist(), batch.pixels, strict=True)]
+            return {number: pixels.numpy().tobytes() for number, pixels in rows}
+
+        shares = [next(iter(stream(shards, shared, Device(number, 2)))) for number in (0, 1)]
+        assert looks(shares) == looks([next(iter(stream(shards, shared)))])
 
     def test_their_shares_change_from_epoch_to_epoch(self, numbered: Path) -> None:
-        drawn = numbers(list(islice(stream(shards_of(numbered, 40, 5), recipe(), Reader(0, 2)), 10)))
+        of = recipe(batch_size=8)
+        drawn = numbers(list(islice(stream(shards_of(numbered, 40, 1), of, Device(0, 2)), 10)))
         assert set(drawn[:20]) != set(drawn[20:])
 
 
@@ -132,13 +140,17 @@ class TestReaders:
     """Real processes."""
 
     @pytest.mark.parametrize("done", [0, 7])
-    def test_two_take_turns_from_any_place_on(self, numbered: Path, done: int) -> None:
-        shards = shards_of(numbered, 48, 4)
-        shares = [islice(stream(shards, recipe(), Reader(number, 2)), 8) for number in (0, 1)]
-        turns = [batch for both in zip(*shares, strict=True) for batch in both]
-        read = list(islice(stream(shards, recipe(readers=2), done=done).loader(), 16 - done))
-        assert sorted(numbers(turns[:12])) == list(range(48))
-        assert all(equal(one, other) for one, other in zip(turns[done:], read, strict=True))
+    def test_share_the_very_batches_from_any_place_on(self, numbered: Path, done: int) -> None:
+        shards, of = shards_of(numbered, 48, 1), recipe(batch_size=12)
+        whole = list(islice(stream(shards, of), 12))
+        read = list(islice(stream(shards, of, readers=3, done=done).batches(), 12 - done))
+        assert {len(parts) for parts in read} == {3}
+        for batch, parts in zip(whole[done:], read, strict=True):
+            assert sorted(numbers(parts)) == sorted(numbers([batch]))
+
+    def test_are_no_more_than_there_are_lanes(self, numbered: Path) -> None:
+        (batch,) = next(stream(shards_of(numbered, 40, 20), recipe(), readers=3).batches())
+        assert len(batch) == 4
 
 
 class TestBatches:
@@ -262,11 +274,11 @@ class TestRefusals:
             next(iter(stream(shards, recipe())))
 
     def test_fewer_pairs_than_a_batch(self, numbered: Path) -> None:
-        with pytest.raises(LensError, match="40 pairs are less than a batch of 41 on 1 devices: .*batch_size lower"):
+        with pytest.raises(LensError, match="40 pairs are less than a batch of 41: .*batch_size lower"):
             stream(shards_of(numbered, 40, 5), recipe(batch_size=41))
-        with pytest.raises(LensError, match="40 pairs are less than a batch of 21 on 2 devices"):
-            stream(shards_of(numbered, 40, 5), recipe(batch_size=21), Reader(0, 2))
 
-    def test_fewer_row_groups_than_readers(self, numbered: Path) -> None:
-        with pytest.raises(LensError, match="1 devices with 3 readers each share 2 row groups: .*readers lower"):
-            stream(shards_of(numbered, 40, 20), recipe(readers=3))
+    def test_devices_that_cannot_share_a_batch(self, numbered: Path) -> None:
+        with pytest.raises(LensError, match="3 devices cannot share batches of 4 pairs .* 4 lanes: .* divides 4"):
+            stream(shards_of(numbered, 40, 1), recipe(), Device(0, 3))
+        with pytest.raises(LensError, match="2 devices cannot share .* from 8 row groups, .* 1 lanes: .* sample more"):
+            stream(shards_of(numbered, 40, 5), recipe(), Device(1, 2))
