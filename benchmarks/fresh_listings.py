@@ -35,7 +35,7 @@ from listing_lens.settings import load_settings
 from listing_lens.stack.ports import choose_port
 from models.embedder import EmbedderCard
 from models.encoders.encoder import shared_encoder
-from models.encoders.untrained_siglip import save_untrained_siglip
+from models.encoders.small_siglip import save_untrained_siglip
 from models.moments import Moments
 from models.projection import fit_projection
 

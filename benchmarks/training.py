@@ -32,7 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import SiglipConfig, SiglipModel
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from models.encoders.untrained_siglip import save_untrained_siglip
+from models.encoders.small_siglip import save_untrained_siglip
 from models.finetune.optimisation import optimiser
 from models.finetune.recipe import Machine, Recipe
 from models.finetune.shards import Batch, Shards

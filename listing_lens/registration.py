@@ -79,9 +79,11 @@ def previous_projection(name: str, settings: Settings) -> str | None:
     return projection_id
 
 
-def register_finetune(name: str, settings: Settings) -> int:
-    """Register a fine-tuned encoder as the candidate. Returns its version."""
+def register_finetune(name: str, settings: Settings) -> int | None:
+    """Register a fine-tuned encoder as the candidate. Returns its version; None if it is no better than its parent."""
     finetune = load_finetune(Lake(settings.lake), name)
+    if finetune.best_step == 0:
+        return None
     registry = connect_registry(settings)
     run_id = finetune.mlflow_run_id
     if run_id is None:

@@ -42,10 +42,18 @@ def resolve(name: str) -> dict[str, Any]:
 
 @task
 def register_encoder(name: str) -> int:
-    """Register the encoder of a training as a version of listing-encoder, the candidate. Returns its version."""
+    """Register the encoder of a training as a version of listing-encoder, the candidate. Returns its version.
+
+    Skipped if it is no better than its parent.
+    """
     from listing_lens import registration
 
-    return registration.register_finetune(name, load_settings())
+    version = registration.register_finetune(name, load_settings())
+    if version is None:
+        raise AirflowSkipException(
+            "no validation was better than the parent's own, so there is no new encoder: give it more pairs, or another recipe"
+        )
+    return version
 
 
 @task

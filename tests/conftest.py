@@ -133,7 +133,7 @@ def airflow(stack_settings: Settings) -> Iterator[AirflowApi]:
 @pytest.fixture(scope="session")
 def untrained_siglip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a small SigLIP with random weights."""
-    from models.encoders.untrained_siglip import save_untrained_siglip
+    from models.encoders.small_siglip import save_untrained_siglip
 
     return save_untrained_siglip(tmp_path_factory.mktemp("encoders") / "untrained-siglip")
 

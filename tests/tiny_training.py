@@ -75,7 +75,7 @@ def _text() -> dict[str, object]:
 def _save(folder: Path, kind: type, config: object, seed: int) -> Path:
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-    from models.encoders.untrained_siglip import save_untrained_siglip
+    from models.encoders.small_siglip import save_untrained_siglip
 
     # Its tokenizer stays; weights and preprocessing take the place of the larger model's.
     save_untrained_siglip(folder, titles=[title(number) for number in range(64)])

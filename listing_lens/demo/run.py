@@ -151,7 +151,7 @@ def _train_encoder(airflow: AirflowApi, lake: Lake, settings: Settings, narrator
     if connect_registry(settings).has(CHAMPION, ENCODER_MODEL):
         narrator.say("the registry has a champion already: it is used as it is")
         return
-    from models.encoders.untrained_siglip import save_untrained_siglip
+    from models.encoders.small_siglip import save_untrained_siglip
 
     titles = sorted(
         {title for batch in lake.read(LISTINGS, lake.windows(LISTINGS)) for title in batch["title"].to_pylist()}

@@ -37,7 +37,7 @@ class Finetune(BaseModel):
     # None when no MLflow server was configured.
     mlflow_run_id: str | None
     steps: int = Field(ge=0)
-    # The step of the best checkpoint, which became the encoder; 0 if none was better than the parent.
+    # The step of the best checkpoint, which became the encoder; 0 if none was better than the parent, which it is then.
     best_step: int = Field(ge=0)
     # Why the training ended, as a sentence.
     stopped: str

@@ -36,6 +36,8 @@ _FINISHED = "finished.json"
 def train_encoder(name: str, pairs_name: str, parent: str, recipe: Recipe, settings: Settings) -> Finetune | None:
     """Fine-tune a parent on a sample of pairs, publish the best encoder to the lake and keep the record.
 
+    If no validation is better than the parent's, the encoder of the record is the parent, and nothing is published.
+
     Returns:
         The record; None in all but the first of several processes: the others only take part in the training.
 
@@ -69,7 +71,12 @@ def train_encoder(name: str, pairs_name: str, parent: str, recipe: Recipe, setti
             part = work / f"{_FINISHED}.part"
             part.write_text(json.dumps({**asdict(outcome), "encoder": str(outcome.encoder)}))
             part.rename(work / _FINISHED)
-    published = publish_encoder(lake, outcome.encoder, name=f"{_family(parent_id)}-finetuned")
+    if outcome.best_step:
+        published = publish_encoder(lake, outcome.encoder, name=f"{_family(parent_id)}-finetuned")
+        made = encoder_id(published, encoder_folder(published))
+    else:
+        logger.warning("no validation was better than the parent's own: the encoder is the parent as it was")
+        published, made = source, parent_id
     record = Finetune(
         name=name,
         pairs=pairs_name,
@@ -81,7 +88,7 @@ def train_encoder(name: str, pairs_name: str, parent: str, recipe: Recipe, setti
         parent_revision=folder.name if folder.parent.name == "snapshots" else None,
         recipe=recipe.model_dump(mode="json"),
         encoder_source=published,
-        encoder_id=encoder_id(published, encoder_folder(published)),
+        encoder_id=made,
         mlflow_run_id=log.run.run_id if log.run else None,
         steps=outcome.steps,
         best_step=outcome.best_step,
@@ -89,8 +96,6 @@ def train_encoder(name: str, pairs_name: str, parent: str, recipe: Recipe, setti
         metrics=outcome.metrics,
     )
     save_finetune(lake, record)
-    if not outcome.best_step:
-        logger.warning("no validation was better than the parent's own: the encoder is the parent as it was")
     logger.info("%s is trained, %s steps, %s: %s", record.encoder_id, outcome.steps, outcome.stopped, outcome.metrics)
     return record
 

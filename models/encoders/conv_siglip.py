@@ -1,7 +1,8 @@
 """SigLIP with a convolutional image tower, which transformers loads from a folder like any other model.
 
-A vision transformer learns little from a few thousand photos. A residual network, with locality built in, learns within
-minutes from as many to tell the item from the seller's floor.
+A vision transformer learns little from a few thousand photos. A convolutional network, with locality built in, learns within
+minutes from as many; one that has seen ImageNet knows what things look like before it starts. It is any of transformers' own,
+or of timm's, which must be installed then.
 """
 
 from __future__ import annotations
@@ -16,28 +17,25 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     ResNetConfig,
-    ResNetModel,
     SiglipTextConfig,
     SiglipTextModel,
 )
-
-from models.finetune.sigmoid_loss import INITIAL_BIAS, INITIAL_LOG_SCALE
 
 
 class ConvSiglipConfig(PreTrainedConfig):
     """The configs of both towers, as in transformers' own models."""
 
     model_type = "conv_siglip"
-    sub_configs = {"text_config": SiglipTextConfig, "vision_config": ResNetConfig}  # noqa: RUF012
+    sub_configs = {"text_config": SiglipTextConfig, "vision_config": AutoConfig}  # noqa: RUF012
 
     def __init__(self, text_config: Any = None, vision_config: Any = None, **kwargs: Any) -> None:
-        self.text_config = _config(SiglipTextConfig, text_config)
-        self.vision_config = _config(ResNetConfig, vision_config)
+        self.text_config = _config(text_config, SiglipTextConfig.model_type)
+        self.vision_config = _config(vision_config, ResNetConfig.model_type)
         super().__init__(**kwargs)
 
 
 class ConvSiglipModel(PreTrainedModel):
-    """SigLIP's text tower and a residual network, projected to the text tower's dimensions."""
+    """SigLIP's text tower and a convolutional network, projected to the text tower's dimensions."""
 
     config_class = ConvSiglipConfig
     base_model_prefix = "conv_siglip"
@@ -46,13 +44,14 @@ class ConvSiglipModel(PreTrainedModel):
     def __init__(self, config: ConvSiglipConfig) -> None:
         super().__init__(config)
         self.text_model = SiglipTextModel(config.text_config)
-        self.vision_model = ResNetModel(config.vision_config)
-        width = config.vision_config.hidden_sizes[-1]
+        self.vision_model = AutoModel.from_config(config.vision_config)
+        width = _width(self.vision_model)
         # Means of a rectifier's output are all positive: without centring, all images would start with the same embedding.
         self.visual_norm = nn.BatchNorm1d(width)
         self.visual_projection = nn.Linear(width, config.text_config.projection_size)
-        self.logit_scale = nn.Parameter(torch.full((1,), INITIAL_LOG_SCALE))
-        self.logit_bias = nn.Parameter(torch.full((1,), INITIAL_BIAS))
+        # As transformers' own SigLIP is made: where they start is a matter of the training.
+        self.logit_scale = nn.Parameter(torch.zeros(1))
+        self.logit_bias = nn.Parameter(torch.zeros(1))
         self.post_init()
 
     def get_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -66,8 +65,18 @@ class ConvSiglipModel(PreTrainedModel):
         return self.text_model(input_ids).pooler_output  # type: ignore[no-any-return]
 
 
-def _config(of: Any, given: Any) -> Any:
-    return given if isinstance(given, PreTrainedConfig) else of(**(given or {}))
+def _config(given: Any, default: str) -> PreTrainedConfig:
+    if isinstance(given, PreTrainedConfig):
+        return given
+    content = dict(given or {})
+    made: PreTrainedConfig = AutoConfig.for_model(content.pop("model_type", default), **content)
+    return made
+
+
+def _width(tower: Any) -> int:
+    """Of the tower's pooled output."""
+    timm = getattr(tower, "timm_model", None)
+    return int(timm.num_features if timm is not None else tower.config.hidden_sizes[-1])
 
 
 # So that its folder is loaded like any other model's.

@@ -34,7 +34,12 @@ class Recipe(BaseModel):
         None, gt=0, description="of the loss's temperature and bias; None: learning_rate"
     )
     warmup_share: float = Field(0.05, ge=0, lt=1, description="of all steps; then a cosine to zero")
-    weight_decay: float = Field(1e-4, ge=0, description="of matrices; norms and biases have none")
+    weight_decay: float = Field(
+        1e-4,
+        ge=0,
+        lt=1,
+        description="share by which a step shrinks matrices, at the schedule's peak; norms and biases have none",
+    )
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     max_gradient_norm: float = Field(1.0, gt=0)
     layer_decay: float = Field(

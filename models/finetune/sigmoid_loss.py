@@ -30,6 +30,16 @@ INITIAL_LOG_SCALE = math.log(10)
 INITIAL_BIAS = -10.0
 """Where the learned bias starts, as published: nearly all pairs do not belong together."""
 
+
+def initial_bias(batch_size: int) -> float:
+    """Where the bias of a model that was never trained starts.
+
+    The published start is the logarithm of the share of pairs that belong together in a batch of 32,768. In a batch of
+    hundreds, all pairs would attract at first, until every embedding is the same.
+    """
+    return max(INITIAL_BIAS, -math.log(batch_size))
+
+
 Duplicates = Literal["negative", "positive", "mask"]
 """How an image and another row's title are treated when both rows have the same group: as a pair that does not belong
 together, as one that does, or not at all."""

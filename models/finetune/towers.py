@@ -22,7 +22,7 @@ from models.encoders.own_code import register_architecture
 from models.encoders.texts import Tokenize
 from models.errors import LensError
 from models.finetune.recipe import Recipe
-from models.finetune.sigmoid_loss import INITIAL_BIAS, INITIAL_LOG_SCALE
+from models.finetune.sigmoid_loss import INITIAL_LOG_SCALE, initial_bias
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -89,9 +89,9 @@ class Towers(nn.Module):
     def prepare(self, recipe: Recipe, *, gradient_checkpointing: bool = False) -> None:
         """Set up what a recipe trains: frozen towers, low-rank updates, the loss's parameters."""
         if not self.log_scale.any() and not self.bias.any():
-            # Still as transformers initialises them: the loss would start a hundred times too high.
+            # Never trained: transformers makes both zero, where the loss would start a hundred times too high.
             nn.init.constant_(self.log_scale, INITIAL_LOG_SCALE)
-            nn.init.constant_(self.bias, INITIAL_BIAS)
+            nn.init.constant_(self.bias, initial_bias(recipe.batch_size))
         if recipe.lora_rank:
             self._add_low_rank_updates(recipe.lora_rank)
         self._frozen = recipe.freeze
@@ -133,9 +133,19 @@ class Towers(nn.Module):
 
     def forward(self, pixels: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(n, 3, side, side) uint8 and (n, length) int64 → the images' and the texts' embeddings (n, d), unit length."""
-        images = self.model.get_image_features(pixel_values=(pixels - self._mean) / self._std)
-        texts = self.model.get_text_features(input_ids=tokens)
-        return _unit(images), _unit(texts)
+        return _unit(self.image_features(pixels)), _unit(self.text_features(tokens))
+
+    def image_features(self, pixels: torch.Tensor) -> Any:
+        """(n, 3, side, side) uint8 → what the model gives: features (n, d), or an output that holds them."""
+        return self.model.get_image_features(pixel_values=(pixels - self._mean) / self._std)
+
+    def text_features(self, tokens: torch.Tensor) -> Any:
+        """(n, length) int64 → what the model gives: features (n, d), or an output that holds them."""
+        return self.model.get_text_features(input_ids=tokens)
+
+    def learns(self, tower: str) -> bool:
+        """Whether `image` or `text` is trained."""
+        return tower not in self._frozen
 
     @torch.inference_mode()
     def embed_images(self, images: Sequence[Image.Image], batch_size: int = 128) -> NDArray[np.float32]:

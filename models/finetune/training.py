@@ -23,6 +23,7 @@ from accelerate.utils import broadcast_object_list, set_seed
 from matplotlib.figure import Figure
 
 from models.errors import LensError
+from models.finetune.efficiency import flop_per_pair, peak_flops
 from models.finetune.gradient_cache import backward_in_pieces
 from models.finetune.optimisation import optimiser, schedule
 from models.finetune.recipe import Machine, Recipe
@@ -128,6 +129,7 @@ class _Training:
         self.schedule = schedule(of, recipe, self.steps)
         self.model, self.optimiser = self.accelerator.prepare(self.towers, of)
         self.accelerator.register_for_checkpointing(self.schedule, self.progress)
+        self.flop_per_pair, self.peak_flops = flop_per_pair(self.towers), self._peak_flops()
         # Sessions are ranked by images alone, which do not change when their tower is frozen.
         default = "titles/recall@10" if "image" in recipe.freeze else validation.default_metric
         self.judged_by = recipe.judged_by or default
@@ -153,7 +155,10 @@ class _Training:
         self.model.train()
         self._begin_counting()
         while self.progress.step < self.steps and self.progress.without_better < self.recipe.patience:
-            self._step(next(batches))
+            asked = time.perf_counter()
+            parts = next(batches)
+            self._waited_s += time.perf_counter() - asked
+            self._step(parts)
             last = self.progress.step == self.steps
             if self.progress.step % self.recipe.validate_every == 0 or last:
                 self._validate()
@@ -165,6 +170,13 @@ class _Training:
         best = json.loads((self.folder / _BEST / "validation.json").read_text())
         return Outcome(self.folder / _BEST / "encoder", self.progress.step, best["step"], stopped, best["metrics"])
 
+    def _peak_flops(self) -> float | None:
+        """Of all devices together, at the recipe's precision; None if it is not known."""
+        if self.accelerator.device.type != "cuda" or self.recipe.precision != "bf16":
+            return None
+        peak = peak_flops(torch.cuda.get_device_name(self.accelerator.device))
+        return peak and peak * self.device.of
+
     @property
     def at_once(self) -> int:
         """Pairs of a forward pass."""
@@ -175,9 +187,11 @@ class _Training:
     def _step(self, parts: Sequence[Batch]) -> None:
         batch = Batch.concatenate([part.to(self.accelerator.device) for part in parts])
         self.optimiser.zero_grad()
-        loss = float(self._backward(batch))
+        on_device = self._backward(batch)
+        clipped = self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.max_gradient_norm)
+        # Both at once: the host waits for the device here, and nowhere else in a step.
+        loss, norm = torch.stack([on_device.float(), torch.as_tensor(clipped).float()]).tolist()
         self._check(loss, "loss")
-        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.max_gradient_norm))
         self._check(norm, "gradient")
         self.optimiser.step()
         self.schedule.step()
@@ -212,7 +226,7 @@ class _Training:
         return of(images, texts, self.towers.log_scale, self.towers.bias, groups, self.recipe.duplicates_as)
 
     def _begin_counting(self) -> None:
-        self._logged_at, self._logged_step = time.perf_counter(), self.progress.step
+        self._logged_at, self._logged_step, self._waited_s = time.perf_counter(), self.progress.step, 0.0
 
     def _check(self, value: float, what: str) -> None:
         step = self.progress.step + 1
@@ -226,10 +240,11 @@ class _Training:
             )
 
     def _log(self, loss: float, norm: float) -> None:
-        """Log a step; images/s covers the time since the last logged step, waiting included."""
-        now, steps = time.perf_counter(), self.progress.step - self._logged_step
-        images_per_s = steps * self.recipe.batch_size / (now - self._logged_at)
-        self._logged_at, self._logged_step = now, self.progress.step
+        """Log a step; rates and shares cover the time since the last logged step."""
+        elapsed_s, steps = time.perf_counter() - self._logged_at, self.progress.step - self._logged_step
+        images_per_s = steps * self.recipe.batch_size / elapsed_s
+        waited = self._waited_s / elapsed_s
+        self._begin_counting()
         if self.accelerator.is_main_process:
             metrics: dict[str, float] = {
                 "loss": loss,
@@ -238,8 +253,11 @@ class _Training:
                 "bias": float(self.towers.bias.detach()),
                 "gradient_norm": norm,
                 "images_per_s": images_per_s,
+                "data_wait_share": waited,
                 "memory_gb": _memory_bytes() / 1e9,
             }
+            if self.peak_flops:
+                metrics["model_flops_utilisation"] = images_per_s * self.flop_per_pair / self.peak_flops
             self.log.step(self.progress.step, self.steps, metrics)
 
     # ---- validation -------------------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ from listing_lens.lake.window import Window
 from listing_lens.lake.windows import Lake
 from models.encoders.encoder import Encoder
 from models.encoders.files import identify
-from models.encoders.untrained_siglip import save_untrained_siglip
+from models.encoders.small_siglip import save_untrained_siglip
 from models.images import ImageLimits, decode_image
 from models.registry import Registry
 

@@ -25,7 +25,7 @@ from listing_lens.search.index import Index, SearchIndex
 from listing_lens.search.loads import Load, Loads, Part
 from listing_lens.settings import load_settings
 from models.embedder import EmbedderCard
-from models.encoders.untrained_siglip import save_untrained_siglip
+from models.encoders.small_siglip import save_untrained_siglip
 from models.moments import Moments
 from models.projection import fit_projection as fit_moments
 

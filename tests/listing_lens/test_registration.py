@@ -52,7 +52,7 @@ from listing_lens.search.verification import Check, Verification
 from listing_lens.settings import Settings, load_settings
 from models.embedder import CANDIDATE, CHAMPION, ENCODER_MODEL, MODEL, EmbedderCard
 from models.encoders.files import identify
-from models.encoders.untrained_siglip import save_untrained_siglip
+from models.encoders.small_siglip import save_untrained_siglip
 from models.metrics import METRICS
 from models.moments import Moments
 from models.projection import fit_projection

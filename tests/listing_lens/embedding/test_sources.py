@@ -32,7 +32,7 @@ from listing_lens.settings import Settings, load_settings
 from models.embedder import CHAMPION, ENCODER_MODEL, EmbedderCard
 from models.encoders.encoder import Encoder
 from models.encoders.files import encoder_id, identify
-from models.encoders.untrained_siglip import save_untrained_siglip
+from models.encoders.small_siglip import save_untrained_siglip
 from models.registry import Registry
 
 THIRD = Window(SECOND.end, SECOND.end + timedelta(days=1))

@@ -9,7 +9,7 @@ from mugs import COLOURS, RECIPE, Place, write_sample
 from listing_lens.finetuning.train import train_encoder
 from listing_lens.lake.windows import Lake
 from listing_lens.settings import load_settings
-from models.encoders.untrained_siglip import save_untrained_siglip
+from models.encoders.small_siglip import save_untrained_siglip
 
 
 @pytest.fixture(scope="module")

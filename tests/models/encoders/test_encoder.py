@@ -40,7 +40,7 @@ from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2Imag
 
 from models.encoders.encoder import Encoder, shared_encoder
 from models.encoders.files import encoder_folder, encoder_id
-from models.encoders.untrained_siglip import save_untrained_siglip
+from models.encoders.small_siglip import save_untrained_siglip
 from models.errors import LensError
 
 WEIGHTS = "model.safetensors"

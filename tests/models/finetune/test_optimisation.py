@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny_training import RECIPE
 from torch import nn
 
@@ -27,9 +29,13 @@ def prepared(parent: Path, of: Recipe) -> Towers:
 
 
 def settings_by_name(towers: nn.Module, of: Recipe) -> dict[str, dict[str, Any]]:
-    """Learning rate and weight decay of each parameter that learns."""
+    """Learning rate and weight decay, as a share per step, of each parameter that learns."""
     names = {id(parameter): name for name, parameter in towers.named_parameters()}
-    return {names[id(p)]: group for group in parameter_groups(towers, of) for p in group["params"]}
+    return {
+        names[id(p)]: {"lr": group["lr"], "weight_decay": pytest.approx(group["lr"] * group["weight_decay"])}
+        for group in parameter_groups(towers, of)
+        for p in group["params"]
+    }
 
 
 @pytest.mark.parametrize("kind", ["siglip", "conv_siglip"])
@@ -69,8 +75,26 @@ class TestDecay:
 
     def test_batch_norms_have_none(self, conv_siglip: Path) -> None:
         found = settings_by_name(prepared(conv_siglip, recipe()), recipe())
-        assert {group["weight_decay"] for name, group in found.items() if "norm" in name} == {0}
+        assert all(group["weight_decay"] == 0 for name, group in found.items() if "norm" in name)
         assert found["model.visual_projection.weight"]["weight_decay"] == 0.01
+
+    @pytest.mark.parametrize("changes", [{}, {"learning_rate": 1e-4}, {"layer_decay": 0.5}])
+    def test_a_step_takes_the_same_share_at_any_rate(self, siglip: Path, changes: dict[str, Any]) -> None:
+        of = recipe(warmup_share=0, **changes)
+        towers = prepared(siglip, of)
+        matrix = dict(towers.named_parameters())["model.text_model.encoder.layers.0.mlp.fc1.weight"]
+        chosen = optimiser(towers, of)
+        falling = schedule(chosen, of, 4)
+        shares = []
+        for _ in range(4):
+            for parameter in towers.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+            before = matrix.detach().clone()
+            chosen.step()
+            falling.step()
+            shares.append(1 - (matrix / before).mean().item())
+        # A cosine from 1 to 0.
+        assert shares == pytest.approx([0.01 * (1 + math.cos(math.pi * step / 4)) / 2 for step in range(4)], rel=1e-2)
 
 
 class TestRates:

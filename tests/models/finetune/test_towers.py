@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -102,9 +103,17 @@ class TestStarts:
     def test_what_was_never_learnt_starts_as_published(self, siglip: Path) -> None:
         towers = Towers.load(siglip)
         assert (towers.log_scale.item(), towers.bias.item()) == (0, 0)
-        towers.prepare(recipe())
+        towers.prepare(recipe(batch_size=32_768))
         assert towers.log_scale.item() == pytest.approx(INITIAL_LOG_SCALE)
         assert towers.bias.item() == INITIAL_BIAS
+
+    @pytest.mark.parametrize("kind", ["siglip", "conv_siglip"])
+    def test_what_was_never_learnt_starts_at_its_batch_s_share_of_matching_pairs(
+        self, kind: str, request: pytest.FixtureRequest
+    ) -> None:
+        towers = Towers.load(request.getfixturevalue(kind))
+        towers.prepare(recipe(batch_size=128))
+        assert towers.bias.item() == pytest.approx(-math.log(128))
 
     @pytest.mark.parametrize(("log_scale", "bias"), [(4.7, -12.9), (0.0, -3.0), (2.0, 0.0)])
     def test_what_a_parent_has_learnt_stays(self, siglip: Path, tmp_path: Path, log_scale: float, bias: float) -> None:

@@ -84,7 +84,7 @@ def assert_close(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tens
 
 def without_clock(steps: Mapping[int, Mapping[str, float]]) -> dict[int, dict[str, float]]:
     """What was logged, but for what differs from run to run."""
-    varies = {"images_per_s", "memory_gb"}
+    varies = {"images_per_s", "data_wait_share", "memory_gb"}
     return {step: {name: x for name, x in metrics.items() if name not in varies} for step, metrics in steps.items()}
 
 
@@ -123,6 +123,7 @@ class TestLearning:
             "bias",
             "gradient_norm",
             "images_per_s",
+            "data_wait_share",
             "memory_gb",
         }
         assert log.steps[10]["learning_rate"] > log.steps[20]["learning_rate"] > log.steps[24]["learning_rate"]
