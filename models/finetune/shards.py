@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from itertools import islice
 from threading import Thread
@@ -35,7 +36,7 @@ COLUMNS = ("item_id", "title", "product_id", "image")
 
 # Titles → (n, length) int64, padded to the full length.
 Tokenize = Callable[[list[str]], torch.Tensor]
-_DECODERS = 2
+_DECODERS, _OPENERS = 2, 16
 # As many devices as could share a batch. A lane has several row groups, so that lanes are about equally long: the pairs of a
 # shorter one would come more often.
 _MOST_LANES, _GROUPS_PER_LANE = 64, 8
@@ -106,10 +107,11 @@ class RowGroup:
 
 @dataclass(frozen=True)
 class Shards:
-    """The shards of one split: paths on a file system that fsspec knows. Safe to pickle."""
+    """The shards of one split: paths on a file system that fsspec knows, with their footers. Safe to pickle."""
 
     fs: fsspec.AbstractFileSystem
     groups: tuple[RowGroup, ...]
+    footers: Mapping[str, pq.FileMetaData]
 
     @classmethod
     def open(cls, fs: fsspec.AbstractFileSystem, paths: Sequence[str]) -> Shards:
@@ -121,37 +123,60 @@ class Shards:
         if not paths:
             raise LensError("the pairs have no shard of this split: sample more pairs, over more days")
         groups: list[RowGroup] = []
-        for path in sorted(paths):
-            with _opened(fs, path) as parquet:
-                lacking = set(COLUMNS) - set(parquet.schema_arrow.names)
-                rows = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
-            if lacking:
+        with ThreadPoolExecutor(_OPENERS) as threads:
+            footers = dict(zip(sorted(paths), threads.map(partial(_footer, fs), sorted(paths)), strict=True))
+        for path, footer in footers.items():
+            if lacking := set(COLUMNS) - set(footer.schema.to_arrow_schema().names):
                 raise LensError(f"shard {path} lacks the column {sorted(lacking)[0]}: sample the pairs again")
-            if not sum(rows):
+            if not footer.num_rows:
                 raise LensError(f"shard {path} is empty: sample the pairs again")
+            rows = (footer.row_group(index).num_rows for index in range(footer.num_row_groups))
             groups += [RowGroup(path, index, count) for index, count in enumerate(rows) if count]
-        return cls(fs, tuple(groups))
+        return cls(fs, tuple(groups), footers)
 
     @property
     def rows(self) -> int:
         return sum(group.rows for group in self.groups)
 
     def read(self, groups: Sequence[RowGroup]) -> Iterator[Pair]:
-        """The pairs of some row groups, in order. Raises LensError if a shard can no longer be read."""
-        for group in groups:
-            with _opened(self.fs, group.path) as parquet:
-                for row in parquet.read_row_group(group.index, columns=list(COLUMNS)).to_pylist():
-                    yield Pair(**row)
+        """The pairs of some row groups, in order; the next one is fetched while one is used.
+
+        Raises:
+            LensError: a shard can no longer be read.
+        """
+        with ThreadPoolExecutor(1) as thread:
+            following: Future[pa.Table] | None = None
+            for group in groups:
+                current, following = following, thread.submit(self._fetch, group)
+                if current:
+                    yield from _pairs(current.result())
+            if following:
+                yield from _pairs(following.result())
+
+    def _fetch(self, group: RowGroup) -> pa.Table:
+        with _opened(self.fs, group.path, self.footers[group.path]) as parquet:
+            return parquet.read_row_group(group.index, columns=list(COLUMNS))
 
     def head(self, count: int) -> list[Pair]:
         """The first `count` pairs, or all if there are fewer."""
         return [pair for pair, _ in zip(self.read(self.groups), range(count), strict=False)]
 
 
+def _pairs(rows: pa.Table) -> Iterator[Pair]:
+    return (Pair(**row) for row in rows.to_pylist())
+
+
+def _footer(fs: fsspec.AbstractFileSystem, path: str) -> pq.FileMetaData:
+    with _opened(fs, path) as parquet:
+        return parquet.metadata
+
+
 @contextmanager
-def _opened(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[pq.ParquetFile]:
+def _opened(
+    fs: fsspec.AbstractFileSystem, path: str, footer: pq.FileMetaData | None = None
+) -> Iterator[pq.ParquetFile]:
     try:
-        with fs.open(path, "rb") as file, pq.ParquetFile(file) as parquet:
+        with fs.open(path, "rb") as file, pq.ParquetFile(file, metadata=footer) as parquet:
             yield parquet
     except (OSError, pa.ArrowInvalid) as err:
         raise LensError(f"shard {path} cannot be read ({str(err).splitlines()[0]}): sample the pairs again") from err

@@ -8,6 +8,8 @@ import shutil
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -15,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -229,6 +232,38 @@ class TestShards:
     def test_go_to_another_process(self, tmp_path: Path) -> None:
         shards = write_shards(tmp_path, made_pairs(20))
         assert pickle.loads(pickle.dumps(shards)).head(20) == shards.head(20)
+
+
+class Watched(LocalFileSystem):
+    """A file system that tells when a shard is opened for the third time."""
+
+    cachable = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened = 0
+        self.third = Event()
+
+    def open(self, *arguments: Any, **options: Any) -> Any:
+        self.opened += 1
+        if self.opened == 3:
+            self.third.set()
+        return super().open(*arguments, **options)
+
+
+class TestFetching:
+    def test_the_next_group_comes_while_one_is_used(self, tmp_path: Path) -> None:
+        written = write_shards(tmp_path, made_pairs(32), rows_per_group=8, shards=1)
+        watched = Watched()
+        shards = Shards.open(watched, sorted(written.footers))
+        assert watched.opened == 1
+        pairs = shards.read(shards.groups)
+        next(pairs)
+        assert watched.third.wait(timeout=30)
+        pairs.close()
+
+    def test_of_no_group_there_is_nothing(self, tmp_path: Path) -> None:
+        assert list(write_shards(tmp_path, made_pairs(8)).read([])) == []
 
 
 class TestRefusals:
