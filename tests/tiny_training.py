@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from models.finetune.recipe import Machine, Recipe
-from models.finetune.shards import Pair, Shards
-from models.finetune.validation import HeldOutSession, Validation
+from models.finetune.shards import Device, Pair, Shards
+from models.finetune.towers import Towers
+from models.finetune.validation import HeldOutSession, Validation, ValidationShare
 
 DIMS, SIDE, TITLE_TOKENS = 32, 16, 12
 # Small and steady: no other process, no rounding, nothing left to chance but the order.
@@ -132,6 +133,11 @@ def made_validation(pairs: Sequence[Pair], sessions: int = 4) -> Validation:
         for n in range(sessions)
     ]
     return Validation(pairs, held_out, {pair.item_id: pair.image for pair in pairs[:8]})
+
+
+def measured(validation: Validation, towers: Towers) -> tuple[dict[str, float], Figure | None]:
+    """A validation by one process."""
+    return validation.measure(*ValidationShare(validation, towers, Device(0, 1)).embed(towers))
 
 
 @dataclass

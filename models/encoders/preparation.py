@@ -51,9 +51,15 @@ class Preparation:
             processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=own_code)
         except (OSError, ValueError, ImportError, RuntimeError) as err:
             raise LensError(f"encoder {source!r} cannot be loaded: {str(err).splitlines()[0]}") from err
-        side = input_side(processor)
-        if not side:
+        if not input_side(processor):
             raise LensError(f"encoder {source!r} scales images to no fixed size: choose a model that does")
+        return cls.of(processor)
+
+    @classmethod
+    def of(cls, processor: Any) -> Preparation:
+        """From transformers' processor of images, with the PIL backend."""
+        side = input_side(processor)
+        assert side is not None
         return cls(side, *_split(processor))
 
 

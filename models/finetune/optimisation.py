@@ -46,7 +46,10 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        rate = recipe.learning_rate * recipe.layer_decay ** _distance_from_output(name, depths)
+        rate = recipe.learning_rate
+        if recipe.image_learning_rate and "vision_model" in name:
+            rate = recipe.image_learning_rate
+        rate *= recipe.layer_decay ** _distance_from_output(name, depths)
         if parameter.numel() == 1 and recipe.scalar_learning_rate:
             rate = recipe.scalar_learning_rate
         decay = recipe.weight_decay if _decays(name, parameter) else 0.0

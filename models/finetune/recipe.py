@@ -30,6 +30,9 @@ class Recipe(BaseModel):
 
     # ---- optimisation (AdamW) ----
     learning_rate: float = Field(5e-5, gt=0)
+    image_learning_rate: float | None = Field(
+        None, gt=0, description="of the image tower without its projection; None: learning_rate"
+    )
     scalar_learning_rate: float | None = Field(
         None, gt=0, description="of the loss's temperature and bias; None: learning_rate"
     )
@@ -48,6 +51,11 @@ class Recipe(BaseModel):
 
     # ---- what is trained ----
     freeze: frozenset[Literal["image", "text"]] = Field(frozenset(), description="towers that stay as they are")
+    freeze_image_layers: int = Field(
+        0,
+        ge=0,
+        description="first layers of the image tower that stay; all its batch norms keep their statistics then",
+    )
     lora_rank: int = Field(0, ge=0, description="of low-rank updates to the attention's matrices; 0: all weights")
 
     # ---- pairs ----

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from models.encoders.own_code import register_architecture
+from models.encoders.preparation import Preparation
 from models.encoders.texts import Tokenize
 from models.errors import LensError
 from models.finetune.recipe import Recipe
@@ -29,6 +32,10 @@ if TYPE_CHECKING:
 
 # Keep progress bars out of the training's log.
 transformers_logging.disable_progress_bar()
+
+# The layers of an image tower, and what comes before them: of a transformer, a residual network, and timm's EfficientNets.
+_IMAGE_LAYER = re.compile(r"vision_model\.(?:encoder\.(?:layers|stages)|timm_model\.blocks)\.(\d+)\.")
+_IMAGE_INPUT = re.compile(r"vision_model\.(?:embeddings|embedder|timm_model\.(?:conv_stem|bn1))\.")
 
 # The attention of each layer. The pooling head's attention is of another kind, which low-rank updates do not fit.
 _LORA_TARGETS = r".*self_attn\.(q_proj|k_proj|v_proj|out_proj)"
@@ -51,8 +58,10 @@ class Towers(nn.Module):
         super().__init__()
         self._lora: PeftModel | None = None
         self._frozen: frozenset[str] = frozenset()
+        self._frozen_layers = 0
         self.model = model
         self.processor = processor
+        self._preparation = Preparation.of(processor)
         self.side: int = processor.size["height"]
         self.tokenize = Tokenize.of(tokenizer, model.config)
         # Buffers move to the model's device with it.
@@ -94,9 +103,16 @@ class Towers(nn.Module):
             nn.init.constant_(self.bias, initial_bias(recipe.batch_size))
         if recipe.lora_rank:
             self._add_low_rank_updates(recipe.lora_rank)
-        self._frozen = recipe.freeze
-        for name, parameter in self.model.named_parameters():
-            if tower_of(name) in recipe.freeze:
+        self._frozen, self._frozen_layers = recipe.freeze, recipe.freeze_image_layers
+        parameters = dict(self.model.named_parameters())
+        layers = 1 + max((layer for layer in map(_image_layer, parameters) if layer < math.inf), default=-1)
+        if recipe.freeze_image_layers > layers:
+            raise LensError(
+                f"freeze_image_layers is {recipe.freeze_image_layers}, but the parent's image tower has {layers} layers: "
+                "give that many at most"
+            )
+        for name, parameter in parameters.items():
+            if self._stays(name):
                 parameter.requires_grad_(False)
         self.log_scale.requires_grad_(True)
         self.bias.requires_grad_(True)
@@ -114,11 +130,21 @@ class Towers(nn.Module):
         except ValueError as err:
             raise LensError(f"lora_rank: {str(err).splitlines()[0]}; train all weights with lora_rank 0") from err
 
+    def _stays(self, name: str) -> bool:
+        """Whether a parameter or module is frozen."""
+        return tower_of(name) in self._frozen or _image_layer(name) < self._frozen_layers
+
     def train(self, mode: bool = True) -> Towers:
-        """As for any module, but frozen towers stay in evaluation mode, so that their norms keep their statistics."""
+        """As for any module, but what is frozen stays in evaluation mode, so that its norms keep their statistics.
+
+        So do all batch norms of an image tower that is frozen in part: it has learnt them from more images than come now.
+        """
         super().train(mode)
         for name, module in self.model.named_modules():
-            if tower_of(name) in self._frozen:
+            kept = (
+                self._frozen_layers and "vision_model" in name and isinstance(module, nn.modules.batchnorm._BatchNorm)
+            )
+            if kept or self._stays(f"{name}."):
                 module.eval()
         return self
 
@@ -147,12 +173,23 @@ class Towers(nn.Module):
         """Whether `image` or `text` is trained."""
         return tower not in self._frozen
 
-    @torch.inference_mode()
+    def prepare_images(self, images: Iterable[Image.Image]) -> NDArray[Any]:
+        """RGB images, by the parent's own preprocessing as when a catalog is embedded → (n, 3, side, side), mostly uint8."""
+        return np.stack([self._preparation.prepare(image) for image in images])
+
     def embed_images(self, images: Sequence[Image.Image], batch_size: int = 128) -> NDArray[np.float32]:
-        """RGB images, by the parent's own preprocessing as when a catalog is embedded → (n, d) float32, unit length."""
+        """RGB images → (n, d) float32, unit length."""
+        parts = _parts(images, batch_size)
+        return np.concatenate([self.embed_prepared(self.prepare_images(part)) for part in parts])
+
+    @torch.inference_mode()
+    def embed_prepared(self, prepared: NDArray[Any], batch_size: int = 128) -> NDArray[np.float32]:
+        """What `prepare_images` gives → (n, d) float32, unit length."""
+        device = self.log_scale.device
+        scale, shift = (torch.from_numpy(x).to(device) for x in (self._preparation.scale, self._preparation.shift))
         found = []
-        for part in _parts(images, batch_size):
-            pixels = self.processor(images=list(part), return_tensors="pt")["pixel_values"].to(self.log_scale.device)
+        for part in _parts(prepared, batch_size):
+            pixels = torch.from_numpy(part).to(device).float() * scale + shift
             found.append(_unit(self.model.get_image_features(pixel_values=pixels)).cpu().numpy())
         return np.concatenate(found)
 
@@ -180,6 +217,16 @@ def tower_of(parameter: str) -> str | None:
     return "text" if "text_model" in parameter or "text_projection" in parameter else None
 
 
+def _image_layer(name: str) -> float:
+    """The layer of the image tower that a parameter, or a module with a dot after it, belongs to, from 0.
+
+    What comes before the layers belongs to the first one, what comes after them to none: infinity, as for all else.
+    """
+    if found := _IMAGE_LAYER.search(name):
+        return int(found[1])
+    return 0 if _IMAGE_INPUT.search(name) else math.inf
+
+
 @contextmanager
 def _loading(folder: Path, what: str) -> Iterator[None]:
     try:
@@ -193,5 +240,5 @@ def _unit(output: Any) -> torch.Tensor:
     return normalize(features.float(), dim=1)
 
 
-def _parts(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+def _parts(items: Any, size: int) -> Iterator[Any]:
     return (items[start : start + size] for start in range(0, len(items), size))

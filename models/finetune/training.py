@@ -13,13 +13,15 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import psutil
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object, set_seed
 from matplotlib.figure import Figure
 
 from models.errors import LensError
@@ -30,11 +32,13 @@ from models.finetune.recipe import Machine, Recipe
 from models.finetune.shards import Batch, Device, PairStream, Shards
 from models.finetune.sigmoid_loss import distributed_sigmoid_loss, sigmoid_loss
 from models.finetune.towers import Towers
-from models.finetune.validation import Validation
+from models.finetune.validation import Validation, ValidationShare, interleaved
 
 # A loss this many times as high as at the start will not recover.
 _DIVERGED = 3.0
 _LOG_EVERY = 10
+# How long a process waits for the others: longer than one may take to write a checkpoint to a slow volume, or a figure.
+_PATIENCE = timedelta(hours=1)
 _BEST, _CHECKPOINTS = "best", "checkpoints"
 DEFAULT_MACHINE = Machine()  # type: ignore[call-arg]
 
@@ -117,7 +121,8 @@ class _Training:
     ) -> None:
         self.recipe, self.shards, self.validation, self.folder, self.log = recipe, shards, validation, folder, log
         self.machine = machine
-        self.accelerator = Accelerator(mixed_precision=recipe.precision)
+        patience = InitProcessGroupKwargs(timeout=_PATIENCE)
+        self.accelerator = Accelerator(mixed_precision=recipe.precision, kwargs_handlers=[patience])
         set_seed(recipe.seed)
         self.towers = Towers.load(parent)
         self.towers.prepare(recipe, gradient_checkpointing=machine.gradient_checkpointing)
@@ -262,14 +267,20 @@ class _Training:
 
     # ---- validation -------------------------------------------------------------------------------------------------
 
+    @cached_property
+    def _share(self) -> ValidationShare:
+        return ValidationShare(self.validation, self.towers, self.device)
+
     def _validate(self) -> None:
         """Measure, keep the encoder if it is the best so far, and count validations without a better one."""
         self.model.eval()
+        with self.accelerator.autocast():
+            share = self._share.embed(self.towers)
+        self.model.train()
+        photos, titles = map(interleaved, zip(*gather_object([share]), strict=True))
         figure = None
         if self.accelerator.is_main_process:
-            with self.accelerator.autocast():
-                self.metrics, figure = self.validation.measure(self.towers)
-        self.model.train()
+            self.metrics, figure = self.validation.measure(photos, titles)
         # One process measures for all: two that differ in the last digit would not stop at the same step.
         [self.metrics] = broadcast_object_list([self.metrics])
         if self.judged_by not in self.metrics:

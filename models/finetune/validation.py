@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -12,7 +13,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.finetune.shards import Pair, decode
+from models.finetune.shards import Device, Pair, decode
+from models.finetune.towers import Towers
 from models.metrics import METRICS, relevance_by_rank, session_metrics
 from models.pairs.titles import title_key
 
@@ -105,17 +107,29 @@ class Validation:
         """The metric that decides by default: of sessions, if there are any, since they are what the encoder is for."""
         return "sessions/ndcg@5" if self.sessions else "titles/recall@10"
 
-    def measure(self, towers: Any) -> tuple[dict[str, float], Figure | None]:
-        """Validate towers. Returns the metrics by name, and a figure of what some sessions' photos find."""
-        images = np.stack([e for _, e in embed_all(((p.item_id, p.image) for p in self.pairs), towers.embed_images)])
-        titles = [pair.title for pair in self.pairs]
-        metrics = title_recall(images, towers.embed_titles(titles), titles)
+    @property
+    def photos(self) -> list[bytes]:
+        """Encoded images: the pairs', the sessions', the items'."""
+        return [pair.image for pair in self.pairs] + [s.image for s in self.sessions] + list(self.items.values())
+
+    @property
+    def titles(self) -> list[str]:
+        return [pair.title for pair in self.pairs]
+
+    def measure(
+        self, photos: NDArray[np.float32], titles: NDArray[np.float32]
+    ) -> tuple[dict[str, float], Figure | None]:
+        """Metrics by name, and a figure of what some sessions' photos find.
+
+        Args:
+            photos: embeddings of `photos`, (n, d), unit length.
+            titles: embeddings of `titles`, (m, d), unit length.
+        """
+        images, queries, shown = np.split(photos, np.cumsum([len(self.pairs), len(self.sessions)]))
+        metrics = title_recall(images, titles, self.titles)
         if not self.sessions:
             return metrics, None
-        queries = np.stack(
-            [e for _, e in embed_all(((s.session_id, s.image) for s in self.sessions), towers.embed_images)]
-        )
-        items = dict(embed_all(self.items.items(), towers.embed_images))
+        items = dict(zip(self.items, shown, strict=True))
         results = rank_sessions(self.sessions, queries, items)
         metrics |= {f"sessions/{name}": value for name, value in mean_metrics(results.values()).items()}
         unseen = mean_metrics(results[session.session_id] for session in self.sessions if session.unseen)
@@ -123,6 +137,32 @@ class Validation:
         return metrics, retrievals(self.sessions[:_SHOWN_SESSIONS], queries, items, self.items)
 
 
+class ValidationShare:
+    """One device's share of a validation: its photos are prepared once, and embedded for every validation."""
+
+    def __init__(self, validation: Validation, towers: Towers, device: Device) -> None:
+        with ThreadPoolExecutor() as threads:
+            mine = validation.photos[device.number :: device.of]
+            self._photos = list(threads.map(lambda photo: towers.prepare_images([decode(photo)]), mine))
+        self._titles = validation.titles[device.number :: device.of]
+
+    def embed(self, towers: Towers) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The photos' and the titles' embeddings, (n, d) and (m, d), unit length."""
+        photos = towers.embed_prepared(np.concatenate(self._photos)) if self._photos else _NONE
+        return photos, towers.embed_titles(self._titles) if self._titles else _NONE
+
+
+def interleaved(shares: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """The rows of all devices' shares, in the order of the whole."""
+    width = max(share.shape[1] for share in shares)
+    whole = np.empty((sum(map(len, shares)), width), np.float32)
+    for number, share in enumerate(shares):
+        if len(share):
+            whole[number :: len(shares)] = share
+    return whole
+
+
+_NONE = np.empty((0, 0), np.float32)
 _SHOWN_SESSIONS, _SHOWN_ITEMS = 6, 7
 
 

@@ -9,6 +9,7 @@ import pytest
 from accelerate.state import AcceleratorState
 from tiny_training import made_pairs, made_validation, save_conv_siglip, save_siglip, write_shards
 
+from models.encoders.small_siglip import save_imagenet_siglip
 from models.finetune.shards import Shards
 from models.finetune.validation import Validation
 
@@ -38,6 +39,12 @@ def dropping_siglip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def conv_siglip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One with batch norms."""
     return save_conv_siglip(tmp_path_factory.mktemp("parents") / "conv")
+
+
+@pytest.fixture(scope="session")
+def imagenet_siglip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's parent, whose image tower has seen ImageNet."""
+    return save_imagenet_siglip(tmp_path_factory.mktemp("parents") / "imagenet")
 
 
 @pytest.fixture(scope="session")

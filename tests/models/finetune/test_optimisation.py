@@ -128,6 +128,14 @@ class TestRates:
             "model.logit_bias",
         }
 
+    def test_of_the_image_tower_without_its_projection(self, conv_siglip: Path) -> None:
+        of = recipe(image_learning_rate=1e-4)
+        found = settings_by_name(prepared(conv_siglip, of), of)
+        assert {name for name, group in found.items() if group["lr"] == 1e-4} == {
+            name for name in found if "vision_model" in name
+        }
+        assert found["model.visual_projection.weight"]["lr"] == 1e-3
+
     def test_the_recipes_own_comes_last(self, siglip: Path) -> None:
         of = recipe(scalar_learning_rate=0.1, layer_decay=0.5)
         assert parameter_groups(prepared(siglip, of), of)[-1]["lr"] == 1e-3

@@ -17,8 +17,9 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from models.encoders.encoder import Encoder
 from models.errors import LensError
+from models.finetune.optimisation import optimiser
 from models.finetune.recipe import Recipe
-from models.finetune.sigmoid_loss import INITIAL_BIAS, INITIAL_LOG_SCALE
+from models.finetune.sigmoid_loss import INITIAL_BIAS, INITIAL_LOG_SCALE, sigmoid_loss
 from models.finetune.towers import Towers, tower_of
 
 PICTURES = [picture(seed, size) for seed, size in enumerate([(24, 24), (40, 18), (16, 16), (9, 30)])]
@@ -99,6 +100,15 @@ class TestSaving:
         assert any("lora_" in name for name, _ in towers.named_parameters())
 
 
+def step(towers: Towers) -> None:
+    """One step of a training on a batch of four."""
+    chosen = optimiser(towers, recipe(learning_rate=1e-3))
+    pixels = torch.randint(0, 256, (4, 3, towers.side, towers.side), dtype=torch.uint8)
+    images, texts = towers(pixels, towers.tokenize.ids(["red bag", "blue shoe", "lamp", "chair"]))
+    sigmoid_loss(images, texts, towers.log_scale, towers.bias).backward()
+    chosen.step()
+
+
 class TestStarts:
     def test_what_was_never_learnt_starts_as_published(self, siglip: Path) -> None:
         towers = Towers.load(siglip)
@@ -144,6 +154,38 @@ class TestWhatLearns:
         towers.prepare(recipe(freeze=[frozen]))
         assert self.learning(towers) == {other, None}
 
+    @pytest.mark.parametrize(
+        ("kind", "first", "later"),
+        [
+            ("siglip", ["embeddings", "encoder.layers.0"], ["encoder.layers.1", "post_layernorm", "head"]),
+            ("conv_siglip", ["embedder", "encoder.stages.0"], ["encoder.stages.1"]),
+            (
+                "imagenet_siglip",
+                ["timm_model.conv_stem", "timm_model.blocks.0"],
+                ["timm_model.blocks.1", "timm_model.conv_head"],
+            ),
+        ],
+    )
+    def test_the_image_tower_s_first_layers_may_stay(
+        self, kind: str, first: list[str], later: list[str], request: pytest.FixtureRequest
+    ) -> None:
+        towers = Towers.load(request.getfixturevalue(kind))
+        towers.prepare(recipe(freeze_image_layers=1, batch_size=4))
+        before = {name: value.clone() for name, value in towers.state_dict().items()}
+        step(towers.train())
+        changed = {
+            name.removeprefix("model.")
+            for name, value in towers.state_dict().items()
+            if not torch.equal(value, before[name])
+        }
+        assert not [name for name in changed if any(f"vision_model.{part}." in name for part in first)]
+        for part in (*(f"vision_model.{part}." for part in later), "text_model.", "logit_bias"):
+            assert [name for name in changed if part in name], part
+        # All batch norms of the image tower keep their statistics; the one between it and the projection learns them.
+        statistics = {name for name in changed if "running" in name or "num_batches" in name}
+        assert not [name for name in statistics if "vision_model" in name]
+        assert bool(statistics) == (kind != "siglip")
+
     def test_temperature_and_bias_are_of_no_tower_and_nothing_else(self, parent: Path) -> None:
         names = {name for name, _ in Towers.load(parent).named_parameters() if tower_of(name) is None}
         assert names == {"model.logit_scale", "model.logit_bias"}
@@ -158,6 +200,12 @@ class TestWhatLearns:
 
 
 class TestRefusals:
+    def test_more_frozen_layers_than_there_are(self, siglip: Path) -> None:
+        with pytest.raises(
+            LensError, match="freeze_image_layers is 3, but the parent's image tower has 2 layers: give"
+        ):
+            Towers.load(siglip).prepare(recipe(freeze_image_layers=3))
+
     def test_no_such_folder(self, tmp_path: Path) -> None:
         with pytest.raises(LensError, match="parent .*nothing: its model cannot be loaded"):
             Towers.load(tmp_path / "nothing")

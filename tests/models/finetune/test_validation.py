@@ -9,14 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from tiny_training import made_pairs, made_validation, photo
+from tiny_training import made_pairs, made_validation, measured, photo
 
-from models.finetune.shards import decode
+from models.encoders.encoder import Encoder
+from models.finetune.shards import Device, decode
 from models.finetune.towers import Towers
 from models.finetune.validation import (
     HeldOutSession,
     Validation,
+    ValidationShare,
     embed_all,
+    interleaved,
     mean_metrics,
     rank_sessions,
     retrievals,
@@ -103,13 +106,28 @@ def test_photos_are_embedded_in_batches_under_their_names() -> None:
     np.testing.assert_array_equal(found["n149"], found["n2"])
 
 
+@pytest.mark.parametrize("of", [2, 3, 100])
+def test_devices_embed_a_share_each(siglip: Path, validation: Validation, of: int) -> None:
+    towers = Towers.load(siglip).eval()
+    shares = [ValidationShare(validation, towers, Device(number, of)).embed(towers) for number in range(of)]
+    alone = ValidationShare(validation, towers, Device(0, 1)).embed(towers)
+    for parts, whole in zip(zip(*shares, strict=True), alone, strict=True):
+        np.testing.assert_allclose(interleaved(parts), whole, atol=1e-6)
+
+
+def test_photos_are_prepared_as_when_a_catalog_is_embedded(siglip: Path, validation: Validation) -> None:
+    photos, _ = ValidationShare(validation, Towers.load(siglip).eval(), Device(0, 1)).embed(Towers.load(siglip).eval())
+    wanted = Encoder.load(str(siglip)).embed([decode(data) for data in validation.photos])
+    np.testing.assert_allclose(photos, wanted, atol=1e-6)
+
+
 class TestMeasure:
     @pytest.fixture(scope="class")
     def towers(self, siglip: Path) -> Towers:
         return Towers.load(siglip).eval()
 
     def test_titles_sessions_and_those_unseen(self, towers: Towers, validation: Validation) -> None:
-        metrics, figure = validation.measure(towers)
+        metrics, figure = measured(validation, towers)
         assert {name.split("/")[0] for name in metrics} == {"titles", "sessions", "unseen"}
         queries = towers.embed_images([decode(s.image) for s in validation.sessions])
         names = list(validation.items)
@@ -123,7 +141,7 @@ class TestMeasure:
 
     def test_without_sessions(self, towers: Towers) -> None:
         validation = made_validation(made_pairs(8), sessions=0)
-        metrics, figure = validation.measure(towers)
+        metrics, figure = measured(validation, towers)
         assert metrics.keys() == {"titles/recall@1", "titles/recall@5", "titles/recall@10"}
         assert figure is None
         assert validation.default_metric == "titles/recall@10"
@@ -131,7 +149,7 @@ class TestMeasure:
     def test_without_unseen_sessions(self, towers: Towers) -> None:
         pairs = made_pairs(8)
         seen = [HeldOutSession("s", photo(9), ("i0000", "i0001"), (True, False), unseen=False)]
-        metrics, _ = Validation(pairs, seen, {pair.item_id: pair.image for pair in pairs}).measure(towers)
+        metrics, _ = measured(Validation(pairs, seen, {pair.item_id: pair.image for pair in pairs}), towers)
         assert not [name for name in metrics if name.startswith("unseen/")]
 
 
