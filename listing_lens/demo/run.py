@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from listing_lens.demo.plan import DemoSpec
+from listing_lens.demo.training import PAIRS, RECIPE, save_parent
 from listing_lens.demo.write import make_catalog
 from listing_lens.errors import LensError
 from listing_lens.finetuning.records import Comparison, latest_comparison
@@ -27,23 +28,6 @@ from listing_lens.settings import Settings, home_file, load_settings, running_st
 from listing_lens.stack import Event, down, up
 from listing_lens.stack.airflow_api import AirflowApi, BackfillState, RunState
 from models.embedder import CHAMPION, ENCODER_MODEL
-
-# The params of `finetune_encoder`. The recipe suits a small model that starts from random weights, on two cores and a few
-# thousand pairs; the defaults suit a published model, on a GPU and a million pairs.
-_PAIRS = {"pairs": 10_000, "sessions": 1_000, "validation_share": 0.15, "image_side": 112}
-_RECIPE = {
-    "epochs": 20,
-    "batch_size": 128,
-    "precision": "no",
-    "learning_rate": 1e-3,
-    "scalar_learning_rate": 1e-2,
-    "warmup_share": 0.1,
-    "weight_decay": 0.1,
-    "betas": [0.9, 0.98],
-    "smallest_crop": 0.4,
-    "duplicates_as": "positive",
-    "validate_every": 100,
-}
 
 
 class Narrator(Protocol):
@@ -61,7 +45,7 @@ class DemoResult:
     """What there is to look at in the end."""
 
     settings: Settings
-    # The trained encoder beside its untrained parent and a plain baseline.
+    # The trained encoder beside its parent and a plain baseline.
     comparison: Comparison
     # Mean over all evaluated sessions, by the names of an evaluation's metrics.
     means: dict[str, float]
@@ -147,22 +131,17 @@ def _make_catalog(lake: Lake, spec: DemoSpec, narrator: Narrator, now: datetime)
 
 
 def _train_encoder(airflow: AirflowApi, lake: Lake, settings: Settings, narrator: Narrator) -> None:
-    """Train a small SigLIP from random weights by the DAG that fine-tunes a published one in production."""
+    """Train a small SigLIP, whose image tower has seen ImageNet, by the DAG that fine-tunes a published one in production."""
     if connect_registry(settings).has(CHAMPION, ENCODER_MODEL):
         narrator.say("the registry has a champion already: it is used as it is")
         return
-    from models.encoders.small_siglip import save_untrained_siglip
-
-    titles = sorted(
-        {title for batch in lake.read(LISTINGS, lake.windows(LISTINGS)) for title in batch["title"].to_pylist()}
-    )
-    parent = save_untrained_siglip(settings.home / "encoders" / "small-siglip-untrained", titles)
+    parent = save_parent(lake, settings.home / "encoders" / "small-siglip")
     narrator.say(
         f"about 4 minutes on two cores, live in MLflow at {settings.mlflow_url}. In production, the parent is "
         "google/siglip-base-patch16-256-multilingual"
     )
     airflow.wait_for_dag("finetune_encoder")
-    run_id = airflow.trigger("finetune_encoder", {**_PAIRS, "parent": str(parent), "recipe": _RECIPE, "promote": True})
+    run_id = airflow.trigger("finetune_encoder", {**PAIRS, "parent": str(parent), "recipe": RECIPE, "promote": True})
     airflow.unpause("finetune_encoder")
     airflow.wait_for_run("finetune_encoder", run_id, _shown("finetune_encoder", narrator))
 

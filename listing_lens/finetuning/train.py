@@ -133,4 +133,4 @@ def _finished(work: Path) -> Outcome | None:
 
 def _family(encoder: str) -> str:
     """An encoder's id without its hash and without the suffix that an earlier training added."""
-    return encoder.rpartition("-")[0].removesuffix("-finetuned").removesuffix("-untrained")
+    return encoder.rpartition("-")[0].removesuffix("-finetuned")
