@@ -104,7 +104,8 @@ class SampleSessions(beam.PTransform):
         queries = of_part.held_out | "Queries" >> LoadPhotos(_query_photo, self._images, rules.image_side)
         items = (
             shown
-            | "Shown by held out" >> beam.Filter(_is_in, _ids(of_part.held_out, "held out", attrgetter("session.shown")))
+            | "Shown by held out"
+            >> beam.Filter(_is_in, _ids(of_part.held_out, "held out", attrgetter("session.shown")))
             | "Items" >> LoadPhotos(attrgetter("image_uri"), self._images, rules.image_side)
         )
         hashes = AsDict(items.usable | "Hashes" >> beam.MapTuple(lambda item, photo: (item.item_id, photo.image_hash)))
@@ -119,11 +120,12 @@ class SampleSessions(beam.PTransform):
             kind: rows | f"Of {kind}" >> beam.FlatMap(lambda row, split=split: [row[1]] if row[0] == split else [])
             for split, kind in _KINDS.items()
         }
-        unseen = {
-            kind: some | f"Unseen {kind}" >> beam.Filter(itemgetter("unseen")) for kind, some in by_kind.items()
-        }
+        unseen = {kind: some | f"Unseen {kind}" >> beam.Filter(itemgetter("unseen")) for kind, some in by_kind.items()}
         files = (
-            *(some | WriteRecords(target, kind, PAIR_SESSION_SCHEMA, PAIRS_PER_GROUP) for kind, some in by_kind.items()),
+            *(
+                some | WriteRecords(target, kind, PAIR_SESSION_SCHEMA, PAIRS_PER_GROUP)
+                for kind, some in by_kind.items()
+            ),
             item_rows | WriteRecords(target, SESSION_ITEMS, SESSION_ITEM_SCHEMA, PAIRS_PER_GROUP),
         ) | "Files" >> beam.Flatten()
         left_out = (
@@ -171,7 +173,8 @@ class _DrawSessions(beam.PTransform):
     def expand(self, sound: beam.PCollection[Session]) -> tuple[beam.PCollection[Session], beam.PCollection[str]]:
         rules = self._rules
         ranked = sound | "Ranks" >> beam.Map(
-            lambda session, window: (rules.period(session, window), _session_rank(session, rules), session), self._window
+            lambda session, window: (rules.period(session, window), _session_rank(session, rules), session),
+            self._window,
         )
         lasts = [
             ranked
@@ -330,9 +333,7 @@ def _is_in(listing: Listing, wanted: Mapping[str, None]) -> bool:
     return listing.item_id in wanted
 
 
-def _marks(
-    asked: tuple[SampledSession, StoredPhoto], hashes: Mapping[str, int]
-) -> tuple[Split, tuple[str | int, ...]]:
+def _marks(asked: tuple[SampledSession, StoredPhoto], hashes: Mapping[str, int]) -> tuple[Split, tuple[str | int, ...]]:
     """A session's part, and by what another part could share it: its photo, the tapped items and theirs."""
     sampled, photo = asked
     tapped = sampled.tapped

@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from listing_lens.cli.pipeline import comparison_table, print_means
+from listing_lens.cli.compare import print_comparison
+from listing_lens.cli.pipeline import print_means
 
 console = Console()
 
@@ -43,7 +44,7 @@ def demo(
     columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bars:
         result: DemoResult = run_demo(listings, sessions, _Terminal(bars), now=datetime.now(UTC))
-    console.print(comparison_table(result.comparison))
+    print_comparison(result.comparison)
     print_means(result.sessions, result.means)
     from listing_lens.cli.search import search
     from listing_lens.stack.airflow_home import USER, password_file

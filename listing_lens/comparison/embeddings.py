@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from listing_lens import progress
 from models.encoders.encoder import Encoder
 from models.images import ImageError, ImageLimits, decode_image
 
@@ -64,8 +63,7 @@ def embed_photos(
     cache: EmbeddingCache | None,
     *,
     batch_size: int,
-    stage: str,
-    total: int | None = None,
+    advance: Callable[[int], None],
 ) -> list[Vectors]:
     """Embeddings (d,) by name, for each encoder, of (name, encoded image). Photos that cannot be decoded are absent.
 
@@ -75,7 +73,7 @@ def embed_photos(
         limits: what a photo may cost.
         cache: None keeps nothing.
         batch_size: photos per forward pass.
-        stage, total: what progress is reported as, and of how many photos if that is known.
+        advance: told how many more photos are done.
     """
     known = [cache.load(encoder.encoder_id) if cache else {} for encoder in encoders]
     found: list[Vectors] = [{} for _ in encoders]
@@ -89,7 +87,7 @@ def embed_photos(
                 cache.add(encoder.encoder_id, new)
             cached |= new
             vectors |= {name: cached[digest] for name, digest in digests.items() if digest in cached}
-        progress.advance(stage, len(chunk), total)
+        advance(len(chunk))
     return found
 
 

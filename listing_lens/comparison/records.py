@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from listing_lens.errors import LensError
 from models.encoders.cost import Cost
 
 # In random order, or as they were shown, items are ranked without an encoder.
@@ -13,7 +14,7 @@ Role = Literal["fine-tuned", "parent", "compared", "random", "logged"]
 # As the evaluation names them: the encoder alone, or with its projection.
 Variant = Literal["embedding", "projected"]
 
-# The metric that decides.
+# The metric that is looked at first.
 HEADLINE = "ndcg@5"
 
 
@@ -76,6 +77,32 @@ class Comparison(BaseModel):
     # Of the training; or the window of the sessions.
     name: str
     rows: tuple[ComparisonRow, ...]
+
+    @property
+    def headline(self) -> str:
+        """A sentence on the fine-tuned encoder, beside its parent, random and logged order, on unseen sessions.
+
+        Raises:
+            LensError: the comparison has no fine-tuned encoder, or no order to compare it with.
+        """
+        tuned = self._require("fine-tuned")
+        named = {
+            "its parent": self._require("parent"),
+            "random order": self._require("random", None),
+            "the logged order": self._require("logged", None),
+        }
+        others = ", ".join(f"{name} {row.unseen.metrics[HEADLINE]}" for name, row in named.items())
+        return (
+            f"nDCG@5 {tuned.unseen.metrics[HEADLINE]} on {tuned.unseen.sessions:,} unseen test sessions of "
+            f"{tuned.unseen.clusters:,} products; {others}; gain over the parent {tuned.gain}. "
+            "Means, with 95 % bootstrap intervals over products."
+        )
+
+    def _require(self, role: Role, variant: Variant | None = "embedding") -> ComparisonRow:
+        found = self.row(role, variant)
+        if found is None:
+            raise LensError(f"the comparison of {self.name} has no row of {role}: compare it again")
+        return found
 
     def row(self, role: Role, variant: Variant | None = "embedding") -> ComparisonRow | None:
         """The first row of a role and a variant; None if there is none."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from listing_lens.comparison.records import HEADLINE, ComparisonRow, Estimate, Role, Scores, Variant
 from listing_lens.errors import LensError
 from models.encoders.cost import Cost
-from models.intervals import Interval, bootstrap_mean, clusters_of
+from models.intervals import bootstrap_mean, clusters_of
 from models.metrics import METRICS, expected_at_random, relevance_by_rank, session_metrics
 from models.projection import Projection
 
@@ -88,18 +88,31 @@ def compare(contenders: Sequence[Contender], sessions: Sequence[ComparedSession]
             variant=contender.variant,
             dims=len(next(iter(contender.items.values()))),
             cost=contender.cost,
+            unseen=_scores(results, sessions, seen=False),
+            seen=_seen_scores(results, sessions),
             gain=None if contender.role == "parent" else _gain(results, parents.get(contender.variant), sessions),
-            **_scores(results, sessions),
         )
         for contender, results in zip(contenders, by_row, strict=True)
     ]
-    in_random_order = [expected_at_random(sum(session.tapped), len(session.shown)) for session in sessions]
-    as_logged = [session_metrics(np.array(session.tapped)) for session in sessions]
+    orders: dict[Role, list[dict[str, float]]] = {
+        "random": [expected_at_random(sum(session.tapped), len(session.shown)) for session in sessions],
+        "logged": [session_metrics(np.array(session.tapped)) for session in sessions],
+    }
     return (
         *rows,
-        ComparisonRow(role="random", **_scores(in_random_order, sessions)),
-        ComparisonRow(role="logged", **_scores(as_logged, sessions)),
+        *(
+            ComparisonRow(
+                role=role, unseen=_scores(results, sessions, seen=False), seen=_seen_scores(results, sessions)
+            )
+            for role, results in orders.items()
+        ),
     )
+
+
+def means_of(rows: Sequence[ComparisonRow]) -> Iterator[tuple[str, float]]:
+    """(label/metric, mean over the unseen sessions) of every row."""
+    for row in rows:
+        yield from ((f"{row.label}/{name}", estimate.mean) for name, estimate in row.unseen.metrics.items())
 
 
 def require_several_products(groups: Sequence[Sequence[str]]) -> None:
@@ -118,19 +131,18 @@ def _ranked(contender: Contender, session: ComparedSession) -> dict[str, float]:
     return session_metrics(relevance_by_rank(scores, session.tapped, session.shown))
 
 
-def _scores(results: Sequence[Mapping[str, float]], sessions: Sequence[ComparedSession]) -> dict[str, Scores]:
-    """Of the unseen sessions, and of the seen ones if there are any."""
-    found = {}
-    for name, seen in (("unseen", False), ("seen", True)):
-        places = [place for place, session in enumerate(sessions) if session.seen == seen]
-        if places:
-            clusters = clusters_of([sessions[place].groups for place in places])
-            metrics = {
-                metric: _estimate(bootstrap_mean(np.array([results[place][metric] for place in places]), clusters))
-                for metric in METRICS
-            }
-            found[name] = Scores(sessions=len(places), clusters=int(clusters.max()) + 1, metrics=metrics)
-    return found
+def _scores(results: Sequence[Mapping[str, float]], sessions: Sequence[ComparedSession], *, seen: bool) -> Scores:
+    """Of the sessions that are seen, or of those that are not."""
+    chosen = [
+        (result, session.groups) for result, session in zip(results, sessions, strict=True) if session.seen == seen
+    ]
+    clusters = clusters_of([groups for _, groups in chosen])
+    metrics = {name: _estimate([result[name] for result, _ in chosen], clusters) for name in METRICS}
+    return Scores(sessions=len(chosen), clusters=int(clusters.max()) + 1, metrics=metrics)
+
+
+def _seen_scores(results: Sequence[Mapping[str, float]], sessions: Sequence[ComparedSession]) -> Scores | None:
+    return _scores(results, sessions, seen=True) if any(session.seen for session in sessions) else None
 
 
 def _gain(
@@ -140,20 +152,17 @@ def _gain(
 ) -> Estimate | None:
     if parent is None:
         return None
-    places = [place for place, session in enumerate(sessions) if not session.seen]
-    differences = np.array([results[place][HEADLINE] - parent[place][HEADLINE] for place in places])
-    return _estimate(bootstrap_mean(differences, clusters_of([sessions[place].groups for place in places])))
+    differences = [
+        (result[HEADLINE] - before[HEADLINE], session.groups)
+        for result, before, session in zip(results, parent, sessions, strict=True)
+        if not session.seen
+    ]
+    return _estimate([value for value, _ in differences], clusters_of([groups for _, groups in differences]))
 
 
-def _estimate(interval: Interval) -> Estimate:
-    return Estimate(mean=interval.mean, low=interval.low, high=interval.high)
+def _estimate(values: Sequence[float], clusters: NDArray[np.intp]) -> Estimate:
+    return Estimate(**asdict(bootstrap_mean(np.array(values), clusters)))
 
 
 def _apply(projection: Projection, vectors: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
     return dict(zip(vectors, projection.apply(np.stack(list(vectors.values()))), strict=True))
-
-
-def means_of(rows: Sequence[ComparisonRow]) -> Iterator[tuple[str, float]]:
-    """(label/metric, mean over the unseen sessions) of every row."""
-    for row in rows:
-        yield from ((f"{row.label}/{name}", estimate.mean) for name, estimate in row.unseen.metrics.items())

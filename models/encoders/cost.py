@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import count, cycle, islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
-from torch.utils.flop_counter import FlopCounterMode
 
-from models.encoders.encoder import Encoder
+if TYPE_CHECKING:
+    from models.encoders.encoder import Encoder
 
-# Images per forward pass among which the fastest is looked for.
+# Images per forward pass, as long as more of them take less time each.
 BATCHES = (8, 32, 128)
 # Each batch is timed this often at least; beyond that for as long as that many seconds, but no more often than that.
 _LEAST_ROUNDS, _SECONDS, _MOST_ROUNDS = 3, 2.0, 100
@@ -52,20 +53,27 @@ def measure_cost(
         encoder: to be measured.
         images: RGB, at least one; they are taken in turn, since photos differ in size.
         clock: seconds.
-        batches: numbers of images per forward pass to try.
+        batches: numbers of images per forward pass to try, from the smallest.
     """
-    single = _timing(encoder, images, 1, clock)
-    tried = [_timing(encoder, images, size, clock) for size in batches]
+    single = batched = _timing(encoder, images, 1, clock)
+    for size in batches:
+        larger = _timing(encoder, images, size, clock)
+        if larger.p50_ms >= batched.p50_ms:
+            break
+        batched = larger
     return Cost(
         parameters=sum(weights.numel() for weights in encoder.network.tower.parameters()) if encoder.network else 0,
         gflop=_flop(encoder, images[0]) / 1e9,
         device=encoder.device.type,
         single=single,
-        batched=min([single, *tried], key=lambda timing: timing.p50_ms),
+        batched=batched,
     )
 
 
 def _flop(encoder: Encoder, image: Image.Image) -> int:
+    # What only reads a cost needs no torch.
+    from torch.utils.flop_counter import FlopCounterMode
+
     with FlopCounterMode(display=False) as counter:
         encoder.embed([image])
     return int(counter.get_total_flops())
