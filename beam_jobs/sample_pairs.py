@@ -5,7 +5,14 @@ buyer; the newest such version of an item is the candidate, so an item that was 
 The sample is determined by a hash of the items: a rerun gives the same sample, and a larger sample contains every smaller
 one. Only sampled photos are fetched. Everything that is not in the sample is counted by the rule that excluded it.
 
-The sample includes search sessions of the window, with the photos of the shown items, to validate and compare encoders on.
+Products are split into training, validation and test by a hash, time into what comes before the test period and that itself.
+Pairs are of listings before the test period and of products outside the test part: those of the training part are learnt from,
+those of the validation part choose the checkpoint. So do sessions before the test period whose tapped products are all of the
+validation part. Sessions of the test period whose tapped products are all of the test part are only reported. One is `unseen` if
+no photo of it looks like a photo that was learnt from or chosen by. A pair whose photo looks like one across the split is left
+out rather than moved: chains of similar photos would join half a catalog.
+
+The sample includes search sessions, with the photos of the shown items, to validate and compare encoders on.
 Sessions from the search service's log are left out: their photos are to be forgotten, and the sample would keep copies.
 
 The shards are Parquet, like all datasets in the lake: readers stream one row group at a time, prune columns, seek to where a
@@ -52,12 +59,13 @@ from beam_jobs.transforms.windows import (
 )
 from listing_lens.errors import LensError
 from listing_lens.images.source import ImageSource
-from listing_lens.lake.pairs import TRAIN, VALIDATION, fingerprint, pairs
+from listing_lens.lake.pairs import TRAIN, VALIDATION, VALIDATION_SESSIONS, fingerprint, pairs
 from listing_lens.lake.records import DEAD_LETTER_SCHEMA, DeadLetter, by_version
 from listing_lens.lake.searches import is_from_log
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import DEAD_LETTERS, LISTINGS, SESSIONS, Lake, Manifest
 from listing_lens.settings import load_settings
+from models.intervals import clusters_of
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +98,10 @@ def run(landed: beam.PCollection[Landed], config: Config) -> beam.PCollection[Ma
         | "Spread windows" >> beam.Reshuffle()
         | "Read listings" >> beam.FlatMap(lambda part: landed_listings(config.lake, part, config.window))
     )
-    trainable = versions | "Keep trainable" >> beam.ParDo(KeepTrainable()).with_outputs("left_out", main="eligible")
+    test_start = rules.test_start(config.window)
+    trainable = versions | "Keep trainable" >> beam.ParDo(KeepTrainable(test_start)).with_outputs(
+        "left_out", main="eligible"
+    )
     kept = (
         trainable.eligible
         | "Key by item" >> beam.WithKeys(lambda listing: listing.item_id)
@@ -98,7 +109,10 @@ def run(landed: beam.PCollection[Landed], config: Config) -> beam.PCollection[Ma
         | "Drop keys" >> beam.Values()
     )
     candidates = kept | "Newest" >> beam.MapTuple(lambda newest, _: newest)
-    sampled, not_sampled = candidates | "Sample" >> SampleListings(rules)
+    tested, usable = candidates | "Test products" >> beam.Partition(
+        lambda listing, _: int(rules.split(listing) != "test"), 2
+    )
+    sampled, not_sampled = usable | "Sample" >> SampleListings(rules)
     photos = sampled | "Photos" >> LoadPhotos(attrgetter("listing.image_uri"), config.images, rules.image_side)
     dead = photos.unusable | "Dead letters" >> beam.MapTuple(
         lambda one, why: DeadLetter(one.listing.item_id, why.stage, why.reason)
@@ -112,7 +126,7 @@ def run(landed: beam.PCollection[Landed], config: Config) -> beam.PCollection[Ma
         | "Gather shards" >> beam.GroupByKey()
         | "Write shards" >> beam.FlatMap(write_shard, AsDict(twins), target=target)
     )
-    session_files, session_counts = (hashed, twins) | "Sample sessions" >> SampleSessions(
+    session_files, session_counts, session_groups = (hashed, twins) | "Sample sessions" >> SampleSessions(
         rules, config.images, landed=config.landed_sessions, catalog=config.catalog, target=target
     )
     files = (
@@ -126,6 +140,7 @@ def run(landed: beam.PCollection[Landed], config: Config) -> beam.PCollection[Ma
         count_as(trainable.eligible, "eligible"),
         kept | "Older ones" >> beam.FlatMapTuple(lambda _, older: older.items()),
         count_as(candidates, "candidates"),
+        count_as(tested, "test_products"),
         count_as(sampled, "drawn"),
         count_as(not_sampled, "not_drawn"),
         count_as(dead, "dead_lettered"),
@@ -138,14 +153,20 @@ def run(landed: beam.PCollection[Landed], config: Config) -> beam.PCollection[Ma
         "counts": counts,
         "reasons": dead | "Reasons" >> beam.Map(lambda letter: letter.reason) | "Commonest" >> MostCommon(),
         "contents": shards | "Contents" >> beam.Map(lambda shard: shard.content),
+        "groups": session_groups,
     }
     return found | "Commit" >> CommitWindow(target, partial(_seal, config=config))
 
 
 def _seal(
-    found: dict[str, int], *, reasons: list[list[tuple[str, int]]], contents: list[int], config: Config
+    found: dict[str, int],
+    *,
+    reasons: list[list[tuple[str, int]]],
+    contents: list[int],
+    groups: list[tuple[str, ...]],
+    config: Config,
 ) -> tuple[dict[str, int], dict[str, Any]]:
-    """Reject a sample in which something went missing, too many listings are dead letters, or a split is empty."""
+    """Reject a sample in which something went missing, too many listings are dead letters, or a part is empty."""
     counts = accounted(found, config.name)
     [commonest] = reasons
     require_few_dead_letters(
@@ -157,9 +178,27 @@ def _seal(
                 f"no {kind} pair is left of {config.window} ({counts}): choose a window with more listings, "
                 "or other --pairs and --validation_share"
             )
+    if config.rules.sessions:
+        _require_sessions(counts, groups, config.window)
     parameters = vars(config.rules) | {"fingerprint": fingerprint(contents)}
     logger.info("%s of %s is complete, %s: %s", config.name, config.window, parameters["fingerprint"], counts)
     return counts, parameters
+
+
+def _require_sessions(counts: dict[str, int], groups: Sequence[Sequence[str]], window: Window) -> None:
+    remedy = (
+        "choose a window with more sessions, larger --validation_share, --test_share and --test_time, "
+        "or --sessions 0 to validate on pairs alone"
+    )
+    if not counts[VALIDATION_SESSIONS]:
+        raise LensError(f"no session of {window} is left to validate on ({counts}): {remedy}")
+    if not groups:
+        raise LensError(f"no unseen session of {window} is left to test on ({counts}): {remedy}")
+    if clusters_of(groups).max() == 0:
+        raise LensError(
+            f"all {len(groups)} unseen sessions of {window} to test on are of one product, "
+            f"which says nothing of others ({counts}): {remedy}"
+        )
 
 
 def configure(name: str, window: Window, rules: Rules) -> Config:
@@ -213,14 +252,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_window(arguments, required=True)
     arguments.add_argument("--pairs", type=int, default=1_000_000, help="pairs to sample, validation included")
     arguments.add_argument(
-        "--sessions", type=int, default=2_000, help="search sessions to sample; 0 needs none to have landed"
+        "--sessions",
+        type=int,
+        default=2_000,
+        help="search sessions to sample to validate on, and as many to test on; 0 needs none to have landed",
     )
     arguments.add_argument("--validation_share", type=float, default=0.1, help="share of the products to validate on")
+    arguments.add_argument("--test_share", type=float, default=0.2, help="share of the products to test on")
+    arguments.add_argument(
+        "--test_time", type=float, default=0.1, help="share of the window, at its end, whose sessions are tested on"
+    )
     arguments.add_argument(
         "--split_by",
         choices=("product", "seller"),
         default="product",
-        help="what training and validation never share; listings without one are split one by one",
+        help="what training, validation and test never share; without a product, a seller's listings of the same title",
     )
     arguments.add_argument(
         "--balance", action="store_true", help="sample as evenly as possible from the categories' top two levels"

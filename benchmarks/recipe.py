@@ -193,7 +193,7 @@ def _rendered(path: Path) -> Image.Image | None:
 
 
 def _is_unseen(pair: Pair) -> bool:
-    return split_of("recipe", pair.product_id or "", _UNSEEN_SHARE) == "validation"
+    return split_of("recipe", pair.product_id or "", 0, _UNSEEN_SHARE) == "test"
 
 
 def _decoded(pair: Pair) -> Image.Image:

@@ -11,8 +11,10 @@ from getpass import getuser
 from pathlib import Path
 from socket import gethostname
 
+from listing_lens.comparison.records import HEADLINE as RANKING_HEADLINE
+from listing_lens.comparison.records import Comparison
 from listing_lens.errors import LensError
-from listing_lens.finetuning.records import load_finetune
+from listing_lens.finetuning.records import load_comparison, load_finetune
 from listing_lens.lake.evaluations import KIND_TITLES, kinds_evaluated, means_of
 from listing_lens.lake.fits import HEADLINE, Assessment, load_assessment, load_fit, load_projection, projection_exists
 from listing_lens.lake.window import Window
@@ -80,10 +82,26 @@ def previous_projection(name: str, settings: Settings) -> str | None:
 
 
 def register_finetune(name: str, settings: Settings) -> int | None:
-    """Register a fine-tuned encoder as the candidate. Returns its version; None if it is no better than its parent."""
-    finetune = load_finetune(Lake(settings.lake), name)
+    """Register a fine-tuned encoder as the candidate, with what its comparison found.
+
+    Returns:
+        Its version; None if no validation was better than the parent's, so that there is no new encoder.
+
+    Raises:
+        LensError: it has not been trained, or not been compared on unseen test sessions.
+    """
+    lake = Lake(settings.lake)
+    finetune = load_finetune(lake, name)
     if finetune.best_step == 0:
         return None
+    comparison = load_comparison(lake, name)
+    compared = comparison.row("fine-tuned")
+    if compared is None or compared.encoder_id != finetune.encoder_id:
+        raise LensError(
+            f"the comparison of {name!r} is not of {finetune.encoder_id}, but of an earlier training of that name: "
+            f"run `python -m listing_lens.finetuning compare --name {name}`"
+        )
+    description = comparison.headline
     registry = connect_registry(settings)
     run_id = finetune.mlflow_run_id
     if run_id is None:
@@ -91,6 +109,7 @@ def register_finetune(name: str, settings: Settings) -> int | None:
         run_id = registry.start_finetuning(name, finetune.recipe, key=finetune.encoder_id)
         registry.log_metrics(run_id, finetune.metrics, finetune.steps)
         registry.end(run_id)
+    registry.log_metrics(run_id, _compared_metrics(comparison))
     return registry.register_encoder(
         run_id,
         encoder_folder(finetune.encoder_source),
@@ -100,6 +119,7 @@ def register_finetune(name: str, settings: Settings) -> int | None:
         parent_source=finetune.parent_source,
         parent_revision=finetune.parent_revision,
         pairs_fingerprint=finetune.pairs_fingerprint,
+        description=description,
     )
 
 
@@ -276,6 +296,23 @@ def _ndcg_by_dims(means: Mapping[str, float], dims: int) -> dict[int, float]:
     """nDCG@5 by the number of dimensions that an evaluation used: fewer than the projection's, where it did, then all of them."""
     fewer = {at: f"projected_{at}/ndcg@5" for at in prefix_dims(dims)}
     return {at: means[name] for at, name in fewer.items() if name in means} | {dims: means["projected/ndcg@5"]}
+
+
+def _compared_metrics(comparison: Comparison) -> dict[str, float]:
+    """The unseen test sessions' means, and the interval of the first, by role and metric."""
+    metrics: dict[str, float] = {}
+    for row in comparison.rows:
+        if row.role == "compared":
+            continue
+        of = "test" if row.role == "fine-tuned" else f"test/{row.role}"
+        of = f"{of}/projected" if row.variant == "projected" else of
+        metrics |= {f"{of}/{name}": estimate.mean for name, estimate in row.unseen.metrics.items()}
+        headline = row.unseen.metrics[RANKING_HEADLINE]
+        metrics |= {f"{of}/{RANKING_HEADLINE}_low": headline.low, f"{of}/{RANKING_HEADLINE}_high": headline.high}
+        if row.gain is not None:
+            metrics |= {f"{of}/gain": row.gain.mean, f"{of}/gain_low": row.gain.low, f"{of}/gain_high": row.gain.high}
+    tuned = comparison.row("fine-tuned")
+    return metrics | ({"test/sessions": tuned.unseen.sessions} if tuned else {})
 
 
 def _metrics_of(assessment: Assessment) -> dict[str, float]:

@@ -53,6 +53,26 @@ def session_metrics(ranked: NDArray[np.bool_]) -> dict[str, float]:
     return {f"{name}@{k}": metric(k, ranked) for name, metric in _BY_NAME.items() for k in METRIC_CUTOFFS}
 
 
+def expected_at_random(relevant: int, shown: int) -> dict[str, float]:
+    """The exact expectation of one session's metrics over all orders of the shown items, by the names of `METRICS`.
+
+    Raises:
+        ValueError: nothing is relevant.
+    """
+    if not relevant:
+        raise ValueError("no item is relevant: the metrics of this session are undefined")
+    share = relevant / shown
+    # Each rank holds a relevant item with the same chance, so gains add up.
+    discounts = 1.0 / np.log2(np.arange(2, max(METRIC_CUTOFFS) + 2))
+    found = {}
+    for k in METRIC_CUTOFFS:
+        ranks = min(k, shown)
+        found[f"ndcg@{k}"] = float(share * discounts[:ranks].sum() / discounts[: min(k, relevant)].sum())
+        found[f"precision@{k}"] = share * ranks / k
+        found[f"recall@{k}"] = ranks / shown
+    return {name: found[name] for name in METRICS}
+
+
 def _relevant(ranked: NDArray[np.bool_]) -> int:
     count = int(ranked.sum())
     if not count:

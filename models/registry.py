@@ -260,6 +260,7 @@ class Registry:
         parent_source: str,
         parent_revision: str | None = None,
         pairs_fingerprint: str,
+        description: str,
     ) -> int:
         """Log an encoder's files to its training's run, register it, and make it the candidate. It is registered once.
 
@@ -271,6 +272,7 @@ class Registry:
             parent_id, parent_source: the encoder that was fine-tuned.
             parent_revision: the parent's commit on a model hub; None if it came from elsewhere.
             pairs_fingerprint: identifies the pairs that it was trained on.
+            description: what someone who may promote the version should know, for its page and the run's.
 
         Returns:
             The version.
@@ -287,7 +289,8 @@ class Registry:
                 "parent_revision": parent_revision or "none",
                 "pairs_fingerprint": pairs_fingerprint,
             }
-            version = self._create_version(ENCODER_MODEL, run_id, tags)
+            self.client.set_tag(run_id, MLFLOW_RUN_NOTE, description)
+            version = self._create_version(ENCODER_MODEL, run_id, tags, description)
         self.client.set_registered_model_alias(ENCODER_MODEL, CANDIDATE, str(version))
         return version
 

@@ -16,7 +16,7 @@ from listing_lens.settings import Settings, load_settings
 from plugins.tasks import this_run
 
 # The DAG's params that are passed to `sample_pairs` unchanged.
-_SAMPLING = ("pairs", "sessions", "validation_share", "image_side", "split_by", "balance")
+_SAMPLING = ("pairs", "sessions", "validation_share", "test_share", "test_time", "image_side", "split_by", "balance")
 
 
 @task
@@ -27,17 +27,20 @@ def resolve(name: str) -> dict[str, Any]:
         `sample`: the arguments of `sample_pairs`; `parent`: the source of the encoder to train further.
     """
     from listing_lens.embedding.sources import resolve_encoder
+    from models.encoders.texts import require_text_tower
     from models.finetune.recipe import Recipe
 
     params, settings = get_current_context()["params"], load_settings()
     try:
         Recipe.parse(json.dumps(params["recipe"]))
         window = _window(name, params, settings)
+        parent = resolve_encoder(params["parent"], settings)
+        require_text_tower(parent, settings.encoder_trusted_code)
     except LensError as err:
         raise AirflowFailException(str(err)) from err
     bounds = {"window_start": window.start.isoformat(), "window_end": window.end.isoformat()}
     sampling = {option: params[option] for option in _SAMPLING}
-    return {"sample": {"name": name, **bounds, **sampling}, "parent": resolve_encoder(params["parent"], settings)}
+    return {"sample": {"name": name, **bounds, **sampling}, "parent": parent}
 
 
 @task

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -14,11 +15,12 @@ from PIL import Image
 from listing_lens.lake.pairs import (
     PAIR_SCHEMA,
     PAIR_SESSION_SCHEMA,
-    PAIR_SESSIONS,
     SESSION_ITEM_SCHEMA,
     SESSION_ITEMS,
+    TEST_SESSIONS,
     TRAIN,
     VALIDATION,
+    VALIDATION_SESSIONS,
     pairs,
 )
 from listing_lens.lake.window import Window
@@ -51,23 +53,37 @@ def pair(number: int) -> dict[str, object]:
     }
 
 
-def write_sample(lake: Lake, name: str, *, sessions: int = 6, fingerprint: str = "0123456789abcdef") -> None:
-    """24 training pairs, 8 of validation, and sessions whose tapped items are of the photo's colour."""
+def session(number: int, shown: list[object], *, unseen: bool) -> dict[str, object]:
+    """A search by a photo of one colour, in which the items of that colour were tapped."""
+    return {
+        "session_id": f"s{number}",
+        "image": photo(list(COLOURS)[number % 4], 1000 + number),
+        "shown": shown,
+        "tapped": [place % 4 == number % 4 for place in range(8)],
+        "groups": [f"product {number % 4}"],
+        "unseen": unseen,
+    }
+
+
+def write_sample(
+    lake: Lake,
+    name: str,
+    *,
+    sessions: int = 6,
+    tested: Sequence[int] = range(20, 26),
+    unseen: Sequence[int] = (20, 22, 24, 25),
+    fingerprint: str = "0123456789abcdef",
+) -> None:
+    """24 training pairs, 8 of validation, and sessions to validate and to test on, of which some are unseen."""
     items = [pair(number) for number in range(100, 108)]
-    searches = [
-        {
-            "session_id": f"s{number}",
-            "image": photo(list(COLOURS)[number % 4], 1000 + number),
-            "shown": [item["item_id"] for item in items],
-            "tapped": [place % 4 == number % 4 for place in range(8)],
-            "unseen": number % 2 == 0,
-        }
-        for number in range(sessions)
-    ]
+    shown = [item["item_id"] for item in items]
+    searches = [session(number, shown, unseen=number % 2 == 0) for number in range(sessions)]
+    tests = [session(number, shown, unseen=number in unseen) for number in tested]
     tables = {
         TRAIN: pa.Table.from_pylist([pair(number) for number in range(24)], PAIR_SCHEMA),
         VALIDATION: pa.Table.from_pylist([pair(number) for number in range(50, 58)], PAIR_SCHEMA),
-        PAIR_SESSIONS: pa.Table.from_pylist(searches, PAIR_SESSION_SCHEMA),
+        VALIDATION_SESSIONS: pa.Table.from_pylist(searches, PAIR_SESSION_SCHEMA),
+        TEST_SESSIONS: pa.Table.from_pylist(tests, PAIR_SESSION_SCHEMA),
         SESSION_ITEMS: pa.Table.from_pylist(
             [{key: item[key] for key in ("item_id", "image")} for item in items], SESSION_ITEM_SCHEMA
         ),

@@ -39,6 +39,7 @@ STOREYS = (
     "embedding",
     "indexing",
     "serving",
+    "comparison",
     "finetuning",
     "registration",
     "importing",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from listing_lens.lake.records import Listing
+from listing_lens.lake.records import Listing, Session
 from models.pairs.split import Split
 
 
@@ -33,6 +33,25 @@ class HashedPair:
     split: Split
     group: str
     image_hash: int
+
+
+@dataclass(frozen=True, slots=True)
+class SampledSession:
+    """A session, the part that its time and the tapped products put it in, and the groups of the tapped items."""
+
+    session: Session
+    split: Split
+    groups: tuple[str, ...]
+
+    @property
+    def tapped(self) -> list[str]:
+        """The ids of the tapped items."""
+        return tapped_items(self.session)
+
+
+def tapped_items(session: Session) -> list[str]:
+    """The ids of the items that were tapped in a session."""
+    return [item_id for item_id, tapped in zip(session.shown, session.tapped, strict=True) if tapped]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 
 import apache_beam as beam
 from apache_beam.pvalue import AsDict, AsList, AsSingleton, TaggedOutput
@@ -15,11 +16,19 @@ from models.sampling import SampledBins, bin_of, lowest_bins, sample_number, wat
 
 
 class KeepTrainable(beam.DoFn):
-    """Listing versions → those fit for training; `left_out`: for each of the others, the rule that excluded it."""
+    """Listing versions → those fit for training; `left_out`: for each of the others, the rule that excluded it.
+
+    Versions of the test period, which begins at `test_start`, are not: a training must not know what came later.
+    """
+
+    def __init__(self, test_start: datetime) -> None:
+        self._test_start = test_start
 
     def process(self, listing: Listing | Refused) -> Iterator[Listing | TaggedOutput]:
         if isinstance(listing, Refused):
             yield TaggedOutput("left_out", "left_out_invalid")
+        elif listing.updated_at >= self._test_start:
+            yield TaggedOutput("left_out", "left_out_test_period")
         elif listing.status in (Status.RESERVED, Status.DELETED):
             yield TaggedOutput("left_out", f"left_out_{listing.status}")
         elif is_message(listing.title):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from datetime import datetime
 
 from listing_lens.errors import LensError
-from listing_lens.lake.records import Listing
-from models.pairs.split import Split, split_of
+from listing_lens.lake.records import Listing, Session
+from listing_lens.lake.window import Window
+from models.pairs.split import GroupedBy, Split, group_of, split_of
 
 # The strata of a balanced sample are categories, down to this many levels.
 _STRATUM_LEVELS = 2
@@ -19,7 +22,9 @@ class Rules:
     pairs: int
     sessions: int
     validation_share: float
-    split_by: str
+    test_share: float
+    test_time: float
+    split_by: GroupedBy
     balance: bool
     max_per_image: int
     image_side: int
@@ -29,18 +34,46 @@ class Rules:
         for name, least in (("pairs", 1), ("sessions", 0), ("max_per_image", 1), ("image_side", 8)):
             if getattr(self, name) < least:
                 raise LensError(f"--{name} is {getattr(self, name)}: give {least} or more")
-        if not 0 < self.validation_share < 1:
-            raise LensError(f"--validation_share is {self.validation_share}: give a share between 0 and 1")
+        for name in ("validation_share", "test_share", "test_time"):
+            if not 0 < getattr(self, name) < 1:
+                raise LensError(f"--{name} is {getattr(self, name)}: give a share between 0 and 1")
+        if self.validation_share + self.test_share >= 1:
+            raise LensError(
+                f"--validation_share and --test_share are {self.validation_share} and {self.test_share}: "
+                "together they must leave some products to train on"
+            )
 
     def stratum(self, listing: Listing) -> str:
         """The stratum that a listing is sampled from."""
         return " > ".join(listing.category[:_STRATUM_LEVELS]) if self.balance else "all"
 
     def group(self, listing: Listing) -> str:
-        """The group that is never on both sides of the split; a listing without a code is its own group."""
-        code = listing.product_id if self.split_by == "product" else listing.seller_id
-        return f"{self.split_by} {code}" if code else f"item {listing.item_id}"
+        """The group that is never in two parts."""
+        return group_of(
+            self.split_by,
+            item_id=listing.item_id,
+            title=listing.title,
+            seller_id=listing.seller_id,
+            product_id=listing.product_id,
+        )
 
     def split(self, listing: Listing) -> Split:
         """The part of the split that a listing belongs to."""
-        return split_of(self.salt, self.group(listing), self.validation_share)
+        return self.split_of_group(self.group(listing))
+
+    def split_of_group(self, group: str) -> Split:
+        """The part of the split that a group belongs to."""
+        return split_of(self.salt, group, self.validation_share, self.test_share)
+
+    def test_start(self, window: Window) -> datetime:
+        """When the test period of a window begins: training knows nothing from then on."""
+        return window.end - self.test_time * (window.end - window.start)
+
+    def period(self, session: Session, window: Window) -> Split:
+        """The part of the split that a session can be in, by its time."""
+        return "test" if session.searched_at >= self.test_start(window) else "validation"
+
+    def sessions_to_draw(self, period: Split) -> int:
+        """How many sessions of a period to look at, so that about `sessions` tap products of its part alone, or fewer."""
+        share = self.test_share if period == "test" else self.validation_share
+        return math.ceil(self.sessions / share)

@@ -27,7 +27,8 @@ def by_shard(
     """((split, shard), (position, row)); rows are sorted by position within a shard."""
     listing, photo = pair[0].listing, pair[1]
     kind = TRAIN if rules.split(listing) == "train" else VALIDATION
-    share = rules.validation_share if kind == VALIDATION else 1 - rules.validation_share
+    validation_share = rules.validation_share / (1 - rules.test_share)
+    share = validation_share if kind == VALIDATION else 1 - validation_share
     # Not the sample number: sorted by that, a balanced sample would have its small strata last.
     place = sample_number(f"{rules.salt}\0place", listing.item_id)
     row: dict[str, object] = {

@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from listing_lens.cli.pipeline import comparison_table, print_means
+from listing_lens.cli.compare import print_comparison
+from listing_lens.cli.pipeline import print_means
 
 console = Console()
 
@@ -35,7 +36,7 @@ class _Terminal:
 
 def demo(
     listings: Annotated[int, typer.Option(help="Items for sale.")] = 2100,
-    sessions: Annotated[int, typer.Option(help="Searches by photo and words.")] = 400,
+    sessions: Annotated[int, typer.Option(help="Searches by photo and words.")] = 1500,
 ) -> None:
     """Run a demo marketplace through the whole workflow, on real servers that stay up."""
     from listing_lens.demo.run import DemoResult, run_demo
@@ -43,7 +44,7 @@ def demo(
     columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bars:
         result: DemoResult = run_demo(listings, sessions, _Terminal(bars), now=datetime.now(UTC))
-    console.print(comparison_table(result.comparison))
+    print_comparison(result.comparison)
     print_means(result.sessions, result.means)
     from listing_lens.cli.search import search
     from listing_lens.stack.airflow_home import USER, password_file

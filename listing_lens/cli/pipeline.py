@@ -13,7 +13,6 @@ from listing_lens.cli.console import console
 from listing_lens.cli.index import Model, rebuild_index
 from listing_lens.cli.progress import run_with_bars
 from listing_lens.errors import LensError
-from listing_lens.finetuning.records import Comparison
 from listing_lens.lake.evaluations import KIND_TITLES, kinds_evaluated, means_of
 from listing_lens.lake.fits import Assessment, load_assessment
 from listing_lens.lake.records import QueryKind
@@ -176,22 +175,6 @@ def assessment_table(assessment: Assessment) -> Table:
     for dims in sorted({*now, *before}):
         values = [by_dims.get(dims, {}).get(name) for by_dims in (now, before) if by_dims for name in names]
         table.add_row(str(dims), *("–" if value is None else f"{value:.3f}" for value in values))
-    return table
-
-
-def comparison_table(comparison: Comparison) -> Table:
-    """An encoder compared with its parent and others, on all sessions and on those without products it was trained on."""
-    first = comparison.rows[0]
-    table = Table(
-        "encoder",
-        *("nDCG@5", "recall@10", "nDCG@5 unseen", "recall@10 unseen"),
-        title=f"{first.sessions:,} held-out sessions; {first.unseen_sessions:,} of products that training never saw",
-    )
-    for row in comparison.rows:
-        values = [
-            metrics.get(name) for metrics in (row.metrics, row.unseen_metrics) for name in ("ndcg@5", "recall@10")
-        ]
-        table.add_row(row.label, *("–" if value is None else f"{value:.3f}" for value in values))
     return table
 
 

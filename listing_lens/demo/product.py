@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,8 @@ BRANDS = (
     "Velora", "ASAGIRI", "Bram & Tull", "kumo", "Zephyro", "HOSHIZORA", "Marisol", "トキワ堂", "Quillon", "SUNDRIFT", "Yamaneko",
 )  # fmt: skip
 SHAPE_PARAMETERS = 8
+# A kind comes in a few colours, so that many products have both in common, and their titles too: only their looks differ.
+COLOURS_OF_KIND = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ def make_product(seed: int, number: int) -> Product:
     rng = generator(seed, "product", product_id)
     kinds = list(KINDS.values())
     kind = kinds[number % len(kinds)]
-    colour, second, accent = _colours(rng)
+    colour, second, accent = _colours(rng, _palette(seed, kind))
     return Product(
         product_id=product_id,
         kind=kind.name,
@@ -71,10 +74,16 @@ def _pattern(rng: np.random.Generator, kind: Kind) -> str | None:
     return pick(rng, PATTERNS) if rng.random() < kind.patterned else None
 
 
-def _colours(rng: np.random.Generator) -> tuple[str, str, str]:
-    """Three colours that can be told apart."""
+def _palette(seed: int, kind: Kind) -> list[str]:
+    """The main colours that a kind comes in."""
+    rng = generator(seed, "palette", kind.name)
+    return [str(name) for name in rng.choice(list(COLOURS), COLOURS_OF_KIND, replace=False)]
+
+
+def _colours(rng: np.random.Generator, palette: Sequence[str]) -> tuple[str, str, str]:
+    """Three colours that can be told apart, the first one from a palette."""
     names = list(COLOURS)
-    colour = pick(rng, names)
+    colour = pick(rng, palette)
     second = pick(rng, [name for name in names if _apart(name, colour)])
     accent = pick(rng, [name for name in names if _apart(name, colour) and _apart(name, second)])
     return colour, second, accent

@@ -11,11 +11,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
+from listing_lens.comparison.records import Comparison
 from listing_lens.demo.plan import DemoSpec
 from listing_lens.demo.training import PAIRS, RECIPE, save_parent
 from listing_lens.demo.write import make_catalog
 from listing_lens.errors import LensError
-from listing_lens.finetuning.records import Comparison, latest_comparison
+from listing_lens.finetuning.records import latest_comparison
 from listing_lens.lake.evaluations import mean_of
 from listing_lens.lake.records import QueryKind, sessions_of
 from listing_lens.lake.window import Window

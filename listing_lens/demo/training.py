@@ -11,7 +11,13 @@ from typing import Any
 
 from listing_lens.lake.windows import LISTINGS, Lake
 
-PAIRS: dict[str, Any] = {"pairs": 10_000, "sessions": 1_000, "validation_share": 0.15, "image_side": 144}
+PAIRS: dict[str, Any] = {
+    "pairs": 10_000,
+    "sessions": 1_000,
+    "validation_share": 0.15,
+    "test_time": 0.17,
+    "image_side": 144,
+}
 
 RECIPE: dict[str, Any] = {
     "epochs": 5,

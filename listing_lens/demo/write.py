@@ -44,6 +44,8 @@ _TRUE_SESSION_SCHEMA = pa.schema(
         pa.field("session_id", pa.string(), nullable=False),
         pa.field("product_id", pa.string(), nullable=False),
         pa.field("kind", pa.string(), nullable=False),
+        # Whether what it showed was in random order.
+        pa.field("shuffled", pa.bool_(), nullable=False),
     ]
 )
 _SCHEMAS = {
@@ -192,4 +194,9 @@ def _true_listing(version: Version) -> dict[str, object]:
 
 
 def _true_session(found: DemoSession) -> dict[str, object]:
-    return {"session_id": found.session.session_id, "product_id": found.wanted.product_id, "kind": found.wanted.kind}
+    return {
+        "session_id": found.session.session_id,
+        "product_id": found.wanted.product_id,
+        "kind": found.wanted.kind,
+        "shuffled": found.shuffled,
+    }

@@ -51,8 +51,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if known.command == "train":
         train_encoder(known.name, known.pairs, known.parent, Recipe.parse(known.recipe), settings)
     else:
-        for row in compare_encoders(known.name, known.others, settings).rows:
-            logger.info("%-60s nDCG@5 %.3f  recall@10 %.3f", row.label, row.metrics["ndcg@5"], row.metrics["recall@10"])
+        comparison = compare_encoders(known.name, known.others, settings)
+        for row in comparison.rows:
+            found = row.unseen.metrics
+            logger.info("%-60s nDCG@5 %s  recall@10 %s", row.label, found["ndcg@5"], found["recall@10"])
+        logger.info(comparison.headline)
 
 
 if __name__ == "__main__":

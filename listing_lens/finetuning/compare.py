@@ -1,27 +1,34 @@
-"""Compare a fine-tuned encoder with its parent and others, on search sessions that were held out of its training."""
+"""Compare a fine-tuned encoder with its parent and others, on test sessions that neither trained it nor chose its checkpoint."""
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
-from listing_lens.embedding.sources import resolve_encoder
+from listing_lens import progress
+from listing_lens.comparison.embeddings import EmbeddingCache, Vectors, embed_photos
+from listing_lens.comparison.records import Comparison, Role
+from listing_lens.comparison.table import ComparedSession, Contender, compare, means_of, require_several_products
+from listing_lens.embedding.sources import encoder_runtime, resolve_encoder
 from listing_lens.errors import LensError
 from listing_lens.finetuning.log import log_comparison
-from listing_lens.finetuning.records import Comparison, ComparisonRow, Role, Variant, load_finetune, save_comparison
+from listing_lens.finetuning.records import load_finetune, save_comparison
 from listing_lens.finetuning.sessions import held_out_sessions, session_items
-from listing_lens.lake.pairs import TRAIN, PairsInfo, pairs_info
+from listing_lens.lake.pairs import TEST_SESSIONS, TRAIN, PairsInfo, pairs_info
 from listing_lens.lake.windows import Lake
 from listing_lens.settings import Settings
 from models import figures
-from models.encoders.encoder import Encoder
-from models.finetune.shards import Shards
-from models.finetune.validation import HeldOutSession, embed_all, mean_metrics, rank_sessions
+from models.encoders.cost import measure_cost
+from models.encoders.encoder import Encoder, shared_encoder
+from models.finetune.shards import Shards, decode
+from models.finetune.validation import HeldOutSession
+from models.images import ImageLimits
 from models.moments import Moments
 from models.projection import fit_projection
 
@@ -29,15 +36,17 @@ logger = logging.getLogger(__name__)
 
 # Projections are fitted on the photos of at most this many training pairs.
 _FITTED_ON = 20_000
+_TIMED_ON = 128
 
 
 def compare_encoders(name: str, others: Sequence[str], settings: Settings) -> Comparison:
-    """Rank a training's held-out sessions with its encoder, its parent and others, each alone and with a projection.
+    """Rank a training's test sessions with its encoder, its parent and others, each alone and with a projection.
 
     The projections are fitted on photos of the training's pairs, as an index's is on photos of its catalog.
 
     Raises:
-        LensError: the training has not finished, an encoder cannot be loaded, or the sample has no sessions.
+        LensError: the training has not finished, an encoder cannot be loaded, or the sample has no unseen test sessions, or of
+            one product only.
     """
     lake = Lake(settings.lake)
     record = load_finetune(lake, name)
@@ -47,63 +56,63 @@ def compare_encoders(name: str, others: Sequence[str], settings: Settings) -> Co
             f"{info.dataset} is {info.fingerprint} now, but {name} was trained on {record.pairs_fingerprint}: "
             "sample the pairs as they were, or train on these"
         )
-    sessions = list(held_out_sessions(lake, info))
+    sessions = list(held_out_sessions(lake, info, TEST_SESSIONS))
     if not sessions:
         raise LensError(f"{info.dataset} has no sessions to compare encoders on: sample it with --sessions")
+    require_several_products([session.groups for session in sessions if session.unseen])
     roles: dict[str, Role] = {record.encoder_source: "fine-tuned", record.parent_source: "parent"}
     for other in others:
         # The parent may be asked for by name as well.
         roles.setdefault(resolve_encoder(other, settings), "compared")
-    rows = [
-        row
-        for source, role in roles.items()
-        for row in _rows_of(
-            Encoder.load(source, trusted_code=settings.encoder_trusted_code),
-            role,
-            lake,
-            info,
-            sessions,
-            settings.projection_dims,
-        )
-    ]
-    comparison = Comparison(name=name, rows=tuple(rows))
+    runtime = encoder_runtime(settings)
+    encoders = [shared_encoder(source, runtime) for source in roles]
+    contenders = _contenders(encoders, list(roles.values()), lake, info, sessions, settings)
+    rows = compare(list(contenders), [_compared(session) for session in sessions])
+    comparison = Comparison(name=name, rows=rows)
     save_comparison(lake, comparison)
     log_comparison(record, comparison_figure(comparison), settings)
     return comparison
 
 
 def comparison_figure(comparison: Comparison) -> Figure:
-    """Metrics by k, with one line per row."""
-    means = {f"{row.label}/{name}": value for row in comparison.rows for name, value in row.metrics.items()}
-    return figures.metrics_by_k(means, {row.label: row.label for row in comparison.rows})
+    """Metrics by k on the unseen sessions, with one line per row."""
+    return figures.metrics_by_k(dict(means_of(comparison.rows)), {row.label: row.label for row in comparison.rows})
 
 
-def _rows_of(
-    encoder: Encoder, role: Role, lake: Lake, info: PairsInfo, sessions: Sequence[HeldOutSession], dims: int
-) -> Iterator[ComparisonRow]:
-    logger.info("ranking %s sessions by %s", len(sessions), encoder.encoder_id)
-    queries = np.stack([e for _, e in embed_all(((s.session_id, s.image) for s in sessions), encoder.embed)])
-    items = dict(embed_all(session_items(lake, info), encoder.embed))
+def _contenders(
+    encoders: Sequence[Encoder],
+    roles: Sequence[Role],
+    lake: Lake,
+    info: PairsInfo,
+    sessions: Sequence[HeldOutSession],
+    settings: Settings,
+) -> Iterator[Contender]:
+    cache = EmbeddingCache(settings.home / "comparison")
+    limits = ImageLimits(settings.image_max_bytes, settings.image_max_pixels)
+
+    def embed(photos: Iterator[tuple[str, bytes]], stage: str) -> list[Vectors]:
+        advance = partial(progress.advance, stage)
+        return embed_photos(photos, encoders, limits, cache, batch_size=settings.encoder_batch_size, advance=advance)
+
+    logger.info("ranking %s sessions by %s", len(sessions), ", ".join(encoder.encoder_id for encoder in encoders))
+    queries = embed(((session.session_id, session.image) for session in sessions), "queries embedded")
+    shown = {item_id for session in sessions for item_id in session.shown}
+    items = embed(
+        ((item_id, image) for item_id, image in session_items(lake, info) if item_id in shown), "items embedded"
+    )
     shards = Shards.open(lake.filesystem, lake.paths(info.dataset, [info.window], TRAIN))
-    photos = ((pair.item_id, pair.image) for pair in islice(shards.read(shards.groups), _FITTED_ON))
-    catalog = np.stack([embedding for _, embedding in embed_all(photos, encoder.embed)])
-    projection = fit_projection(Moments.of(catalog), min(dims, encoder.dims, len(catalog) - 1))
-    names, vectors = list(items), np.stack(list(items.values()))
-    spaces: list[tuple[Variant, NDArray[np.float32], NDArray[np.float32]]] = [
-        ("embedding", queries, vectors),
-        ("projected", projection.apply(queries), projection.apply(vectors)),
-    ]
-    for variant, photo_vectors, item_vectors in spaces:
-        results = rank_sessions(sessions, photo_vectors, dict(zip(names, item_vectors, strict=True)))
-        unseen = [results[session.session_id] for session in sessions if session.unseen]
-        yield ComparisonRow(
-            encoder_id=encoder.encoder_id,
-            encoder_source=encoder.source,
-            role=role,
-            variant=variant,
-            dims=item_vectors.shape[1],
-            sessions=len(results),
-            metrics=mean_metrics(results.values()),
-            unseen_sessions=len(unseen),
-            unseen_metrics=mean_metrics(unseen),
-        )
+    pairs = islice(shards.read(shards.groups), _FITTED_ON)
+    catalogs = embed(((pair.item_id, pair.image) for pair in pairs), "training photos embedded")
+    timed_on = [decode(session.image) for session in sessions[:_TIMED_ON]]
+    for encoder, role, *vectors in zip(encoders, roles, queries, items, catalogs, strict=True):
+        of_queries, of_items, of_catalog = vectors
+        cost = measure_cost(encoder, timed_on, time.perf_counter)
+        alone = Contender(role, encoder.encoder_id, encoder.source, "embedding", of_queries, of_items, cost)
+        catalog = np.stack(list(of_catalog.values()))
+        dims = min(settings.projection_dims, encoder.dims, len(catalog) - 1)
+        yield alone
+        yield alone.projected(fit_projection(Moments.of(catalog), dims))
+
+
+def _compared(session: HeldOutSession) -> ComparedSession:
+    return ComparedSession(session.session_id, session.shown, session.tapped, session.groups, not session.unseen)

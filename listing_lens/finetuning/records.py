@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from listing_lens.comparison.records import Comparison
 from listing_lens.errors import LensError
 from listing_lens.lake.windows import Lake
-
-Role = Literal["fine-tuned", "parent", "compared"]
-# As the evaluation names them: the encoder alone, or with its projection.
-Variant = Literal["embedding", "projected"]
 
 _COMPARISON = "-comparison.json"
 
@@ -43,38 +40,6 @@ class Finetune(BaseModel):
     stopped: str
     # Of the best checkpoint, on the validation pairs and sessions.
     metrics: dict[str, float]
-
-
-class ComparisonRow(BaseModel):
-    """How one encoder ranks the sessions, alone or with a projection that was fitted for it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    encoder_id: str
-    encoder_source: str
-    role: Role
-    variant: Variant
-    dims: int = Field(gt=0)
-    sessions: int = Field(ge=0)
-    metrics: dict[str, float]
-    # The same over the sessions in which no tapped item's product or seller occurs in training.
-    unseen_sessions: int = Field(ge=0)
-    unseen_metrics: dict[str, float]
-
-    @property
-    def label(self) -> str:
-        """What the row is called in tables and figures."""
-        name = self.encoder_id if self.role == "compared" else self.role
-        return name if self.variant == "embedding" else f"{name} + PCA {self.dims}"
-
-
-class Comparison(BaseModel):
-    """The table of a fine-tuned encoder beside its parent and others, on the same held-out sessions."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    rows: tuple[ComparisonRow, ...]
 
 
 def finetune_path(lake: Lake, name: str) -> str:

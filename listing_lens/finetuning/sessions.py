@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from listing_lens.lake.pairs import PAIR_SESSIONS, SESSION_ITEMS, PairsInfo
+from listing_lens.lake.pairs import SESSION_ITEMS, PairsInfo
 from listing_lens.lake.windows import Lake
 from models.finetune.validation import HeldOutSession
 
 _READ_ROWS = 256
 
 
-def held_out_sessions(lake: Lake, info: PairsInfo) -> Iterator[HeldOutSession]:
-    for batch in lake.read(info.dataset, [info.window], kind=PAIR_SESSIONS, batch_rows=_READ_ROWS):
+def held_out_sessions(lake: Lake, info: PairsInfo, kind: str) -> Iterator[HeldOutSession]:
+    """The sessions of a kind: those to validate on, or those to test on."""
+    for batch in lake.read(info.dataset, [info.window], kind=kind, batch_rows=_READ_ROWS):
         for row in batch.to_pylist():
-            yield HeldOutSession(**row | {"shown": tuple(row["shown"]), "tapped": tuple(row["tapped"])})
+            yield HeldOutSession(**row | {name: tuple(row[name]) for name in ("shown", "tapped", "groups")})
 
 
 def session_items(lake: Lake, info: PairsInfo) -> Iterator[tuple[str, bytes]]:

@@ -18,7 +18,7 @@ from listing_lens.embedding.sources import publish_encoder, resolve_encoder
 from listing_lens.finetuning.log import HISTORY, LiveLog, MlflowRun, Silence
 from listing_lens.finetuning.records import Finetune, save_finetune
 from listing_lens.finetuning.sessions import held_out_sessions, session_items
-from listing_lens.lake.pairs import TRAIN, VALIDATION, PairsInfo, pairs_info
+from listing_lens.lake.pairs import TRAIN, VALIDATION, VALIDATION_SESSIONS, PairsInfo, pairs_info
 from listing_lens.lake.windows import Lake
 from listing_lens.settings import Settings
 from models.encoders.files import encoder_folder, encoder_id
@@ -106,7 +106,10 @@ def _train(
     shards = Shards.open(lake.filesystem, lake.paths(info.dataset, [info.window], TRAIN))
     held_out = Shards.open(lake.filesystem, lake.paths(info.dataset, [info.window], VALIDATION))
     # Sessions that show nothing from training come first, in case not all are used.
-    known = sorted(held_out_sessions(lake, info), key=lambda session: (not session.unseen, session.session_id))
+    known = sorted(
+        held_out_sessions(lake, info, VALIDATION_SESSIONS),
+        key=lambda session: (not session.unseen, session.session_id),
+    )
     sessions = known[: recipe.validation_sessions]
     wanted = {item_id for session in sessions for item_id in session.shown}
     items = {item_id: image for item_id, image in session_items(lake, info) if item_id in wanted}

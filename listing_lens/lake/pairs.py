@@ -14,11 +14,12 @@ from listing_lens.errors import LensError
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import Lake
 
-# The kinds of files in a sample, besides dead letters: training and validation pairs, and search sessions with the photos of
-# the items they showed.
+# The kinds of files in a sample, besides dead letters: pairs to train and to validate on, search sessions to choose a
+# checkpoint by and to report, and the photos of the items that they showed.
 TRAIN = "train"
 VALIDATION = "validation"
-PAIR_SESSIONS = "sessions"
+VALIDATION_SESSIONS = "validation_sessions"
+TEST_SESSIONS = "test_sessions"
 SESSION_ITEMS = "items"
 
 # Rows per row group, which a reader holds at once: about 10 MB at 288 pixels.
@@ -43,7 +44,9 @@ PAIR_SESSION_SCHEMA = pa.schema(
         # The shown items, from the first position on, and whether each was tapped: lists of the same length.
         pa.field("shown", pa.list_(pa.string()), nullable=False),
         pa.field("tapped", pa.list_(pa.bool_()), nullable=False),
-        # True if no tapped item's product (or seller, depending on the split) is in the training pairs.
+        # The products (or sellers, depending on the split) of the tapped items, none of which is in another part.
+        pa.field("groups", pa.list_(pa.string()), nullable=False),
+        # True if neither the photo nor a tapped item's looks like a photo of another part, which was learnt from or chosen by.
         pa.field("unseen", pa.bool_(), nullable=False),
     ]
 )

@@ -134,6 +134,29 @@ class TextEncoder:
         return unit
 
 
+def require_text_tower(source: str, trusted_code: Sequence[str] = ()) -> None:
+    """Look for a text tower in an encoder's config, without loading weights. Code of its own is not run, but trusted to have one.
+
+    Raises:
+        NoTextTowerError: the encoder has none.
+        LensError: it cannot be found, or its config names no known architecture.
+    """
+    if thumbnail_side(source):
+        raise _no_tower(source)
+    folder = encoder_folder(source)
+    register_architecture(folder)
+    if may_run_own_code(source, folder, trusted_code):
+        return
+    try:
+        architecture = _class_of(folder)
+    except (OSError, ValueError, KeyError) as err:
+        raise LensError(
+            f"encoder {source!r} has no config of a known architecture: {str(err).splitlines()[0]}"
+        ) from err
+    if not hasattr(architecture, "get_text_features"):
+        raise _no_tower(source)
+
+
 def _class_of(folder: Path) -> Any:
     """The class of a model, from its config alone."""
     return MODEL_MAPPING[type(AutoConfig.from_pretrained(folder))]

@@ -28,7 +28,8 @@ _BATCH = 128
 class HeldOutSession:
     """A search by photo: the photo, the items shown and which were tapped.
 
-    `unseen`: nothing that was tapped occurs in training, in any seller's photo.
+    `unseen`: neither the photo nor a tapped item's looks like one that another part of the split holds.
+    `groups`: the products of the tapped items.
     """
 
     session_id: str
@@ -36,6 +37,7 @@ class HeldOutSession:
     shown: tuple[str, ...]
     tapped: tuple[bool, ...]
     unseen: bool
+    groups: tuple[str, ...] = ()
 
 
 def title_recall(

@@ -903,6 +903,7 @@ class TestAnEncoder:
             parent_id="parent-12345678",
             parent_source="google/parent",
             pairs_fingerprint="0123456789abcdef",
+            description="better than its parent",
         )
         land_marketplace(lake)
         source = f"models:/listing-encoder/{registered}"

@@ -35,7 +35,7 @@ from listing_lens.lake.dead_letters import DeadLetters
 from listing_lens.lake.embeddings import Embeddings
 from listing_lens.lake.fits import load_fit, load_projection
 from listing_lens.lake.log import Log
-from listing_lens.lake.pairs import pairs
+from listing_lens.lake.pairs import TEST_SESSIONS, VALIDATION_SESSIONS, pairs
 from listing_lens.lake.records import Query, Session
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import ROWS, SESSIONS, Lake, evaluations
@@ -71,12 +71,23 @@ def _land(root: Path) -> Lake:
     lake = Lake(str(root))
     land_marketplace(lake)
     shown = tuple(f"m{n:03d}" for n in range(4, 12))
-    queries = ("m005.jpg", "m010.jpg", "m002.jpg")
+    # Hour, query and tapped item; the last two are of the test period and of test products.
+    searches = (
+        (0, "m005", "m005"),
+        (1, "m010", "m005"),
+        (2, "m002", "m005"),
+        (20, "m006", "m006"),
+        (21, "m007", "m007"),
+    )
     sessions = [
         Session(
-            f"s{n}", FIRST.start + timedelta(hours=n), Query((query,)), shown, tuple(item == "m005" for item in shown)
+            f"s{hour}",
+            FIRST.start + timedelta(hours=hour),
+            Query((f"{query}.jpg",)),
+            shown,
+            tuple(item == tapped for item in shown),
         )
-        for n, query in enumerate(queries)
+        for hour, query, tapped in searches
     ]
     put_sessions(lake, FIRST, sessions)
     for n in range(3):
@@ -125,7 +136,8 @@ def _run_all(lake: Lake, encoder: Path, elasticsearch_url: str, options: list[st
         evaluate_sessions.main([*_FIRST, "--card", card.model_dump_json(), *options])
         land_sessions.main([*_LOGGED, *options])
         # As a program, as Airflow starts it: what travels must not be what only `__main__` defines.
-        sample = ["--name", "p", *_FIRST, "--pairs=15", "--validation_share=0.4", "--sessions=3", *options]
+        shares = ["--validation_share=0.4", "--test_share=0.3", "--test_time=0.25"]
+        sample = ["--name", "p", *_FIRST, "--pairs=15", *shares, "--sessions=3", *options]
         run_job("sample_pairs", sample, load_settings())
         search_index = SearchIndex.connect(load_settings())
         index = search_index.create(card, "one")
@@ -212,9 +224,9 @@ def test_evaluations_are_the_same(portable: Run, local: Run) -> None:
         metrics.append(manifest.parameters["metrics"])
         rows.append(len(_rows(run.lake, dataset, FIRST, key="session_id")))
     assert counts[0] == counts[1]
-    assert counts[0]["evaluated"] == 2
+    assert counts[0]["evaluated"] == 4
     assert metrics[0] == pytest.approx(metrics[1], abs=1e-6)
-    assert rows == [4, 4]
+    assert rows == [8, 8]
 
 
 def test_sessions_from_the_log_are_the_same(portable: Run, local: Run) -> None:
@@ -226,7 +238,7 @@ def test_sessions_from_the_log_are_the_same(portable: Run, local: Run) -> None:
 def test_samples_of_pairs_are_the_same(portable: Run, local: Run) -> None:
     found, expected = (run.lake.manifest(pairs("p"), FIRST) for run in (portable, local))
     assert found.counts == expected.counts
-    assert found.counts["sessions"] > 0
+    assert (found.counts[VALIDATION_SESSIONS], found.counts[TEST_SESSIONS]) == (2, 2)
     assert found.parameters == expected.parameters
 
 

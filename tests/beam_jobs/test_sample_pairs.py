@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import timedelta
@@ -17,17 +18,18 @@ from tiny import FIRST, SECOND, image_root, land, land_marketplace, land_session
 from beam_jobs import sample_pairs
 from beam_jobs.launcher import refusal
 from beam_jobs.pairs import shards
-from beam_jobs.pairs.counts import LEFT_OUT, SESSION_INCOMPLETE, SESSION_UNUSABLE, TWINS
+from beam_jobs.pairs.counts import LEFT_OUT, SESSION_LEFT_OUT, SESSION_UNUSABLE, TWINS
 from beam_jobs.sample_pairs import main
 from listing_lens.errors import LensError
 from listing_lens.lake.pairs import (
     PAIR_SCHEMA,
     PAIR_SESSION_SCHEMA,
-    PAIR_SESSIONS,
     SESSION_ITEM_SCHEMA,
     SESSION_ITEMS,
+    TEST_SESSIONS,
     TRAIN,
     VALIDATION,
+    VALIDATION_SESSIONS,
     fingerprint,
     pair_content,
     pairs,
@@ -37,16 +39,19 @@ from listing_lens.lake.records import Listing, Query, Session, Status
 from listing_lens.lake.searches import FROM_LOG
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import DEAD_LETTERS, Lake, Manifest
-from models.pairs.split import split_of
+from models.pairs.split import Split, split_of
 from models.sampling import sample_number
 
 BOTH = Window(FIRST.start, SECOND.end)
+# As good as nothing.
+NONE = "1e-9"
 
 
 def sample(lake: Lake, *options: str, window: Window = FIRST, name: str = "p", share: float = 0.5) -> Manifest:
-    """Run the job, without sessions unless the options say how many, and return the manifest that it left."""
+    """Run the job, without sessions or anything to test on unless the options say how much, and return its manifest."""
     bounds = ["--window_start", window.start.isoformat(), "--window_end", window.end.isoformat()]
     defaults = ["--sessions", "0", "--image_side", "64", "--validation_share", str(share)]
+    defaults += ["--test_share", NONE, "--test_time", NONE]
     main(["--name", name, *bounds, *defaults, *options])
     return lake.manifest(pairs(name), window)
 
@@ -80,10 +85,11 @@ def some(count: int, **changes: object) -> list[Listing]:
 
 
 def assert_adds_up(counts: dict[str, int]) -> None:
-    read = ("superseded", "not_drawn", "dead_lettered", TRAIN, VALIDATION, *LEFT_OUT, *TWINS)
+    read = ("superseded", "test_products", "not_drawn", "dead_lettered", TRAIN, VALIDATION, *LEFT_OUT, *TWINS)
     assert counts["read"] == sum(counts[name] for name in read)
-    left_out = [f"sessions_{reason}" for reason in (*SESSION_UNUSABLE, *SESSION_INCOMPLETE)]
-    assert counts["sessions_read"] == sum(counts[name] for name in ("sessions", "sessions_not_drawn", *left_out))
+    kept = (VALIDATION_SESSIONS, TEST_SESSIONS)
+    left_out = [f"sessions_{reason}" for reason in (*SESSION_UNUSABLE, *SESSION_LEFT_OUT)]
+    assert counts["sessions_read"] == sum(counts[name] for name in (*kept, "sessions_not_drawn", *left_out))
 
 
 def test_pairs_are_what_was_listed_with_the_photo_scaled_down(lake: Lake) -> None:
@@ -117,6 +123,8 @@ def test_a_manifest_says_how_a_sample_came_to_be(lake: Lake) -> None:
         "pairs": 1_000_000,
         "sessions": 0,
         "validation_share": 0.5,
+        "test_share": 1e-9,
+        "test_time": 1e-9,
         "split_by": "product",
         "balance": False,
         "max_per_image": 1,
@@ -150,6 +158,7 @@ class TestWhichListings:
         assert (counts["read"], counts["superseded"], counts["drawn"]) == (22, 1, 14)
         assert {reason: counts[reason] for reason in LEFT_OUT} == {
             "left_out_invalid": 3,
+            "left_out_test_period": 0,
             "left_out_reserved": 1,
             "left_out_deleted": 1,
             "left_out_message": 2,
@@ -178,6 +187,15 @@ class TestWhichListings:
         put(lake, [*some(12), listing("late", minute=70)])
         hour = Window(FIRST.start, FIRST.start + timedelta(hours=1))
         assert sample(lake, window=hour).counts["read"] == 12
+
+    def test_nothing_is_learnt_from_the_test_period_nor_from_test_products(self, lake: Lake) -> None:
+        put(lake, [*(listing(f"m{n:03d}", minute=n) for n in range(60)), listing("late", minute=24 * 60 - 1)])
+        counts = sample(lake, "--test_share", "0.3", "--test_time", "0.1", share=0.3).counts
+        tested = [item for n in range(60) if split_of("pairs", f"item {(item := f'm{n:03d}')}", 0.3, 0.3) == "test"]
+        assert 5 < len(tested) == counts["test_products"] < 35
+        assert counts["left_out_test_period"] == 1
+        assert items(lake) == sorted({f"m{n:03d}" for n in range(60)} - set(tested))
+        assert_adds_up(counts)
 
     def test_unreadable_photos_are_dead_letters(self, lake: Lake) -> None:
         land_marketplace(lake)
@@ -256,7 +274,7 @@ class TestTwins:
         put(lake, some(16), **dict.fromkeys(alike, 7))
         counts = sample(lake, "--max_per_image", "4").counts
         first = sorted(alike, key=lambda item: sample_number("pairs", item))
-        parts = {item: split_of("pairs", f"item {item}", 0.5) for item in alike}
+        parts = {item: split_of("pairs", f"item {item}", 0.5, 0) for item in alike}
         kept = [
             item for rank, item in enumerate(first[:4]) if {parts[other] for other in first[:rank]} <= {parts[item]}
         ]
@@ -276,6 +294,14 @@ class TestTwins:
                 sample(lake, "--pairs", str(wanted), *options, name=name)
                 assert kept <= set(items(lake, name=name))
                 kept = set(items(lake, name=name))
+
+    def test_a_seller_s_listings_of_one_title_are_on_one_side(self, lake: Lake) -> None:
+        titles = {f"m{n:03d}": f"{'Red  BAG' if n % 2 else 'red bag!'} {n // 4}" for n in range(40)}
+        put(lake, [listing(item, title=title, seller_id="s") for item, title in titles.items()])
+        sample(lake)
+        sides = [{int(item[1:]) // 4 for item in items(lake, kind)} for kind in (TRAIN, VALIDATION)]
+        assert not sides[0] & sides[1]
+        assert all(sides)
 
     @pytest.mark.parametrize("split_by", ["product", "seller"])
     def test_no_group_is_on_both_sides_of_the_split(self, lake: Lake, split_by: str) -> None:
@@ -302,110 +328,230 @@ class TestShards:
 
 
 class TestSessions:
-    SHOWN = ("m000", "m001", "m002", "m003")
+    OPTIONS = ("--sessions", "50", "--test_share", "0.3", "--test_time", "0.25")
+    COUNT = 20
 
     @pytest.fixture
     def searched(self, lake: Lake) -> Lake:
-        """Items m000 to m023, two of each product, a photo to search by, and one that is broken."""
-        put(lake, [listing(f"m{n:03d}", minute=n, product_id=f"p{n // 2}") for n in range(24)])
-        lake.write_bytes(f"{image_root(lake)}/query.jpg", scene(1))
+        """Two items of each of twenty products, photos to search by before and in the test period, and one that is broken."""
+        put(lake, [listing(item, minute=n, product_id=f"p{n // 2}") for n, item in enumerate(self.all_items())])
+        self.take_query_photos(lake)
         lake.write_bytes(f"{image_root(lake)}/broken.jpg", b"no image")
         return lake
 
     @staticmethod
-    def session(name: str, tapped: str, shown: Sequence[str] = SHOWN, query: str = "query.jpg") -> Session:
-        taps = tuple(item == tapped for item in shown)
-        return Session(name, FIRST.start + timedelta(hours=2), Query((query,)), tuple(shown), taps)
+    def take_query_photos(lake: Lake) -> None:
+        for seed, name in enumerate(("early.jpg", "late.jpg")):
+            lake.write_bytes(f"{image_root(lake)}/{name}", scene(seed))
 
-    def test_come_with_the_photos_of_what_they_showed(self, searched: Lake) -> None:
-        land_sessions(searched, FIRST, [self.session("s", "m001")])
-        counts = sample(searched, "--sessions", "5").counts
-        [row] = rows(searched, PAIR_SESSIONS)
-        assert (row["session_id"], row["shown"]) == ("s", list(self.SHOWN))
-        assert row["tapped"] == [False, True, False, False]
-        assert items(searched, SESSION_ITEMS) == list(self.SHOWN)
+    def all_items(self) -> list[str]:
+        return [f"m{n:03d}" for n in range(2 * self.COUNT)]
+
+    def of(self, split: Split) -> list[str]:
+        """The items whose products are of a part."""
+        parts = [split_of("pairs", f"product p{n}", 0.3, 0.3) for n in range(self.COUNT)]
+        return [item for n, item in enumerate(self.all_items()) if parts[n // 2] == split]
+
+    @staticmethod
+    def session(name: str, *shown: str, tapped: int = 1, hour: int = 2, query: str = "") -> Session:
+        """One in which the first few of the shown items were tapped, by default before the test period."""
+        query = query or ("late.jpg" if hour >= 18 else "early.jpg")
+        taps = tuple(n < tapped for n in range(len(shown)))
+        return Session(name, FIRST.start + timedelta(hours=hour), Query((query,)), shown, taps)
+
+    @pytest.fixture
+    def enough(self) -> list[Session]:
+        """One session to validate on, and two to test on."""
+        validation, test = self.of("validation"), self.of("test")
+        return [
+            self.session("validation", *validation[:4]),
+            self.session("test0", test[0], *test[2:4], hour=20),
+            self.session("test1", test[2], test[0], hour=23),
+        ]
+
+    def test_come_with_the_photos_of_what_they_showed(self, searched: Lake, enough: list[Session]) -> None:
+        land_sessions(searched, FIRST, enough)
+        counts = sample(searched, *self.OPTIONS, share=0.3).counts
+        [row] = rows(searched, VALIDATION_SESSIONS)
+        assert (row["session_id"], tuple(row["shown"])) == ("validation", enough[0].shown)
+        assert row["tapped"] == [True, False, False, False]
+        assert row["groups"] == [f"product p{int(enough[0].shown[0][1:]) // 2}"]
+        shown = sorted({item for session in enough for item in session.shown})
+        assert items(searched, SESSION_ITEMS) == shown
         for image in (row["image"], *(item["image"] for item in rows(searched, SESSION_ITEMS))):
             with Image.open(io.BytesIO(image)) as opened:
                 assert (opened.format, opened.size) == ("JPEG", (64, 64))
-        assert (counts["sessions"], counts["session_items"]) == (1, 4)
+        assert (counts[VALIDATION_SESSIONS], counts[TEST_SESSIONS], counts["session_items"]) == (1, 2, len(shown))
         files = searched.manifest(pairs("p"), FIRST).files
-        for kind, schema in ((PAIR_SESSIONS, PAIR_SESSION_SCHEMA), (SESSION_ITEMS, SESSION_ITEM_SCHEMA)):
+        schemas = {VALIDATION_SESSIONS: PAIR_SESSION_SCHEMA, TEST_SESSIONS: PAIR_SESSION_SCHEMA}
+        for kind, schema in (schemas | {SESSION_ITEMS: SESSION_ITEM_SCHEMA}).items():
             assert pq.read_schema(Path(searched.folder(pairs("p"), FIRST), files[kind][0])).equals(schema)
 
-    def test_are_left_out_by_reason_and_counted(self, searched: Lake) -> None:
-        searched.write_bytes(f"{image_root(searched)}/m009.jpg", b"")
+    def test_are_split_by_time_and_by_every_tapped_product(self, searched: Lake, enough: list[Session]) -> None:
+        train, validation, test = (self.of(split) for split in ("train", "validation", "test"))
+        rejected = [
+            self.session("trained on", train[0]),
+            self.session("trained on, late", train[0], hour=22),
+            self.session("partly trained on", test[0], train[0], tapped=2, hour=22),
+            self.session("of both", test[0], validation[0], tapped=2, hour=22),
+            self.session("chosen by, late", validation[0], hour=22),
+            self.session("tested, early", test[0]),
+        ]
+        # What was shown and not tapped does not matter.
+        beside = self.session("beside", test[0], *train[:2], *validation[:2], hour=18)
+        land_sessions(searched, FIRST, [*enough, beside, *rejected])
+        counts = sample(searched, *self.OPTIONS, share=0.3).counts
+        assert [row["session_id"] for row in rows(searched, VALIDATION_SESSIONS)] == ["validation"]
+        assert {row["session_id"] for row in rows(searched, TEST_SESSIONS)} == {"test0", "test1", "beside"}
+        assert counts["sessions_not_held_out"] == len(rejected)
+        assert not {row["item_id"] for kind in (TRAIN, VALIDATION) for row in rows(searched, kind)} & set(test)
+        assert_adds_up(counts)
+
+    def test_are_left_out_by_reason_and_counted(self, searched: Lake, enough: list[Session]) -> None:
+        validation = self.of("validation")
+        searched.write_bytes(f"{image_root(searched)}/{validation[-1]}.jpg", b"")
+        good = self.session("good", *validation[:2])
         land_sessions(
             searched,
             FIRST,
             [
-                self.session("good", "m001"),
-                self.session("no tap", "nothing"),
-                self.session("unreadable", "m001", query="broken.jpg"),
-                self.session("shown twice", "m001", ("m001", "m001")),
-                replace(self.session("by words", "m001"), query=Query((), "a bag")),
-                replace(self.session("by photo and words", "m001"), query=Query(("query.jpg",), "a bag")),
-                Session("malformed", FIRST.start, Query(("query.jpg",)), ("m001", "m002"), (True,)),
-                self.session("an item's photo", "m001", ("m001", "m009")),
-                self.session("an unknown item", "m001", ("m001", "x")),
+                *enough,
+                good,
+                self.session("no tap", *validation[:2], tapped=0),
+                self.session("unreadable", *validation[:2], query="broken.jpg"),
+                self.session("shown twice", validation[0], validation[0]),
+                replace(good, session_id="by words", query=Query((), "a bag")),
+                replace(good, session_id="by photo and words", query=Query(("early.jpg",), "a bag")),
+                Session("malformed", FIRST.start, Query(("early.jpg",)), ("m001", "m002"), (True,)),
+                self.session("an item's photo", validation[0], validation[-1]),
+                self.session("an unknown item", validation[0], "x"),
+                self.session("an unknown item tapped", "x", validation[0]),
             ],
         )
-        counts = sample(searched, "--sessions", "100").counts
-        assert [row["session_id"] for row in rows(searched, PAIR_SESSIONS)] == ["good"]
-        assert {reason: counts[f"sessions_{reason}"] for reason in (*SESSION_UNUSABLE, *SESSION_INCOMPLETE)} == {
+        counts = sample(searched, *self.OPTIONS, share=0.3).counts
+        assert {row["session_id"] for row in rows(searched, VALIDATION_SESSIONS)} == {"validation", "good"}
+        assert {reason: counts[f"sessions_{reason}"] for reason in (*SESSION_UNUSABLE, *SESSION_LEFT_OUT)} == {
             "malformed": 2,
             "nothing_tapped": 1,
             "not_by_one_photo": 2,
+            "not_held_out": 0,
             "query_unreadable": 1,
-            "item_unreadable": 2,
+            "item_unreadable": 3,
         }
         # Only what a session that is kept showed is stored.
-        assert items(searched, SESSION_ITEMS) == list(self.SHOWN)
+        assert validation[-1] not in items(searched, SESSION_ITEMS)
         assert_adds_up(counts)
 
-    def test_are_drawn_by_their_ids(self, searched: Lake) -> None:
-        names = [f"s{n}" for n in range(9)]
-        land_sessions(searched, FIRST, [self.session(name, "m001") for name in names])
-        counts = sample(searched, "--sessions", "4").counts
-        lowest = sorted(names, key=lambda name: sample_number("pairs", name))[:4]
-        assert sorted(row["session_id"] for row in rows(searched, PAIR_SESSIONS)) == sorted(lowest)
-        assert counts["sessions_not_drawn"] == 5
-        assert_adds_up(counts)
-
-    def test_are_unseen_when_no_tapped_item_s_product_is_trained_on(self, searched: Lake) -> None:
-        items_of = [f"m{n:03d}" for n in range(24)]
-        land_sessions(searched, FIRST, [self.session(item, item, items_of) for item in items_of])
-        counts = sample(searched, "--sessions", "100", "--pairs", "12").counts
-        trained = {int(item[1:]) // 2 for item in items(searched, TRAIN)}
-        unseen = {row["session_id"]: row["unseen"] for row in rows(searched, PAIR_SESSIONS)}
-        assert unseen == {item: int(item[1:]) // 2 not in trained for item in items_of}
-        assert 0 < counts["sessions_unseen"] == sum(unseen.values()) < 24
-
-    def test_look_items_up_in_all_windows_before_their_end_as_they_were_searchable_last(self, lake: Lake) -> None:
-        put(lake, [listing("old", image_uri="old1.jpg"), listing("gone")])
-        put(
-            lake,
+    def test_are_drawn_by_their_ids_from_either_period(self, searched: Lake, enough: list[Session]) -> None:
+        sessions = {kind: [f"{kind}{n}" for n in range(20)] for kind in (VALIDATION_SESSIONS, TEST_SESSIONS)}
+        validation, test = self.of("validation"), self.of("test")
+        land_sessions(
+            searched,
+            FIRST,
             [
-                *(listing(f"m{n:03d}", SECOND) for n in range(12)),
-                listing("old", SECOND, minute=1, image_uri="old2.jpg"),
-                listing("gone", SECOND, minute=1, status=Status.DELETED, image_uri="removed.jpg"),
+                *(self.session(name, validation[0]) for name in sessions[VALIDATION_SESSIONS]),
+                *(self.session(name, test[2 * (n % 2)], hour=20) for n, name in enumerate(sessions[TEST_SESSIONS])),
+            ],
+        )
+        # As many as tap held-out products once in 2 and once in 5 times.
+        options = ("--sessions", "2", "--test_share", "0.2", "--test_time", "0.25")
+        counts = sample(searched, *options, "--salt", "pairs", share=0.5).counts
+        for kind, wanted in ((VALIDATION_SESSIONS, 4), (TEST_SESSIONS, 10)):
+            lowest = sorted(sessions[kind], key=lambda name: sample_number("pairs", name))[:wanted]
+            assert {row["session_id"] for row in rows(searched, kind)} <= set(lowest)
+        assert counts["sessions_drawn"] == 14
+        assert_adds_up(counts)
+
+    @pytest.mark.parametrize("alike", ["query", "tapped item"])
+    @pytest.mark.parametrize("other", ["train", "validation"])
+    def test_are_seen_when_a_photo_looks_like_one_of_another_part(
+        self, searched: Lake, enough: list[Session], other: Split, alike: str
+    ) -> None:
+        test = self.of("test")
+        item = self.of(other)[0]
+        near = scene(sample_number("scene", item), side=150, quality=80)
+        name = "near.jpg" if alike == "query" else f"{test[4]}.jpg"
+        searched.write_bytes(f"{image_root(searched)}/{name}", near)
+        query = name if alike == "query" else ""
+        # One that shows it without a tap is unseen.
+        shows = self.session("shows", test[0], test[4], hour=20)
+        land_sessions(searched, FIRST, [*enough, self.session("near", test[4], hour=20, query=query), shows])
+        counts = sample(searched, *self.OPTIONS, share=0.3).counts
+        unseen = {row["session_id"]: row["unseen"] for row in rows(searched, TEST_SESSIONS)}
+        assert {name for name, is_unseen in unseen.items() if not is_unseen} == {"near"}
+        assert (counts["test_sessions_unseen"], counts["validation_sessions_unseen"]) == (3, 1)
+
+    def test_are_seen_when_the_photo_chose_the_checkpoint(self, searched: Lake, enough: list[Session]) -> None:
+        searched.write_bytes(f"{image_root(searched)}/again.jpg", scene(50))
+        chosen = replace(enough[0], query=Query(("again.jpg",)))
+        tested = self.session("again", self.of("test")[0], hour=20, query="again.jpg")
+        land_sessions(searched, FIRST, [chosen, *enough[1:], tested])
+        sample(searched, *self.OPTIONS, share=0.3)
+        assert {row["session_id"]: row["unseen"] for row in rows(searched, TEST_SESSIONS)} == {
+            "test0": True,
+            "test1": True,
+            "again": False,
+        }
+        assert [row["unseen"] for row in rows(searched, VALIDATION_SESSIONS)] == [True]
+
+    def test_are_seen_when_the_item_was_learnt_from_under_another_title(self, lake: Lake) -> None:
+        """Its seller renames it in the test period, so that it falls in another group, and takes another photo."""
+        titles: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
+        for n in range(60):
+            title = f"title {n}"
+            titles[split_of("pairs", f"seller s title {title}", 0.3, 0.3)].append(title)
+        before = [listing(f"m{n:03d}", minute=n, title=title, seller_id="s") for n, title in enumerate(titles["train"])]
+        put(lake, before, FIRST)
+        held_out = [
+            listing(f"{split}{n}", title=title, seller_id="s")
+            for split in ("validation", "test")
+            for n, title in enumerate(titles[split])
+        ]
+        renamed = listing("m000", minute=23 * 60, title=titles["test"][0], seller_id="s", image_uri="new.jpg")
+        put(lake, [*before, *held_out, renamed], FIRST)
+        lake.write_bytes(f"{image_root(lake)}/new.jpg", scene(9))
+        self.take_query_photos(lake)
+        sessions = [
+            self.session("validation", "validation0"),
+            *(self.session(name, name, hour=23) for name in ("test1", "test2", "m000")),
+        ]
+        land_sessions(lake, FIRST, sessions)
+        sample(lake, *self.OPTIONS, share=0.3)
+        assert {row["session_id"]: row["unseen"] for row in rows(lake, TEST_SESSIONS)} == {
+            "test1": True,
+            "test2": True,
+            "m000": False,
+        }
+
+    def test_look_items_up_in_all_windows_before_their_end_as_they_were_searchable_last(
+        self, searched: Lake, enough: list[Session]
+    ) -> None:
+        validation, test = self.of("validation"), self.of("test")
+        old, gone = validation[0], validation[2]
+        changed = {"product_id": f"p{int(old[1:]) // 2}", "image_uri": "old2.jpg"}
+        put(
+            searched,
+            [
+                *(listing(f"n{n:03d}", SECOND, minute=n) for n in range(24)),
+                listing(old, SECOND, minute=1, **changed),
+                listing(gone, SECOND, minute=1, status=Status.DELETED, image_uri="removed.jpg"),
             ],
             SECOND,
         )
-        lake.write_bytes(f"{image_root(lake)}/removed.jpg", b"")
+        searched.write_bytes(f"{image_root(searched)}/removed.jpg", b"")
         third = Window(SECOND.end, SECOND.end + timedelta(days=1))
-        put(lake, [listing("old", third, image_uri="later.jpg")], third)
-        lake.write_bytes(f"{image_root(lake)}/query.jpg", scene(1))
-        lake.write_bytes(f"{image_root(lake)}/old1.jpg", scene(2, side=32))
-        lake.write_bytes(f"{image_root(lake)}/old2.jpg", scene(2, side=40))
-        lake.write_bytes(f"{image_root(lake)}/later.jpg", scene(2, side=48))
-        session = Session("s", SECOND.start, Query(("query.jpg",)), ("old", "gone"), (True, False))
-        land_sessions(lake, SECOND, [session])
-        sample(lake, "--sessions", "5", window=SECOND)
+        put(searched, [listing(old, third, image_uri="later.jpg")], third)
+        for name, side in ((f"{old}.jpg", 32), ("old2.jpg", 40), ("later.jpg", 48)):
+            searched.write_bytes(f"{image_root(searched)}/{name}", scene(2, side=side))
+        day = timedelta(days=1)
+        tested = [replace(session, searched_at=session.searched_at + day) for session in enough[1:]]
+        land_sessions(searched, SECOND, [replace(self.session("s", old, gone), searched_at=SECOND.start), *tested])
+        sample(searched, *self.OPTIONS, window=SECOND, share=0.3)
         sides = {
             row["item_id"]: Image.open(io.BytesIO(row["image"])).size[0]
-            for row in rows(lake, SESSION_ITEMS, window=SECOND)
+            for row in rows(searched, SESSION_ITEMS, window=SECOND)
         }
-        assert sides == {"old": 40, "gone": 64}
+        assert (sides[old], sides[gone], sides[test[0]]) == (40, 64, 64)
 
     def test_that_have_not_landed_are_refused_unless_none_are_asked_for(self, lake: Lake) -> None:
         put(lake, some(12))
@@ -413,15 +559,32 @@ class TestSessions:
         assert "give --sessions 0" in sentence
         assert sample(lake, "--sessions", "0").counts["sessions_read"] == 0
 
-    def test_of_the_search_service_s_log_are_not_kept_longer_than_it_is(self, searched: Lake) -> None:
-        second = self.session("logged", "m001")
-        land_sessions(searched, SECOND, [replace(second, searched_at=SECOND.start)], **FROM_LOG)
+    @pytest.mark.parametrize(
+        ("kept", "sentence"),
+        [
+            (("test0", "test1"), "no session of .* is left to validate on"),
+            (("validation",), "no unseen session of .* is left to test on"),
+            (("validation", "test0"), "all 1 unseen sessions of .* to test on are of one product"),
+        ],
+    )
+    def test_that_leave_a_part_empty_are_refused(
+        self, searched: Lake, enough: list[Session], kept: Sequence[str], sentence: str
+    ) -> None:
+        land_sessions(searched, FIRST, [session for session in enough if session.session_id in kept])
+        said = failure(searched, *self.OPTIONS, share=0.3)
+        assert re.match(sentence, said)
+        assert "or --sessions 0 to validate on pairs alone" in said
+
+    def test_of_the_search_service_s_log_are_not_kept_longer_than_it_is(
+        self, searched: Lake, enough: list[Session]
+    ) -> None:
+        logged = self.session("logged", self.of("validation")[0])
+        land_sessions(searched, SECOND, [replace(logged, searched_at=SECOND.start)], **FROM_LOG)
         put(searched, some(12), SECOND)
         assert "give --sessions 0" in failure(searched, "--sessions", "3", window=SECOND)
-        land_sessions(searched, FIRST, [self.session("theirs", "m001")])
-        counts = sample(searched, "--sessions", "3", window=BOTH).counts
-        assert [row["session_id"] for row in rows(searched, PAIR_SESSIONS, BOTH)] == ["theirs"]
-        assert counts["sessions_read"] == 1
+        land_sessions(searched, FIRST, enough)
+        counts = sample(searched, *self.OPTIONS, window=FIRST, share=0.3).counts
+        assert counts["sessions_read"] == len(enough)
 
 
 class TestRefusals:
@@ -446,10 +609,16 @@ class TestRefusals:
             ("--image_side", "4"),
             ("--validation_share", "1"),
             ("--validation_share", "0"),
+            ("--test_share", "1"),
+            ("--test_time", "0"),
         ],
     )
     def test_options_out_of_their_range(self, lake: Lake, option: str, value: str) -> None:
         assert failure(lake, option, value).startswith(f"{option} is {value}")
+
+    def test_shares_that_leave_nothing_to_train_on(self, lake: Lake) -> None:
+        said = failure(lake, "--test_share", "0.6", share=0.4)
+        assert said.startswith("--validation_share and --test_share are 0.4 and 0.6: together they must leave some")
 
     def test_a_name_that_another_window_has(self, lake: Lake) -> None:
         put(lake, some(12))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -52,8 +53,9 @@ def lake() -> Lake:
 
 
 @pytest.fixture
-def resolve(dag: DAG, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+def resolve(dag: DAG, monkeypatch: pytest.MonkeyPatch, untrained_siglip: Path) -> Callable[..., dict[str, Any]]:
     """The first task of a run with these params, besides the DAG's own."""
+    monkeypatch.setenv("LENS_ENCODER", str(untrained_siglip))
 
     def run(**params: object) -> dict[str, Any]:
         context = {"params": dag.params.dump() | params}
@@ -113,17 +115,25 @@ class TestResolve:
             "pairs": 10,
             "sessions": 2000,
             "validation_share": 0.1,
+            "test_share": 0.2,
+            "test_time": 0.1,
             "image_side": 288,
             "split_by": "product",
             "balance": True,
         }
 
     def test_the_parent_is_the_encoder_in_force_or_the_one_asked_for(
-        self, lake: Lake, resolve: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+        self, lake: Lake, resolve: Callable[..., dict[str, Any]], untrained_siglip: Path, tmp_path: Path
     ) -> None:
-        monkeypatch.setenv("LENS_ENCODER", "some/encoder@1")
-        assert resolve()["parent"] == "some/encoder@1"
-        assert resolve(parent="another/encoder")["parent"] == "another/encoder"
+        assert resolve()["parent"] == str(untrained_siglip)
+        another = shutil.copytree(untrained_siglip, tmp_path / "another")
+        assert resolve(parent=str(another))["parent"] == str(another)
+
+    def test_a_parent_without_a_text_tower_is_refused_before_anything_is_drawn(
+        self, lake: Lake, resolve: Callable[..., dict[str, Any]]
+    ) -> None:
+        with pytest.raises(AirflowFailException, match="^encoder 'pixels:16' has no text tower: choose one of images"):
+            resolve(parent="pixels:16")
 
     def test_a_repeated_run_keeps_its_window_whatever_landed_since(
         self, lake: Lake, resolve: Callable[..., dict[str, Any]]

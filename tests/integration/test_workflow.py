@@ -43,16 +43,29 @@ def settings(stack_settings: Settings, airflow: AirflowApi) -> Settings:
 
 @pytest.fixture(scope="module")
 def lake(settings: Settings) -> Lake:
-    """A marketplace of two days, and a search on each, in which the photo's own item was tapped: one that the search service
-    logged, and one that has landed as a session."""
+    """A marketplace of two days, and searches in which the photo's own item was tapped: on the first day one that the search
+    service logged, on the second some that have landed as sessions, the last two of them in the evening."""
     lake = Lake(settings.lake)
     land_marketplace(lake, windows=WINDOWS)
     take_photo(lake, "query.jpg", seed=25)
     shown = tuple(f"m{n:03d}" for n in range(20, 30))
     logged, landed = (window.start + timedelta(hours=1) for window in WINDOWS)
     log_search(lake, logged, photo(25), shown, ["m025"])
+    evening = WINDOWS[1].end - timedelta(hours=1)
+    # Of an item to validate on, and of two to test on, as the split by ids has it.
+    searches = (
+        ("query", "m025", landed),
+        ("m022", "m022", landed),
+        ("m020", "m020", evening),
+        ("m021", "m021", evening),
+    )
     land_sessions(
-        lake, WINDOWS[1], [Session("s", landed, Query(("query.jpg",)), shown, tuple(i == "m025" for i in shown))]
+        lake,
+        WINDOWS[1],
+        [
+            Session(f"s{n}", at, Query((f"{query}.jpg",)), shown, tuple(item == tapped for item in shown))
+            for n, (query, tapped, at) in enumerate(searches)
+        ],
     )
     return lake
 
@@ -197,8 +210,9 @@ def trained(airflow: AirflowApi, settings: Settings, lake: Lake) -> RegisteredEn
     """An encoder that was fine-tuned on the marketplace's pairs: the candidate."""
     airflow.wait_for_dag("finetune_encoder")
     recipe = {"epochs": 1, "batch_size": 8, "precision": "no"}
+    shares = {"validation_share": 0.3, "test_share": 0.3}
     run = airflow.trigger(
-        "finetune_encoder", {"pairs": 100, "sessions": 10, "validation_share": 0.3, "image_side": 112, "recipe": recipe}
+        "finetune_encoder", {"pairs": 100, "sessions": 10, **shares, "image_side": 112, "recipe": recipe}
     )
     airflow.unpause("finetune_encoder")
     airflow.wait_for_run("finetune_encoder", run)

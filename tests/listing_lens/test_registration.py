@@ -20,9 +20,10 @@ import pytest
 from mlflow import MlflowClient
 from tiny import FIRST, NOW
 
+from listing_lens.comparison.records import Comparison, ComparisonRow, Estimate, Scores
 from listing_lens.embedding.sources import publish_encoder
 from listing_lens.errors import LensError
-from listing_lens.finetuning.records import Finetune, save_finetune
+from listing_lens.finetuning.records import Finetune, comparison_path, save_comparison, save_finetune
 from listing_lens.lake.fits import (
     Assessment,
     Change,
@@ -114,6 +115,25 @@ def assessed(card: EmbedderCard, before: EmbedderCard) -> Assessment:
         gain_error=0.01,
     )
     return Assessment(items=300, queries=100, fitted=qualities[0], change=change)
+
+
+def compared(encoder_id: str) -> Comparison:
+    """What a comparison leaves in the lake."""
+
+    def scores(mean: float) -> Scores:
+        estimate = Estimate(mean=mean, low=round(mean - 0.1, 3), high=round(mean + 0.1, 3))
+        return Scores(sessions=70, clusters=9, metrics={"ndcg@5": estimate})
+
+    gain = Estimate(mean=0.2, low=0.1, high=0.3)
+    return Comparison(
+        name="monthly",
+        rows=(
+            ComparisonRow(role="fine-tuned", encoder_id=encoder_id, variant="embedding", unseen=scores(0.6), gain=gain),
+            ComparisonRow(role="parent", encoder_id="parent-12345678", variant="embedding", unseen=scores(0.4)),
+            ComparisonRow(role="random", unseen=scores(0.1)),
+            ComparisonRow(role="logged", unseen=scores(0.5)),
+        ),
+    )
 
 
 class TestRegister:
@@ -345,6 +365,7 @@ class TestFinetunes:
                 metrics={"recall@1": 0.5},
             )
             save_finetune(lake, record)
+            save_comparison(lake, compared(record.encoder_id))
             return record
 
         return leave
@@ -361,13 +382,46 @@ class TestFinetunes:
         assert (found.parent_id, found.pairs_fingerprint) == ("parent-12345678", "0123456789abcdef")
         assert registry.client.get_model_version(ENCODER_MODEL, str(version)).run_id == run_id
 
+    def test_register_says_what_the_comparison_found_wherever_it_is_looked_at(
+        self, settings: Settings, registry: Registry, trained: Callable[..., Finetune]
+    ) -> None:
+        record = trained(74, registry.start_finetuning("monthly", {}, key=f"{settings.home} compared"))
+        version = registry.client.get_model_version(ENCODER_MODEL, str(register_finetune("monthly", settings)))
+        run = registry.client.get_run(record.mlflow_run_id).data
+        assert version.description == run.tags["mlflow.note.content"] == compared(record.encoder_id).headline
+        assert version.description.startswith("nDCG@5 0.600 (0.500 to 0.700) on 70 unseen test sessions of 9 products")
+        assert (
+            run.metrics.items()
+            >= {
+                "test/ndcg_at_5": 0.6,
+                "test/ndcg_at_5_low": 0.5,
+                "test/gain": 0.2,
+                "test/parent/ndcg_at_5": 0.4,
+                "test/random/ndcg_at_5": 0.1,
+                "test/logged/ndcg_at_5": 0.5,
+                "test/sessions": 70,
+            }.items()
+        )
+
+    def test_register_needs_a_comparison_of_this_encoder(
+        self, settings: Settings, trained: Callable[..., Finetune]
+    ) -> None:
+        trained(75, None)
+        lake = Lake(settings.lake)
+        save_comparison(lake, compared("another-12345678"))
+        with pytest.raises(LensError, match="the comparison of 'monthly' is not of .*, but of an earlier training"):
+            register_finetune("monthly", settings)
+        Path(comparison_path(lake, "monthly")).unlink()
+        with pytest.raises(LensError, match="'monthly' was not compared yet"):
+            register_finetune("monthly", settings)
+
     def test_register_of_a_training_without_mlflow_makes_its_run(
         self, settings: Settings, registry: Registry, trained: Callable[..., Finetune]
     ) -> None:
         trained(72, None)
         version = register_finetune("monthly", settings)
         run = registry.client.get_run(registry.client.get_model_version(ENCODER_MODEL, str(version)).run_id)
-        assert (run.info.status, run.data.metrics) == ("FINISHED", {"recall_at_1": 0.5})
+        assert (run.info.status, run.data.metrics["recall_at_1"]) == ("FINISHED", 0.5)
 
     def test_promote_says_why(self, settings: Settings, registry: Registry, trained: Callable[..., Finetune]) -> None:
         trained(73, None)

@@ -155,6 +155,7 @@ def register_trained(registry: Registry, folder: Path, run_id: str, encoder_id: 
         parent_id="small-12345678",
         parent_source="google/small@a1b2",
         pairs_fingerprint="0123456789abcdef",
+        description="better than its parent",
     )
 
 

@@ -57,6 +57,7 @@ def registered(mlflow_url: str, untrained_siglip: Path) -> int:
         parent_id="parent-12345678",
         parent_source="google/parent",
         pairs_fingerprint="0123456789abcdef",
+        description="better than its parent",
     )
 
 

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from listing_lens.comparison.records import Comparison, ComparisonRow, Estimate, Scores
 from listing_lens.errors import LensError
 from listing_lens.finetuning.records import (
-    Comparison,
-    ComparisonRow,
     Finetune,
     comparison_path,
     finetune_path,
@@ -46,10 +45,7 @@ COMPARISON = Comparison(
             role="fine-tuned",
             variant=variant,
             dims=dims,
-            sessions=20,
-            metrics={"ndcg@5": 0.5},
-            unseen_sessions=8,
-            unseen_metrics={"ndcg@5": 0.4},
+            unseen=Scores(sessions=20, clusters=9, metrics={"ndcg@5": Estimate(mean=0.5, low=0.4, high=0.6)}),
         )
         for variant, dims in (("embedding", 768), ("projected", 128))
     ),
