@@ -29,12 +29,12 @@ import numpy as np
 import torch
 import transformers
 from apache_beam.options.pipeline_options import PipelineOptions
+from beam_jobs.transforms.calibrated_encoder import CalibratedEncoder, calibrated_encoder
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, SiglipConfig, SiglipModel
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from beam_jobs.embed_listings import Config, configure, run
-from beam_jobs.transforms.calibrated_encoder import CalibratedEncoder, calibrated_encoder
 from listing_lens.lake.records import LISTING_SCHEMA, Listing, Status, to_table
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import LISTINGS, Lake

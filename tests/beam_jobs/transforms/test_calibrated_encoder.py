@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from beam_jobs.transforms.calibrated_encoder import CalibratedEncoder, calibrated_encoder
 from numpy.typing import NDArray
 
-from beam_jobs.transforms.calibrated_encoder import CalibratedEncoder, calibrated_encoder
 from listing_lens.errors import LensError
 from models.encoders.calibration import Calibration
 from models.encoders.encoder import Encoder
