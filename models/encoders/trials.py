@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from models.encoders.runtime import Backend
 
@@ -20,9 +20,9 @@ class Recall(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    own: float
-    queried: float
-    mixed: float
+    own: float = Field(ge=0, le=1)
+    queried: float = Field(ge=0, le=1)
+    mixed: float = Field(ge=0, le=1)
 
     @property
     def least(self) -> float:
