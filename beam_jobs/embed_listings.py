@@ -10,6 +10,8 @@ however many windows contain it. A catalog of millions is embedded in groups of 
 most is there soonest, and if the run is killed, the next one goes on with the windows that are left. A window of millions is
 embedded in slices of its items, one commit per slice.
 
+The embeddings are computed in the backend that is pinned for the space (`beam_jobs.calibrate_encoder`), else in float32.
+
     python -m beam_jobs.embed_listings --window_start 2026-01-31T00:00:00Z --window_end 2026-02-01T00:00:00Z
     python -m beam_jobs.embed_listings --each_landed --encoder models:/listing-encoder@candidate
 """
@@ -19,9 +21,10 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.pvalue import TaggedOutput
@@ -32,13 +35,17 @@ from beam_jobs.transforms.merging import Outcome, Stage, Staged, Summary, merge,
 from beam_jobs.transforms.windows import Landed, image_roots, landed_listings, require_few_dead_letters
 from listing_lens.embedding.sources import resolve_encoder, windows_not_embedded
 from listing_lens.errors import LensError
+from listing_lens.jobs import run_job
 from listing_lens.lake.dead_letters import DeadLetters, Letter
+from listing_lens.lake.embeddings import Embeddings
 from listing_lens.lake.ledger import Completed, Ledger, input_of
+from listing_lens.lake.pins import Pins
 from listing_lens.lake.records import Refused
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import LISTINGS, Lake
 from listing_lens.settings import Settings, load_settings
-from models.encoders.files import identify
+from models.encoders.files import identify, thumbnail_side
+from models.encoders.runtime import Backend
 from models.sampling import sample_number
 
 logger = logging.getLogger(__name__)
@@ -100,7 +107,7 @@ def run(parts: beam.PCollection[Part], config: Config) -> beam.PCollection[Outco
         staged.paths,
         (staged.letters, read.letters) | "All letters" >> beam.Flatten(),
         (staged.counts, read.counts) | "Counts of all" >> beam.Flatten(),
-        staged.calibrations,
+        staged.hosts,
     )
     return outcome_of(parts.pipeline, both) | "Check and merge" >> beam.Map(_check_and_merge, config)
 
@@ -173,8 +180,9 @@ def complete(slices: Sequence[Config]) -> None:
     parameters = {
         "encoder_source": embedding.encoder_source,
         "encoder_id": stage.embeddings.encoder_id,
-        # The backends that the hosts chose; a host without a calibration, e.g. with too few images for one, used float32.
-        "calibrations": [calibration for summary in summaries for calibration in summary.calibrations],
+        "backend": embedding.pin.backend if embedding.pin else Backend.FLOAT32,
+        # What each host really computed in: float32, if it could not run the backend.
+        "hosts": _distinct(host for summary in summaries for host in summary.hosts),
     }
     completed = {window: Completed(tuple(inputs[window]), counts[window]) for window in config.windows}
     # Rows that were invalid in an earlier landing of a window, and are no longer there.
@@ -183,6 +191,12 @@ def complete(slices: Sequence[Config]) -> None:
     config.lake.remove_folder(stage.folder)
     total = sum(counts.values(), Counter())
     logger.info("%d windows of %s are embedded: %s", len(done), stage.embeddings.encoder_id, dict(total))
+
+
+def _distinct(hosts: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Each once: a host takes part in several slices."""
+    by_text = {json.dumps(host, sort_keys=True): host for host in hosts}
+    return [by_text[text] for text in sorted(by_text)]
 
 
 def configure(windows: Mapping[Window, Sequence[Window]], encoder_source: str | None = None) -> Config:
@@ -255,6 +269,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     source = resolve_encoder(known.encoder, settings)
     lake = Lake(settings.lake)
     lake.check()
+    _choose_backend(lake, source, settings)
     if known.each_landed:
         # Each window reads only itself: the windows that overlap it are embedded too, or have been already.
         runs = [{landed: [landed] for landed in group} for group in _not_embedded(lake, window, source)]
@@ -264,6 +279,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments.error("--window_start and --window_end are required without --each_landed")
     for windows in runs:
         _embed(configure(windows, source), settings, beam_arguments)
+
+
+def _choose_backend(lake: Lake, encoder_source: str, settings: Settings) -> None:
+    """Calibrate an encoder that has no pin yet, if there is a choice; if that fails, it stays in float32 and says why."""
+    if set(settings.encoder_backends) == {Backend.FLOAT32} or thumbnail_side(encoder_source):
+        return
+    encoder_id = identify(encoder_source)
+    if Pins(Embeddings(lake, encoder_id)).get():
+        return
+    try:
+        # In a process of its own, which leaves its GPU to the workers.
+        run_job("calibrate_encoder", ["--encoder", encoder_source], settings)
+    except LensError as err:
+        logger.warning("%s is embedded in float32: %s", encoder_id, err)
 
 
 def _not_embedded(lake: Lake, window: Window | None, encoder_source: str) -> list[list[Window]]:

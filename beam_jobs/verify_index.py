@@ -35,7 +35,7 @@ from apache_beam.pvalue import AsSingleton
 from beam_jobs.launcher import launch, parser, pipeline_options
 from beam_jobs.transforms.cluster import Cluster
 from beam_jobs.transforms.tables import ReadTable
-from beam_jobs.verification.config import Config, Limits
+from beam_jobs.verification.config import Config, Limits, least_cosine
 from beam_jobs.verification.known import check_mapping, check_size, check_windows, embedded_until
 from beam_jobs.verification.neighbours import MergeNearness, Nearness, check_recall, nearness
 from beam_jobs.verification.probes import Probed, probe
@@ -48,6 +48,7 @@ from listing_lens.errors import LensError
 from listing_lens.images.source import ImageSource
 from listing_lens.lake.embeddings import Embeddings
 from listing_lens.lake.ledger import Ledger
+from listing_lens.lake.pins import Pins
 from listing_lens.lake.windows import LISTINGS, Lake
 from listing_lens.search.builds import Builds
 from listing_lens.search.index import PATIENCE_S, Index, SearchIndex
@@ -90,7 +91,7 @@ def _conclude(config: Config, probed: Probed, reconciled: Reconciled, near: Near
             *config.known,
             *probed.checks,
             check_reconciled(reconciled, surplus),
-            check_vectors(reconciled),
+            check_vectors(reconciled, config.least_cosine),
             check_recall(near, probed.query_ids, config.limits),
             Check(name="ndcg", passed=None, says="left out: needs the evaluation of this index's embedder"),
         ]
@@ -169,6 +170,7 @@ def configure(
         began_at=began_at,
         images=ImageSource.of(settings).allowing(roots),
         runtime=encoder_runtime(settings),
+        least_cosine=least_cosine(Pins(embeddings).get()),
         refused=frozenset((refusal.item_id, refusal.version) for refusal in loads.refusals()),
         forced=names,
         every_vector=then_repair,

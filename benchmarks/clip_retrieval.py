@@ -4,7 +4,7 @@
 
 On the first run, clip-retrieval is installed into its own virtual environment, in the user's cache. Both read the same folder
 of 1440×1080 JPEGs and embed with SigLIP base/16-256 with random weights, with the same batch size and number of threads.
-Models are loaded, and the job's backend is chosen, before anything is timed.
+Models are loaded, and the job's backends are made, before anything is timed.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import platformdirs
 import torch
+from PIL import Image
 
-from beam_jobs.embed_listings import configure
-from benchmarks.embedding import DAY, job, land, save_siglip_base, seconds_of, write_photos
+from benchmarks.embedding import job, land, pinned, save_siglip_base, write_photos
 from listing_lens.lake.windows import Lake
 from models.encoders.runtime import Backend
 
@@ -41,19 +40,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         photos = write_photos(folder / "photos", given.images)
+        source = str(save_siglip_base(folder / "siglip-base-patch16-256"))
         os.environ |= {
             "LENS_LAKE": str(folder / "lake"),
             "LENS_HOME": str(folder / "home"),
             "LENS_CACHE": str(folder / "cache"),
-            "LENS_ENCODER": str(save_siglip_base(folder / "siglip-base-patch16-256")),
+            "LENS_ENCODER": source,
             "LENS_ENCODER_BATCH_SIZE": str(given.batch),
             "LENS_ENCODER_DEVICE": "cpu",
         }
         land(Lake(str(folder / "lake")), photos)
-        config = configure(DAY)
+        decoded = [Image.open(photo).convert("RGB") for photo in photos]
         ours = {
-            "the job in float32": replace(config, runtime=replace(config.runtime, backends=(Backend.FLOAT32,))),
-            "the job, calibrated": config,
+            f"the job in {backend}": job(pinned(source, backend, decoded))
+            for backend in (Backend.FLOAT32, Backend.OPENVINO, Backend.OPENVINO_INT8)
         }
         threads = torch.get_num_threads()
         command = [str(python), str(_WORKER), str(folder / "photos"), str(given.batch), str(threads)]
@@ -61,10 +61,8 @@ def main() -> None:
             versions = _answer(process, "versions: ")
             times: dict[str, list[float]] = {name: [] for name in (versions, *ours)}
             for turn in range(given.runs + 1):
-                taken = {versions: _peer_seconds(process)} | {
-                    name: seconds_of(job(each)) for name, each in ours.items()
-                }
-                # The first round loads, calibrates and warms up.
+                taken = {versions: _peer_seconds(process)} | {name: run() for name, run in ours.items()}
+                # The first round loads and warms up.
                 for name, seconds in taken.items() if turn else ():
                     times[name].append(seconds)
             assert process.stdin is not None

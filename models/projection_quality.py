@@ -15,20 +15,32 @@ _QUERIES_AT_A_TIME = 64
 _TIED = 1e-6
 
 
-def nearest(vectors: NDArray[np.float32], queries: NDArray[np.integer], k: int) -> NDArray[np.int64]:
-    """Exact search: for each vector whose index is in `queries` (q,), the k nearest of vectors (n, d), itself excluded.
+def nearest(
+    vectors: NDArray[np.float32],
+    queries: NDArray[np.integer],
+    k: int,
+    asking: NDArray[np.float32] | None = None,
+) -> NDArray[np.int64]:
+    """Exact search: for each item whose index is in `queries` (q,), the k nearest of vectors (n, d), itself excluded.
 
     Nearest first, by inner product. Returns their indexes, (q, k).
+
+    Args:
+        vectors: of all items.
+        queries: indexes of the items that are searched for.
+        k: how many are found.
+        asking: the vectors (n, d) by which items are searched for, if they are others than those that are found.
 
     Raises:
         LensError: there are fewer than k others.
     """
     if not 0 < k < len(vectors):
         raise LensError(f"among {len(vectors)} items none has {k} others: compare more items, or look for fewer")
+    asking = vectors if asking is None else asking
     found = np.empty((len(queries), k), np.int64)
     for start in range(0, len(queries), _QUERIES_AT_A_TIME):
         some = queries[start : start + _QUERIES_AT_A_TIME]
-        distances = vectors[some] @ vectors.T
+        distances = asking[some] @ vectors.T
         np.negative(distances, out=distances)
         distances[np.arange(len(some)), some] = np.inf
         near = np.argpartition(distances, k - 1, axis=1)[:, :k]

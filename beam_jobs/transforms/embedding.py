@@ -17,11 +17,11 @@ import pyarrow as pa
 from apache_beam.pvalue import AsDict, TaggedOutput
 from apache_beam.utils.windowed_value import WindowedValue
 
-from beam_jobs.transforms.calibrated_encoder import calibrated_encoder
 from beam_jobs.transforms.image_loader import Unusable
 from beam_jobs.transforms.merging import Stage, Staged, StageItems
 from beam_jobs.transforms.newest import KeepNewest
 from beam_jobs.transforms.photo_embedder import PhotoEmbedder, seen_in
+from beam_jobs.transforms.pinned_encoder import pinned_encoder
 from beam_jobs.transforms.tables import ReadItems
 from beam_jobs.transforms.windows import at_the_end
 from listing_lens import progress
@@ -29,6 +29,7 @@ from listing_lens.embedding.sources import encoder_runtime
 from listing_lens.images.source import ImageSource
 from listing_lens.lake.dead_letters import Letter
 from listing_lens.lake.embeddings import Embedded, Embeddings, Item
+from listing_lens.lake.pins import Pin, Pins
 from listing_lens.lake.records import Listing
 from listing_lens.lake.tables import Place, places_of
 from listing_lens.lake.window import Window
@@ -65,6 +66,8 @@ class Embedding:
     """How listings are embedded, with which encoder, and where the result goes.
 
     Attributes:
+        pin: the backend that the space is computed in; None is float32.
+        cache: a folder of each host, for what the backend computes by.
         version: the version of the table that listings are compared with; None when there is no table yet.
         now: when the run began; recorded as the time of every failure.
         expected: approximate number of listings, for progress.
@@ -75,7 +78,8 @@ class Embedding:
     encoder_source: str
     batch_size: int
     runtime: Runtime
-    calibrations: Path
+    pin: Pin | None
+    cache: Path
     images: ImageSource
     now: datetime
     expected: int
@@ -123,7 +127,8 @@ class Embedding:
             encoder_source=encoder.source,
             batch_size=settings.encoder_batch_size,
             runtime=runtime,
-            calibrations=settings.cache / "calibrations",
+            pin=Pins(embeddings).get(),
+            cache=settings.cache / "backends",
             images=ImageSource.of(settings).allowing(image_roots),
             now=now,
             expected=expected,
@@ -153,7 +158,7 @@ def embed_newest(arrivals: beam.PCollection[Arrival], embedding: Embedding) -> S
     embedded = (
         compared.to_embed
         | "Spread listings" >> beam.Reshuffle()
-        | "Embed" >> beam.ParDo(EmbedPhotos(embedding)).with_outputs("letters", "counts", "calibrations", main="items")
+        | "Embed" >> beam.ParDo(EmbedPhotos(embedding)).with_outputs("letters", "counts", "hosts", main="items")
     )
     paths = (
         (compared.removed, embedded.items)
@@ -166,8 +171,8 @@ def embed_newest(arrivals: beam.PCollection[Arrival], embedding: Embedding) -> S
         compared.counts,
         embedded.counts,
     ) | "All counts" >> beam.Flatten()
-    calibrations = embedded.calibrations | "Each host" >> beam.Distinct()
-    return Staged(paths, embedded.letters, counts, calibrations)
+    hosts = embedded.hosts | "Each host" >> beam.Distinct()
+    return Staged(paths, embedded.letters, counts, hosts)
 
 
 def keep_newest() -> KeepNewest:
@@ -224,12 +229,13 @@ class EmbedPhotos(beam.DoFn):
 
     def setup(self) -> None:
         embedding = self._embedding
-        self._encoder = calibrated_encoder(
+        self._encoder = pinned_encoder(
             embedding.encoder_source,
-            embedding.embeddings.encoder_id,
+            embedding.embeddings,
             embedding.runtime,
             embedding.batch_size,
-            embedding.calibrations,
+            embedding.pin,
+            embedding.cache,
         )
         reference: Encoder = self._encoder.reference
         self._photos: PhotoEmbedder[tuple[Arrival, Embedded | None]] = PhotoEmbedder(
@@ -258,8 +264,7 @@ class EmbedPhotos(beam.DoFn):
             yield at_the_end(
                 TaggedOutput("counts", ((self._window.name, "encoded"), self._photos.encoded - self._encoded))
             )
-        if self._encoder.calibration:
-            yield at_the_end(TaggedOutput("calibrations", self._encoder.calibration.model_dump_json()))
+            yield at_the_end(TaggedOutput("hosts", self._encoder.host.model_dump_json()))
 
     def _outputs(
         self, results: Iterator[tuple[tuple[Arrival, Embedded | None], Embedded | Unusable]]

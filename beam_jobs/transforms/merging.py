@@ -58,7 +58,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Staged:
-    """The results for the arrivals, as PCollections: paths of staged files, `Letter`s, counts, and calibrations as JSON.
+    """The results for the arrivals, as PCollections: paths of staged files, `Letter`s, counts, and hosts as JSON.
 
     Counts are ((window name, what is counted), number).
     """
@@ -66,15 +66,15 @@ class Staged:
     paths: beam.PCollection[str]
     letters: beam.PCollection[Letter]
     counts: beam.PCollection[tuple[tuple[str, str], int]]
-    calibrations: beam.PCollection[str]
+    hosts: beam.PCollection[str]
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The record of a run: counts by window name, and the calibrations of its hosts."""
+    """The record of a run: counts by window name, and what its hosts computed in."""
 
     counts: Mapping[str, Mapping[str, int]]
-    calibrations: tuple[Mapping[str, Any], ...]
+    hosts: tuple[Mapping[str, Any], ...]
 
     def total(self) -> Counter[str]:
         """The counts of all windows together."""
@@ -143,7 +143,7 @@ def outcome_of(pipeline: beam.Pipeline, staged: Staged) -> beam.PCollection[Outc
             AsList(staged.letters),
             AsDict(staged.counts | "Sum" >> beam.CombinePerKey(sum)),
             AsSingleton(reasons),
-            AsList(staged.calibrations),
+            AsList(staged.hosts),
         )
     )
 
@@ -154,13 +154,13 @@ def _outcome(
     letters: list[Letter],
     counted: dict[tuple[str, str], int],
     reasons: list[tuple[str, int]],
-    calibrations: list[str],
+    hosts: list[str],
 ) -> Outcome:
     counts: dict[str, dict[str, int]] = {}
     for (window, name), count in counted.items():
         counts.setdefault(window, {})[name] = count
-    hosts = tuple(json.loads(calibration) for calibration in sorted(calibrations))
-    return Outcome(tuple(sorted(paths)), tuple(letters), Summary(counts, hosts), tuple(reasons))
+    summary = Summary(counts, tuple(map(json.loads, sorted(hosts))))
+    return Outcome(tuple(sorted(paths)), tuple(letters), summary, tuple(reasons))
 
 
 def merge(outcome: Outcome, stage: Stage) -> Merged:

@@ -9,6 +9,7 @@ from beam_jobs.transforms.cluster import Cluster
 from listing_lens.images.source import ImageSource
 from listing_lens.lake.embeddings import Embeddings
 from listing_lens.lake.fits import load_projection
+from listing_lens.lake.pins import Pin
 from listing_lens.search.index import Index
 from listing_lens.search.verification import Check
 from listing_lens.settings import Settings, load_settings
@@ -20,6 +21,10 @@ SHOWN = 10
 # A check's examples, and the most items that are repaired one by one.
 EXAMPLES = 5
 MOST_REPAIRED = 10_000
+# How close a vector of the index must be to the lake's. Both are stored in single precision, but need not be computed on the
+# same machine; and where the space is computed in int8, a listing that was told of as it changed was embedded in float32.
+EXACT = 0.9999
+_REDUCED = 0.9
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class Config:
         embedded_until: the end of the newest embedded window: later documents are ahead of the lake.
         refused: (item id, version) of what Elasticsearch refused.
         images, runtime: what reads and embeds the canaries' photos.
+        least_cosine: between a vector of the index and the lake's of the same version.
         forced: names of checks that are accepted whatever their outcome.
         every_vector: compare every item's vector with the lake's, rather than a sample's.
         then_repair: leave the differing items in the lake instead of failing.
@@ -73,6 +79,7 @@ class Config:
     began_at: datetime
     images: ImageSource
     runtime: Runtime
+    least_cosine: float = EXACT
     refused: frozenset[tuple[str, int]] = frozenset()
     forced: tuple[str, ...] = ()
     every_vector: bool = False
@@ -89,3 +96,8 @@ class Config:
         return load_settings(
             lake=self.embeddings.lake.root, elasticsearch_url=self.cluster.url, alias=self.cluster.alias
         )
+
+
+def least_cosine(pin: Pin | None) -> float:
+    """How close the index's vectors must be to the lake's, which are computed in the backend of a pin."""
+    return EXACT if pin is None or pin.backend.exact else _REDUCED

@@ -17,8 +17,6 @@ from listing_lens.lake.records import SEARCHABLE
 from listing_lens.search.index import Held
 from listing_lens.search.verification import Check
 
-# Vectors are stored in single precision, but need not be computed on the same machine.
-_LEAST_COSINE = 0.9999
 _QUOTED_CHARACTERS = 40
 
 
@@ -135,7 +133,7 @@ class Reconcile(beam.DoFn):
             version, vector = held.get(item_id, (0, None))
             if version == versions[item_id]:
                 cosines[item_id] = 0.0 if vector is None else float(vector @ rows.vectors[place])
-        turned = {item_id: cosine for item_id, cosine in cosines.items() if cosine < _LEAST_COSINE}
+        turned = {item_id: cosine for item_id, cosine in cosines.items() if cosine < self._config.least_cosine}
         return Reconciled(
             compared=len(cosines),
             turned=len(turned),
@@ -191,7 +189,7 @@ def check_reconciled(reconciled: Reconciled, surplus: Surplus) -> Check:
     return Check(name="reconciled", passed=not faults, says=says, measured=faults, threshold=0, examples=examples)
 
 
-def check_vectors(reconciled: Reconciled) -> Check:
+def check_vectors(reconciled: Reconciled, least_cosine: float) -> Check:
     """Whether the vectors that were compared are those of the lake."""
     if not reconciled.compared:
         return Check(name="vectors", passed=None, says="left out: there are no items of which both hold a vector")
@@ -200,6 +198,6 @@ def check_vectors(reconciled: Reconciled) -> Check:
         passed=not reconciled.turned,
         says=f"{reconciled.turned:,} of {reconciled.compared:,} vectors differ from those of the lake",
         measured=reconciled.least_cosine,
-        threshold=_LEAST_COSINE,
+        threshold=least_cosine,
         examples=reconciled.vector_examples,
     )

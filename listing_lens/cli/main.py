@@ -10,7 +10,21 @@ from rich.console import Console
 from rich.table import Column, Table
 from typer.core import TyperGroup
 
-from listing_lens.cli import catalog, compare, demo, index, lake, pipeline, promotion, search, serve, stack, triton, why
+from listing_lens.cli import (
+    catalog,
+    compare,
+    demo,
+    encoder,
+    index,
+    lake,
+    pipeline,
+    promotion,
+    search,
+    serve,
+    stack,
+    triton,
+    why,
+)
 from listing_lens.errors import LensError
 from listing_lens.settings import load_settings
 
@@ -40,6 +54,7 @@ app.add_typer(catalog.app, name="catalog", help="Bring listings into the lake.")
 app.add_typer(lake.app, name="lake", help="Inspect and maintain the lake.")
 app.command()(pipeline.run)
 app.command()(pipeline.embed)
+app.add_typer(encoder.app, name="encoder", help="Choose what encoders are computed in.")
 app.add_typer(pipeline.projection, name="projection", help="Fit the projection.")
 app.command()(promotion.promote)
 app.add_typer(index.app, name="index", help="Build search indexes, and move the alias between them.")

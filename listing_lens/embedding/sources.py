@@ -26,7 +26,7 @@ _REGISTERED = re.compile(rf"models:/{ENCODER_MODEL}(?:@(?P<alias>[^/@]+)|/(?P<ve
 
 def encoder_runtime(settings: Settings) -> Runtime:
     """Where and how encoders may run, from the settings."""
-    return Runtime(settings.encoder_device, settings.encoder_backends, settings.encoder_trusted_code)
+    return Runtime(settings.encoder_device, settings.encoder_trusted_code)
 
 
 def resolve_encoder(source: str | None, settings: Settings) -> str:

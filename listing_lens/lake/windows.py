@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -20,6 +22,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from hashlib import blake2b
 from itertools import chain
+from pathlib import Path
 from typing import IO, Any, cast
 
 import fsspec
@@ -29,6 +32,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from listing_lens.errors import LensError
 from listing_lens.lake.files import flush_to_disk
+from listing_lens.lake.locks import CloudObjects
 from listing_lens.lake.parquet import ROWS_PER_GROUP, RowGroupWriter
 from listing_lens.lake.records import LISTING_SCHEMA, SESSION_SCHEMA, Refused, parse_listings, require_columns
 from listing_lens.lake.window import Window, gaps
@@ -284,6 +288,55 @@ class Lake:
         flush_to_disk([part])
         os.replace(part, path)
         flush_to_disk([os.path.dirname(path)])
+
+    def create_once(self, path: str, data: bytes) -> bool:
+        """Write a small file atomically, unless it is there already. Returns whether it was written."""
+        if self._in_cloud:
+            return CloudObjects().write_if(path, data, 0) is not None
+        self._fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+        part = f"{path}.{secrets.token_hex(4)}.part"
+        with open(part, "wb") as file:
+            file.write(data)
+        flush_to_disk([part])
+        try:
+            # Unlike a rename, a link replaces nothing.
+            os.link(part, path)
+        except FileExistsError:
+            return False
+        finally:
+            os.remove(part)
+        flush_to_disk([os.path.dirname(path)])
+        return True
+
+    def put_folder(self, local: Path, folder: str) -> None:
+        """Copy the files of a local folder to one of the lake."""
+        for path in sorted(local.iterdir()):
+            self.write_bytes(f"{folder}/{path.name}", path.read_bytes())
+
+    def on_this_machine(self, folder: str, cache: Path) -> Path:
+        """A folder of the lake whose content never changes, where libraries can open its files.
+
+        Args:
+            folder: its path in the lake.
+            cache: a local folder that keeps what was fetched, once per machine.
+        """
+        if not self._in_cloud:
+            return Path(folder)
+        copy = cache / blake2b(folder.encode(), digest_size=8).hexdigest()
+        if not copy.is_dir():
+            cache.mkdir(parents=True, exist_ok=True)
+            part = Path(tempfile.mkdtemp(dir=cache, suffix=".part"))
+            try:
+                for path in self.files(folder, ""):
+                    self._fs.get_file(path, str(part / path.rsplit("/", 1)[-1]))
+                os.replace(part, copy)
+            except OSError:
+                # Another process fetched the same files meanwhile.
+                if not copy.is_dir():
+                    raise
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
+        return copy
 
     def _flush(self, paths: Iterable[str]) -> None:
         """Make files durable before a manifest names them; object stores do so by themselves."""

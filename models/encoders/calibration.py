@@ -1,54 +1,37 @@
-"""Choosing an encoder's backend on a host: all try the same images, and the fastest one that is accurate enough wins."""
+"""Choosing the backend of a space: all compute the same photos, and the fastest wins that finds float32's neighbours.
+
+Searches compare vectors of more than one computation: queries are float32's, and a host that lacks the chosen backend embeds in
+float32 as well. So recall is measured for every such mixture, and the lowest counts.
+"""
 
 from __future__ import annotations
 
 import platform
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
+from models.encoders.backends import open_backend, save_backend
 from models.encoders.encoder import Encoder
 from models.encoders.runtime import Backend
+from models.encoders.trials import Calibration, Recall, Trial
 from models.errors import LensError
+from models.projection_quality import nearest, neighbour_recall, scores
 
-# Images to calibrate on: enough for a batch, few enough that a CPU finishes in seconds.
-LEAST_IMAGES = 8
-_ROUNDS = 3
-# A smaller speed-up is not worth the loss of precision.
+# Photos that recall is measured on, and others that int8's activations are.
+COMPARED = 1000
+QUANTISED_ON = 200
+LEAST_IMAGES = QUANTISED_ON + COMPARED
+# A smaller speed-up is not worth another computation.
 _WORTH_IT = 1.1
-
-
-class Trial(BaseModel):
-    """One backend on one host: its speed, how close its worst embedding stays to float32's, or why it cannot run."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    backend: Backend
-    images_per_s: float | None = None
-    least_cosine: float | None = None
-    refusal: str | None = None
-
-    @property
-    def accepted(self) -> bool:
-        return self.least_cosine is not None and self.least_cosine >= self.backend.least_cosine
-
-
-class Calibration(BaseModel):
-    """What was chosen for an encoder on a host, and from what."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    encoder_id: str
-    host: str
-    images: int
-    chosen: Backend
-    trials: tuple[Trial, ...]
+_NEIGHBOURS = 10
+# Batches after which a backend that is slower than float32 is given up.
+_FIRST_BATCHES = 5
 
 
 def host_of(device: torch.device) -> str:
@@ -59,65 +42,123 @@ def host_of(device: torch.device) -> str:
 
 
 def calibrate(
-    encoder: Encoder, backends: Sequence[Backend], prepared: NDArray[Any], clock: Callable[[], float]
-) -> tuple[Encoder, Calibration]:
-    """The encoder on the fastest of some backends, of those whose every embedding is close enough to float32's.
+    encoder: Encoder,
+    backends: Sequence[Backend],
+    images: NDArray[Any],
+    batch_size: int,
+    folder: Path,
+    clock: Callable[[], float],
+    advance: Callable[[int], None] = lambda _: None,
+) -> Calibration:
+    """Choose the fastest of some backends, of those that find 99% of float32's neighbours and are at least 10% faster than it.
 
-    Backends take turns, so that a change in the host's speed affects all of them. If float32 is among them, another backend
-    must be at least 10% faster.
+    Backends take turns at each batch, so that a change in the host's speed affects all of them.
 
     Args:
         encoder: in float32, the reference.
-        backends: at least one; those that cannot run here are recorded as such.
-        prepared: images as `encoder.prepare` gives them, of one batch.
+        backends: those to choose from, besides float32; those that cannot run here are recorded as such.
+        images: prepared, as `encoder.prepare` gives them, no two alike: (LEAST_IMAGES or more, …).
+        batch_size: images that are computed together.
+        folder: receives a folder by the name of each backend, with what it needs to be opened.
         clock: seconds.
+        advance: told how many more images are done.
 
     Raises:
-        LensError: none of the backends runs here and stays close enough.
+        LensError: there are too few images.
     """
-    reference = encoder.encode(prepared)
-    candidates: dict[Backend, Encoder] = {}
-    trials: dict[Backend, Trial] = {}
-    for backend in dict.fromkeys(backends):
-        try:
-            candidate = encoder if backend is Backend.FLOAT32 else encoder.on(backend)
-            # A compiler may fail as late as this. Whatever it raises, only this backend is ruled out.
-            cosines = np.einsum("nd,nd->n", candidate.encode(prepared), reference)
-        except Exception as err:  # noqa: BLE001
-            trials[backend] = Trial(backend=backend, refusal=(str(err) or repr(err)).splitlines()[0][:200])
-            continue
-        trials[backend] = Trial(backend=backend, least_cosine=float(cosines.min()))
-        if trials[backend].accepted:
-            candidates[backend] = candidate
-    if not candidates:
+    if len(images) < LEAST_IMAGES:
         raise LensError(
-            f"encoder {encoder.source!r}: none of LENS_ENCODER_BACKENDS can be used on this host "
-            f"({'; '.join(map(_finding, trials.values()))}): add float32"
+            f"a backend is chosen by {LEAST_IMAGES} photos, and there are {len(images)}: land more listings first"
         )
-    seconds: dict[Backend, list[float]] = {backend: [] for backend in candidates}
-    for _ in range(_ROUNDS):
-        for backend, candidate in candidates.items():
-            start = clock()
-            candidate.encode(prepared)
-            seconds[backend].append(clock() - start)
-    speeds = {backend: len(prepared) / statistics.median(taken) for backend, taken in seconds.items()}
-    fastest = max(speeds, key=lambda backend: speeds[backend])
-    if Backend.FLOAT32 in speeds and speeds[fastest] < _WORTH_IT * speeds[Backend.FLOAT32]:
-        fastest = Backend.FLOAT32
-    calibration = Calibration(
+    quantised_on, compared = images[:QUANTISED_ON], images[QUANTISED_ON:]
+    candidates = {Backend.FLOAT32: encoder}
+    refusals: dict[Backend, str] = {}
+    for backend in dict.fromkeys(backends):
+        if backend is Backend.FLOAT32:
+            continue
+        try:
+            place = folder / backend
+            place.mkdir(parents=True)
+            save_backend(encoder, backend, quantised_on, place)
+            candidates[backend] = open_backend(encoder, backend, place)
+        # Whatever a library raises, only its backend is ruled out.
+        except Exception as err:  # noqa: BLE001
+            refusals[backend] = (str(err) or repr(err)).splitlines()[0][:200]
+    vectors, speeds = _in_turns(candidates, compared, batch_size, clock, advance)
+    slow = {backend: vectors.pop(backend) for backend in speeds if len(vectors[backend]) < len(compared)}
+    reference = vectors[Backend.FLOAT32]
+    trials = [
+        Trial(
+            backend=backend,
+            images_per_s=speeds[backend],
+            recall=recall_of(found, reference),
+            least_cosine=float(np.vecdot(found, reference).min()),
+        )
+        for backend, found in vectors.items()
+    ]
+    trials += [
+        Trial(backend=backend, images_per_s=speeds[backend], refusal="is slower than float32") for backend in slow
+    ]
+    trials += [Trial(backend=backend, refusal=refusal) for backend, refusal in refusals.items()]
+    return Calibration(
         encoder_id=encoder.encoder_id,
         host=host_of(encoder.device),
-        images=len(prepared),
-        chosen=fastest,
-        trials=tuple(trial.model_copy(update={"images_per_s": speeds.get(trial.backend)}) for trial in trials.values()),
+        images=len(compared),
+        chosen=_fastest(trials),
+        trials=tuple(trials),
     )
-    return candidates[fastest], calibration
 
 
-def _finding(trial: Trial) -> str:
-    if trial.refusal:
-        return f"{trial.backend}: {trial.refusal}"
-    return f"{trial.backend}: a cosine of {trial.least_cosine:.4f}, less than {trial.backend.least_cosine}"
+def recall_of(vectors: NDArray[np.float32], reference: NDArray[np.float32]) -> Recall:
+    """Of a backend's vectors (n, dims) against float32's of the same images (n, dims); n at least 11."""
+    everyone = np.arange(len(reference))
+    exact = scores(reference, everyone, nearest(reference, everyone, _NEIGHBOURS))
+    every_other = np.where(everyone[:, None] % 2, vectors, reference)
+
+    def share(asking: NDArray[np.float32], asked: NDArray[np.float32]) -> float:
+        found = scores(reference, everyone, nearest(asked, everyone, _NEIGHBOURS, asking))
+        return float(neighbour_recall(found, exact, _NEIGHBOURS).mean())
+
+    return Recall(own=share(vectors, vectors), queried=share(reference, vectors), mixed=share(reference, every_other))
+
+
+def _in_turns(
+    candidates: Mapping[Backend, Encoder],
+    images: NDArray[Any],
+    batch_size: int,
+    clock: Callable[[], float],
+    advance: Callable[[int], None],
+) -> tuple[dict[Backend, NDArray[np.float32]], dict[Backend, float]]:
+    """The embeddings of the images by each candidate, and its images per second in a batch of median speed.
+
+    One that is slower than float32 after some batches is left out of the others.
+    """
+    found: dict[Backend, list[NDArray[np.float32]]] = {backend: [] for backend in candidates}
+    seconds: dict[Backend, list[float]] = {backend: [] for backend in candidates}
+    running = dict(candidates)
+    for candidate in candidates.values():
+        # Memory is laid out for a size when it is met first.
+        candidate.encode(images[:batch_size])
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size]
+        for backend, candidate in running.items():
+            began = clock()
+            found[backend].append(candidate.encode(batch))
+            seconds[backend].append((clock() - began) / len(batch))
+        if start == (_FIRST_BATCHES - 1) * batch_size:
+            longest = statistics.median(seconds[Backend.FLOAT32])
+            running = {name: one for name, one in running.items() if statistics.median(seconds[name]) <= longest}
+        advance(len(batch))
+    return (
+        {backend: np.concatenate(parts) for backend, parts in found.items()},
+        {backend: 1 / statistics.median(taken) for backend, taken in seconds.items()},
+    )
+
+
+def _fastest(trials: Sequence[Trial]) -> Backend:
+    speeds = {trial.backend: trial.images_per_s or 0.0 for trial in trials if trial.accepted}
+    fastest = max(speeds, key=lambda backend: speeds[backend])
+    return fastest if speeds[fastest] >= _WORTH_IT * speeds[Backend.FLOAT32] else Backend.FLOAT32
 
 
 def _processor() -> str:

@@ -21,10 +21,10 @@ from transformers.utils import logging as transformers_logging
 
 from models.encoders.devices import claim_device
 from models.encoders.files import encoder_folder, encoder_id, identify, lasting_source, require_id, thumbnail_side
-from models.encoders.network import ImageTower, Network
+from models.encoders.network import Features, ImageTower, Network
 from models.encoders.own_code import may_run_own_code, register_architecture
 from models.encoders.preparation import Preparation, thumbnail
-from models.encoders.runtime import DEFAULT_RUNTIME, Backend, Runtime
+from models.encoders.runtime import DEFAULT_RUNTIME, Runtime
 from models.errors import LensError
 
 # Keep progress bars out of job logs, and remarks on the text tower's special tokens, which images never use.
@@ -58,7 +58,7 @@ class Encoder:
     dims: int
     image_side: int
     prepare: Callable[[Image.Image], NDArray[Any]]
-    network: Network | None = None
+    network: Features | None = None
 
     @classmethod
     def load(cls, source: str, device: torch.device = _CPU, trusted_code: Sequence[str] = ()) -> Encoder:
@@ -116,19 +116,6 @@ class Encoder:
         lengths = np.linalg.norm(features, axis=1, keepdims=True).astype(np.float32)
         unit: NDArray[np.float32] = features / np.maximum(lengths, _LEAST_LENGTH)
         return unit
-
-    def on(self, backend: Backend) -> Encoder:
-        """The same encoder, computed by another backend from a copy of the weights.
-
-        Raises:
-            LensError: the backend cannot run here.
-        """
-        if self.network is None:
-            raise LensError(f"encoder {self.source!r} has no network that {backend} could compute")
-        try:
-            return replace(self, network=self.network.on(backend))
-        except (RuntimeError, NotImplementedError, ImportError, AttributeError) as err:
-            raise LensError(f"backend {backend} cannot run here: {(str(err) or repr(err)).splitlines()[0]}") from err
 
 
 def load_preparation(source: str, wanted_id: str, trusted_code: Sequence[str] = ()) -> Preparation:

@@ -1,17 +1,25 @@
-"""What computes an encoder's features: an image tower on a device, in one of several backends."""
+"""What computes an encoder's features: an image tower on a device, in torch."""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from models.encoders.runtime import Backend
+
+class Features(Protocol):
+    """Computes features (n, dims) float32 from prepared images (n, …), n at least 1. Threads may call it."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    def __call__(self, prepared: NDArray[Any]) -> NDArray[np.float32]: ...
 
 
 class ImageTower(nn.Module):
@@ -58,16 +66,6 @@ class Network:
         features: NDArray[np.float32] = self.tower(pixels.to(self.dtype)).float().cpu().numpy()
         return features
 
-    def on(self, backend: Backend) -> Network:
-        """A copy that computes in another backend."""
-        tower: Any = copy.deepcopy(self.tower)
-        dtype = torch.bfloat16 if backend in (Backend.BFLOAT16, Backend.COMPILED_BFLOAT16) else torch.float32
-        if backend is Backend.INT8:
-            if self.device.type != "cpu":
-                raise NotImplementedError("int8 runs on CPUs only")
-            tower = torch.ao.quantization.quantize_dynamic(tower, {nn.Linear}, dtype=torch.qint8, inplace=True)
-        tower = tower.to(dtype) if dtype != torch.float32 else tower
-        if backend.compiled:
-            # The caller makes sure that all batches have one shape.
-            tower = torch.compile(tower, dynamic=False)
-        return replace(self, tower=tower, dtype=dtype)
+    def in_bfloat16(self) -> Network:
+        """A copy that computes in bfloat16."""
+        return replace(self, tower=copy.deepcopy(self.tower).to(torch.bfloat16), dtype=torch.bfloat16)

@@ -1,4 +1,4 @@
-"""How encoders may run on a host, according to the settings. Needs no torch."""
+"""How encoders may run: the backends that can compute a space, and where a process computes. Needs no torch."""
 
 from __future__ import annotations
 
@@ -10,33 +10,19 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 class Backend(StrEnum):
-    """A way to run a model: its number format, and whether it is compiled for the host first."""
+    """What computes an encoder's image tower, and in which numbers."""
 
+    # torch. float32 is the reference: it runs anywhere, and queries are always computed in it.
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
-    # 8-bit weights, activations quantised dynamically: linear layers only, and on CPUs only.
-    INT8 = "int8"
-    # By torch.compile, which takes a minute per process and a C++ compiler: worth it for large windows.
-    COMPILED = "compiled"
-    COMPILED_BFLOAT16 = "compiled-bfloat16"
+    # OpenVINO, on CPUs only. int8 is quantised once, with photos of the catalog.
+    OPENVINO = "openvino-float32"
+    OPENVINO_INT8 = "openvino-int8"
 
     @property
-    def compiled(self) -> bool:
-        return self in (Backend.COMPILED, Backend.COMPILED_BFLOAT16)
-
-    @property
-    def least_cosine(self) -> float:
-        """How close each embedding must be to float32's for the backend to be used."""
-        return _LEAST_COSINE[self]
-
-
-_LEAST_COSINE = {
-    Backend.FLOAT32: 0.99999,
-    Backend.BFLOAT16: 0.999,
-    Backend.INT8: 0.995,
-    Backend.COMPILED: 0.99999,
-    Backend.COMPILED_BFLOAT16: 0.999,
-}
+    def exact(self) -> bool:
+        """Whether it computes in float32, if not in torch: its embeddings are the reference's up to rounding."""
+        return self in (Backend.FLOAT32, Backend.OPENVINO)
 
 
 class Precision(StrEnum):
@@ -57,12 +43,10 @@ class Runtime:
 
     Attributes:
         device: "cuda" is one GPU per process; "auto" is the same if there is a GPU, else the CPU.
-        backends: what calibration may choose from when a catalog is embedded; queries are always computed in float32.
         trusted_code: hub ids with a pinned revision (id@commit) whose own code may run.
     """
 
     device: Device = "auto"
-    backends: tuple[Backend, ...] = (Backend.FLOAT32,)
     trusted_code: tuple[str, ...] = ()
 
 

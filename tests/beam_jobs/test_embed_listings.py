@@ -181,22 +181,6 @@ class TestAWindow:
         assert version(lake, encoder_id) is None
         assert Ledger(Embeddings(lake, encoder_id)).lines() == {}
 
-    def test_says_how_each_host_computed(
-        self, lake: Lake, encoder_id: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-    ) -> None:
-        monkeypatch.setenv("LENS_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setenv("LENS_ENCODER_BACKENDS", '["bfloat16"]')
-        land_marketplace(lake)
-        main(bounds(FIRST))
-        [calibration] = line(lake, encoder_id, FIRST).parameters["calibrations"]
-        assert calibration["chosen"] == "bfloat16"
-        [trial] = calibration["trials"]
-        assert trial["least_cosine"] >= 0.999
-        assert {row["backend"] for row in items_of(lake, encoder_id).values()} == {"bfloat16", None}
-        monkeypatch.setenv("LENS_ENCODER_BACKENDS", '["float32"]')
-        main(bounds(SECOND))
-        assert line(lake, encoder_id, SECOND).parameters["calibrations"] == []
-
 
 class TestAPhoto:
     def test_of_the_same_bytes_is_encoded_once(self, lake: Lake, encoder_id: str) -> None:

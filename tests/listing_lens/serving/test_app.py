@@ -311,7 +311,7 @@ class _Slow:
     """A generator whose loading is let through by hand, or fails."""
 
     def __init__(self, small: Small) -> None:
-        self._real = InProcess(Lake(small.settings.lake), Runtime(backends=("float32",)))
+        self._real = InProcess(Lake(small.settings.lake), Runtime())
         self.failing: set[str] = set()
 
     async def load(self, card: EmbedderCard) -> QueryEmbedder:

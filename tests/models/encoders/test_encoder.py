@@ -194,34 +194,7 @@ class TestModelsForImagesAlone:
         np.testing.assert_allclose(encoder.embed(photos), wanted, atol=1e-5)
 
 
-class TestPreparation:
-    """Scaling leaves bytes, which threads prepare; the rest of preprocessing is a map that the network begins with."""
-
-    @pytest.mark.parametrize("save", [save_siglip, save_mobilenet, save_dinov2], ids=["siglip", "mobilenet", "dinov2"])
-    def test_is_bytes_and_gives_what_the_processor_gives(
-        self, tmp_path: Path, photos: list[Image.Image], save: Callable[[Path], object]
-    ) -> None:
-        save(tmp_path)
-        encoder = Encoder.load(str(tmp_path))
-        assert encoder.network is not None
-        processor = AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
-        for photo in photos:
-            prepared = encoder.prepare(photo)
-            assert prepared.dtype == np.uint8
-            pixels = torch.from_numpy(prepared) * encoder.network.scale + encoder.network.shift
-            wanted = processor(images=photo, return_tensors="pt")["pixel_values"][0]
-            torch.testing.assert_close(pixels, wanted, atol=1e-5, rtol=0)
-
-    def test_by_a_processor_that_does_more_is_left_to_it(self, copy: Path, photos: list[Image.Image]) -> None:
-        # Rescaling that is off leaves 0 to 255, normalised by means of 0 to 1: no such model exists, but it must be obeyed.
-        change_json("preprocessor_config.json", "do_rescale", False)(copy)
-        encoder = Encoder.load(str(copy))
-        processor = AutoImageProcessor.from_pretrained(copy, backend="pil")
-        assert encoder.network is not None
-        pixels = torch.from_numpy(encoder.prepare(photos[1])) * encoder.network.scale + encoder.network.shift
-        wanted = processor(images=photos[1], return_tensors="pt")["pixel_values"][0]
-        torch.testing.assert_close(pixels, wanted.float(), atol=1e-3, rtol=1e-5)
-
+class TestLoading:
     def test_keeps_no_text_tower_in_memory(self, encoder: Encoder) -> None:
         assert encoder.network is not None
         assert not [name for name, _ in encoder.network.tower.named_parameters() if "text_model" in name]
