@@ -62,12 +62,19 @@ def measure_cost(
             break
         batched = larger
     return Cost(
-        parameters=sum(weights.numel() for weights in encoder.network.tower.parameters()) if encoder.network else 0,
+        parameters=_parameters(encoder),
         gflop=_flop(encoder, images[0]) / 1e9,
         device=encoder.device.type,
         single=single,
         batched=batched,
     )
+
+
+def _parameters(encoder: Encoder) -> int:
+    from models.encoders.network import Network
+
+    network = encoder.network
+    return sum(weights.numel() for weights in network.tower.parameters()) if isinstance(network, Network) else 0
 
 
 def _flop(encoder: Encoder, image: Image.Image) -> int:
