@@ -15,7 +15,7 @@ from models.encoders.small_siglip import save_untrained_siglip
 @pytest.fixture(scope="module")
 def parent(tmp_path_factory: pytest.TempPathFactory) -> str:
     titles = [f"{colour} mug" for colour in COLOURS]
-    return str(save_untrained_siglip(tmp_path_factory.mktemp("parents") / "small-untrained", titles))
+    return str(save_untrained_siglip(tmp_path_factory.mktemp("parents") / "small", titles))
 
 
 @pytest.fixture(scope="module")

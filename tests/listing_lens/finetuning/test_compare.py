@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import pytest
-from mugs import Place, write_sample
+from mugs import RECIPE, Place, write_sample
 
 from listing_lens.comparison import embeddings
 from listing_lens.errors import LensError
 from listing_lens.finetuning.compare import compare_encoders
 from listing_lens.finetuning.records import load_comparison
+from listing_lens.finetuning.train import train_encoder
 
 
 class TestAComparison:
@@ -84,6 +85,12 @@ class TestAComparison:
     def test_has_the_parent_as_parent_also_when_it_is_asked_for(self, trained: Place) -> None:
         rows = compare_encoders("first", [trained.parent], trained.settings).rows
         assert [row.role for row in rows] == ["fine-tuned", "fine-tuned", "parent", "parent", "random", "logged"]
+
+    def test_of_a_training_that_found_nothing_better_has_the_parent_alone(self, place: Place) -> None:
+        idle = RECIPE.model_copy(update={"learning_rate": 1e-12, "scalar_learning_rate": 1e-12})
+        train_encoder("idle", "mugs", place.parent, idle, place.settings)
+        rows = compare_encoders("idle", [], place.settings).rows
+        assert [row.role for row in rows] == ["parent", "parent", "random", "logged"]
 
     def test_needs_a_training(self, place: Place) -> None:
         with pytest.raises(LensError, match="no fine-tuning 'none'"):
