@@ -5,20 +5,26 @@ the same batch of tensors repeatedly. Model, loss, optimiser and precision are t
 
     python -m benchmarks.training --size small
     python -m benchmarks.training --size base --device cuda --batch 256 --steps 60 --readers 12 --precision bf16
+    accelerate launch --num_processes 8 -m benchmarks.training --size base --device cuda --batch 2048 --steps 60 --readers 8 \
+        --precision bf16
 
-`base` has the shape of google/siglip-base-patch16-256, with random weights. On a GPU, the utilisation relative to `--peak`
-(TFLOP/s) is also printed: the floating-point operations of a step's matrix products, over what the card could do.
+`base` has the shape of google/siglip-base-patch16-256, with random weights. With several devices, the peer is one of them on
+its share of the batch, times their number: what they would do if they never waited for each other. On a GPU whose peak is
+known, the utilisation is also printed: the floating-point operations of a step's matrix products, over what it could do.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import math
 import os
+import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import fsspec
@@ -26,6 +32,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from matplotlib.figure import Figure
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
@@ -33,6 +41,7 @@ from transformers import SiglipConfig, SiglipModel
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from models.encoders.small_siglip import save_untrained_siglip
+from models.finetune.efficiency import peak_flops
 from models.finetune.optimisation import optimiser
 from models.finetune.recipe import Machine, Recipe
 from models.finetune.shards import Batch, Shards
@@ -45,6 +54,8 @@ _RUNS = 5
 # Warm-up steps on either side: readers start, memory is allocated.
 _WARM = 10
 _PHOTO_SIDE = 288
+# Readers share what is read by whole lanes of row groups.
+_GROUPS_PER_READER = 32
 _SIZES: dict[str, tuple[dict[str, int], dict[str, int]]] = {
     "small": (
         {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6, "num_attention_heads": 6},
@@ -67,7 +78,6 @@ def main() -> None:
     parser.add_argument("--readers", type=int, default=1)
     parser.add_argument("--precision", choices=("no", "bf16"), default="no")
     parser.add_argument("--runs", type=int, default=_RUNS)
-    parser.add_argument("--peak", type=float, default=989, help="of the card's bf16 matrix products, 1e12 a second")
     given = parser.parse_args()
     if given.device == "cpu":
         os.environ["ACCELERATE_USE_CPU"] = "true"
@@ -81,30 +91,52 @@ def main() -> None:
         validation_sessions=0,
     )
     machine = Machine(readers=given.readers, checkpoint_every=10**9)
-    with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder)
-        parent = _save_parent(home / "parent", given.size)
-        shards = _write_shards(home / "pairs", given.batch * (steps + _WARM), 32 * given.readers + 4)
-        loop = _BareLoop(parent, recipe, torch.device(given.device))
+    devices = PartialState()
+    with _shared_folder(devices) as home:
+        if devices.is_main_process:
+            _save_parent(home / "parent", given.size)
+            groups = _GROUPS_PER_READER * given.readers * devices.num_processes + 4
+            _write_shards(home / "pairs", given.batch * (steps + _WARM), groups)
+        devices.wait_for_everyone()
+        parent, shards = home / "parent", _open_shards(home / "pairs")
+        share = recipe.model_copy(update={"batch_size": given.batch // devices.num_processes})
+        loop = _BareLoop(parent, share, devices.device)
         loop.run(_WARM)
         rates: dict[str, list[float]] = {"ours": [], "bare": []}
         for run in range(given.runs):
             rates["ours"].append(_train(parent, recipe, shards, home / f"run-{run}", machine))
+            # All of them compute at once here too: those of one machine share its power and memory.
             rates["bare"].append(given.batch * steps / loop.run(steps))
-        _print(given, rates, loop.flops())
+        if devices.is_main_process:
+            _print(given, devices.num_processes, rates, loop.flops() / share.batch_size)
 
 
-def _print(given: argparse.Namespace, rates: dict[str, list[float]], flops: int) -> None:
+@contextmanager
+def _shared_folder(devices: PartialState) -> Iterator[Path]:
+    """A temporary folder of all processes."""
+    made = [tempfile.mkdtemp() if devices.is_main_process else None]
+    [folder] = broadcast_object_list(made)
+    yield Path(str(folder))
+    devices.wait_for_everyone()
+    if devices.is_main_process:
+        shutil.rmtree(str(folder))
+
+
+def _print(given: argparse.Namespace, devices: int, rates: dict[str, list[float]], flop: float) -> None:
     medians = {name: statistics.median(values) for name, values in rates.items()}
     ratios = [ours / bare for ours, bare in zip(rates["ours"], rates["bare"], strict=True)]
     where = f"cpu, {torch.get_num_threads()} threads" if given.device == "cpu" else torch.cuda.get_device_name()
-    print(f"SigLIP {given.size}, batches of {given.batch}, {given.precision}, {given.readers} readers, {where}")
+    print(
+        f"SigLIP {given.size}, batches of {given.batch}, {given.precision}, {given.readers} readers, {devices} × {where}"
+    )
     print(f"  trained from shards:  {medians['ours']:.1f} images/s (runs: {_listed(rates['ours'])})")
     print(f"  bare PyTorch loop:    {medians['bare']:.1f} images/s (runs: {_listed(rates['bare'])})")
     print(f"  ratio of neighbours, median of {given.runs}: {statistics.median(ratios):.2f}")
-    if given.device == "cuda":
-        share = flops / given.batch * medians["ours"] / (given.peak * 1e12)
-        print(f"  {flops / given.batch / 1e9:.1f} GFLOP an image: {share:.0%} of {given.peak:.0f} TFLOP/s")
+    peak = peak_flops(where)
+    if peak:
+        print(
+            f"  {flop / 1e9:.1f} GFLOP an image: {flop * medians['ours'] / (peak * devices):.0%} of {peak / 1e12:.0f} TFLOP/s"
+        )
 
 
 def _listed(values: list[float]) -> str:
@@ -131,11 +163,13 @@ class _Clock:
 
 
 def _train(parent: Path, recipe: Recipe, shards: Shards, folder: Path, machine: Machine) -> float:
-    """Images per second of a training run, without its start."""
+    """Images per second of a training run, without its start; not a number where another process is told its steps."""
     clock = _Clock()
     # One validation pair, evaluated before the first step and after the last.
     train(parent, recipe, shards, Validation(shards.head(1), (), {}), folder, clock, machine)
     (first, began), (last, ended) = clock.first, clock.last
+    if not last:
+        return math.nan
     return recipe.batch_size * (last - first) / (ended - began)
 
 
@@ -201,7 +235,7 @@ def _save_parent(folder: Path, size: str) -> Path:
     return folder
 
 
-def _write_shards(folder: Path, count: int, groups: int) -> Shards:
+def _write_shards(folder: Path, count: int, groups: int) -> None:
     """The given number of pairs in one shard, with soft, noisy JPEGs of the size that `sample_pairs` stores."""
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -213,7 +247,10 @@ def _write_shards(folder: Path, count: int, groups: int) -> Shards:
     schema = pa.schema([(name, pa.string()) for name in ("item_id", "title", "product_id")] + [("image", pa.binary())])
     path = folder / "0.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema), path, row_group_size=max(1, count // groups))
-    return Shards.open(fsspec.filesystem("file"), [str(path)])
+
+
+def _open_shards(folder: Path) -> Shards:
+    return Shards.open(fsspec.filesystem("file"), [str(path) for path in folder.glob("*.parquet")])
 
 
 def _photo(rng: np.random.Generator) -> bytes:
