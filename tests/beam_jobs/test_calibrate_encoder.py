@@ -12,6 +12,7 @@ from small_siglip import save_siglip
 from tiny import FIRST, SECOND, bounds, image_root, items_of, land, listing, photo, take_photo
 
 from beam_jobs import calibrate_encoder, embed_listings
+from beam_jobs.verification.config import least_cosine
 from listing_lens.errors import LensError
 from listing_lens.lake.embeddings import Embeddings
 from listing_lens.lake.ledger import Ledger
@@ -83,6 +84,16 @@ class TestCalibration:
     def test_of_thumbnails_is_refused(self, lake: Lake) -> None:
         with pytest.raises(LensError, match="encoder 'pixels:4' has no network, so there is nothing to choose"):
             calibrate_encoder.main(["--encoder", "pixels:4"])
+
+
+@pytest.mark.parametrize(
+    ("backend", "least"), [("float32", 0.9999), ("openvino-float32", 0.9999), ("openvino-int8", 0.9)]
+)
+def test_a_verification_allows_for_float32_beside_fewer_bits(backend: str, least: float) -> None:
+    chosen = Calibration(encoder_id="e", host="a", images=1000, chosen=Backend(backend), trials=())
+    pin = Pin(backend=Backend(backend), files=None, calibration=chosen, pinned_at=datetime.now(UTC))
+    assert least_cosine(pin) == least
+    assert least_cosine(None) == 0.9999
 
 
 class TestEmbedding:

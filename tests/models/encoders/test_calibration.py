@@ -26,14 +26,15 @@ BATCH = 100
 
 
 class Mixed(nn.Module):
-    """Eight features, each a sum of all pixels by weights of its own; bfloat16 moves their neighbours."""
+    """Eight features of all pixels, by two layers of random weights; fewer bits move their neighbours."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.mix = nn.Linear(3 * SIDE * SIDE, 8, bias=False)
+        self.mix = nn.Sequential(nn.Linear(3 * SIDE * SIDE, 32, bias=False), nn.ReLU(), nn.Linear(32, 8, bias=False))
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            nn.init.normal_(self.mix.weight)
+            for weights in self.mix.parameters():
+                nn.init.normal_(weights)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         mixed: torch.Tensor = self.mix(pixels.flatten(1))
@@ -108,9 +109,9 @@ def test_one_that_loses_neighbours_is_not_used_however_fast(
     assert found.chosen is Backend.FLOAT32
     stray = found.trials[1]
     assert stray.recall is not None
-    # Cosines alone would tell nothing: they are as high as those of good embeddings.
+    # Its worst cosine alone would not tell: it may be as high as a good one's.
     assert stray.least_cosine is not None
-    assert stray.least_cosine > 0.99
+    assert stray.least_cosine > 0.95
     assert 0.5 < stray.recall.least < LEAST_RECALL
     assert not stray.accepted
     assert stray.objection == "finds less than 99% of float32's neighbours"
@@ -167,9 +168,10 @@ class TestRecall:
             )
 
         measured = recall_of(vectors, reference)
-        assert measured.own == pytest.approx(share(vectors, vectors), abs=1e-3)
-        assert measured.queried == pytest.approx(share(reference, vectors), abs=1e-3)
-        assert measured.mixed == pytest.approx(share(reference, blend), abs=1e-3)
+        # Two that are equally near, up to rounding, may come in either order.
+        assert measured.own == pytest.approx(share(vectors, vectors), abs=0.02)
+        assert measured.queried == pytest.approx(share(reference, vectors), abs=0.02)
+        assert measured.mixed == pytest.approx(share(reference, blend), abs=0.02)
         assert measured.least == min(measured.own, measured.queried, measured.mixed)
         assert noise or measured.least == 1
 
