@@ -72,6 +72,9 @@ def compare(
 def print_comparison(comparison: Comparison) -> None:
     """Print how well encoders rank, and what each costs."""
     console.print(quality_table(comparison))
+    for row in comparison.rows:
+        if row.gain:
+            console.print(f"{row.label} gains {row.gain} nDCG@5 over the parent")
     if any(row.cost for row in comparison.rows):
         console.print(cost_table(comparison))
 

@@ -123,6 +123,11 @@ def compare_landed(
         if one.session.session_id in queries[0] and all(item_id in items[0] for item_id in one.session.shown)
     ]
     left_out["with a photo that cannot be read"] = len(known) - len(usable)
+    if not usable:
+        why = ", ".join(f"{count} {reason}" for reason, count in (+left_out).items())
+        raise LensError(
+            f"none of the {len(asked)} sampled sessions can be used: {why}; choose another window, or land its listings"
+        )
     sessions = [_compared(one.session, listed) for one in usable]
     require_several_products([session.groups for session in sessions])
     timed_on = list(_decoded(usable, images))

@@ -7,6 +7,7 @@ k, and equal scores are ordered by item id, never by the logged order, which wou
 from __future__ import annotations
 
 import math
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from models.metrics import (
     METRIC_CUTOFFS,
     METRICS,
+    expected_at_random,
     ndcg_at,
     precision_at,
     recall_at,
@@ -73,6 +75,23 @@ def test_a_session_has_every_metric_at_every_cutoff() -> None:
     assert tuple(found) == METRICS
     assert len(found) == 3 * len(METRIC_CUTOFFS)
     assert found["recall@3"] == 0.5
+
+
+@given(data=st.data(), count=st.integers(1, 6))
+def test_random_order_is_the_mean_over_all_orders(data: st.DataObject, count: int) -> None:
+    relevant = data.draw(st.integers(1, count))
+    orders = [
+        session_metrics(np.array(order))
+        for order in set(permutations([True] * relevant + [False] * (count - relevant)))
+    ]
+    found = expected_at_random(relevant, count)
+    assert tuple(found) == METRICS
+    assert found == pytest.approx({name: np.mean([order[name] for order in orders]) for name in METRICS})
+
+
+def test_random_order_of_nothing_relevant_is_undefined() -> None:
+    with pytest.raises(ValueError, match="no item is relevant"):
+        expected_at_random(0, 5)
 
 
 class TestRanking:

@@ -1,6 +1,7 @@
 """The made catalog as data: its shape, its story from day to day, and searches that a person could have made."""
 
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 
@@ -10,7 +11,16 @@ import pytest
 from listing_lens.demo.chance import generator
 from listing_lens.demo.palette import COLOURS
 from listing_lens.demo.plan import DemoSpec, plan_demo
-from listing_lens.demo.sessions import KINDS_OF_QUERIES, SHOWN, attraction, click, plan_sessions
+from listing_lens.demo.sessions import (
+    KINDS_OF_QUERIES,
+    SHOWN,
+    SHUFFLED_SHARE,
+    attraction,
+    click,
+    examination,
+    looks,
+    plan_sessions,
+)
 from listing_lens.errors import LensError
 from listing_lens.lake.records import SEARCHABLE, QueryKind, Status
 
@@ -174,16 +184,51 @@ def test_the_query_is_photographed_by_somebody_who_does_not_sell(catalog, sessio
 def test_clicks_have_position_bias():
     rng = generator(1, "clicks")
     rates = np.mean([click(np.full(20, 0.5), rng) for _ in range(4000)], axis=0)
-    assert rates[0] == pytest.approx(0.5, abs=0.03)
-    assert rates[0] > 1.3 * rates[1] > 1.3 * rates[4] > 1.3 * rates[19]
+    assert rates == pytest.approx(0.5 / np.log2(np.arange(2, 22)), abs=0.04)
+    assert examination(np.array([1, 3])).tolist() == [1, 0.5]
+
+
+def test_a_share_of_sessions_is_in_random_order(histories, sessions):
+    """There the wanted product is at any rank; the engine has it among the first."""
+    product_of = {item: versions[0].product.product_id for item, versions in histories.items()}
+    ranks = {True: [], False: []}
+    for found in sessions:
+        ranks[found.shuffled] += [
+            rank for rank, item in enumerate(found.session.shown) if product_of[item] == found.wanted.product_id
+        ]
+    assert np.mean([found.shuffled for found in sessions]) == pytest.approx(SHUFFLED_SHARE, abs=0.04)
+    assert np.mean(ranks[True]) == pytest.approx((SHOWN - 1) / 2, abs=1)
+    assert np.mean(ranks[False]) < 6
+
+
+def test_what_is_shown_beside_the_wanted_product_is_much_like_it(histories, sessions):
+    product_of = {item: versions[0].product for item, versions in histories.items()}
+    others = [
+        (found.wanted, product_of[item])
+        for found in sessions
+        for item in found.session.shown
+        if product_of[item].product_id != found.wanted.product_id
+    ]
+    assert np.mean([wanted.kind == other.kind for wanted, other in others]) > 0.7
+    assert np.mean([(wanted.kind, wanted.colour) == (other.kind, other.colour) for wanted, other in others]) > 0.12
 
 
 def test_clicks_follow_attraction(catalog):
-    products = list({version.product for version in catalog.versions})
+    products = list({version.product.product_id: version.product for version in catalog.versions}.values())
     wanted = products[0]
     same_kind = next(p for p in products if p.kind == wanted.kind and p.colour != wanted.colour)
     other = next(p for p in products if p.kind != wanted.kind)
     assert attraction(wanted, wanted) > attraction(wanted, same_kind) > attraction(wanted, other) > 0
+
+
+@pytest.mark.parametrize(
+    "change", [{"emblem": "cat"}, {"shape": (0.0,) * 8}, {"second": "black"}], ids=lambda change: next(iter(change))
+)
+def test_people_see_what_no_title_says(catalog, change):
+    wanted = next(v.product for v in catalog.versions if v.product.emblem == "star" and v.product.second == "white")
+    twin = replace(wanted, product_id="another")
+    assert looks(wanted, twin) == pytest.approx(1)
+    assert attraction(wanted, wanted) > attraction(wanted, twin) > 1.3 * attraction(wanted, replace(twin, **change))
 
 
 def test_a_search_before_anything_is_on_sale_is_not_made():

@@ -12,7 +12,7 @@ from tiny_training import save_conv_siglip, save_siglip
 from transformers import AutoModel, AutoTokenizer, CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model
 
 from models.encoders.encoder import Encoder
-from models.encoders.texts import TextEncoder, require_text_encoder
+from models.encoders.texts import NoTextTowerError, TextEncoder, require_text_encoder, require_text_tower
 from models.errors import LensError
 
 TEXTS = ["red bag", "a blue shoe", "緑のランプ", "brown chair " * 40]
@@ -95,6 +95,19 @@ class TestRefusals:
         Dinov2Model(config).save_pretrained(tmp_path)
         with pytest.raises(LensError, match="has no text tower"):
             TextEncoder.load(str(tmp_path))
+
+    def test_which_can_be_told_without_loading_weights(self, siglip: Path, clip: Path, tmp_path: Path) -> None:
+        for folder in (siglip, clip):
+            require_text_tower(str(folder))
+        config = Dinov2Config(image_size=16, patch_size=8, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+        Dinov2Model(config).save_pretrained(tmp_path)
+        (tmp_path / "model.safetensors").write_bytes(b"not read")
+        for source in ("pixels:8", str(tmp_path)):
+            with pytest.raises(NoTextTowerError):
+                require_text_tower(source)
+        (tmp_path / "config.json").write_text('{"model_type": "unheard-of"}')
+        with pytest.raises(LensError, match="has no config of a known architecture"):
+            require_text_tower(str(tmp_path))
 
     def test_without_its_tokenizer(self, siglip: Path, tmp_path: Path) -> None:
         for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
