@@ -81,6 +81,9 @@ def main() -> None:
     given = parser.parse_args()
     if given.device == "cpu":
         os.environ["ACCELERATE_USE_CPU"] = "true"
+        if "RANK" in os.environ:
+            # Accelerate brings GPUs together by itself, but CPUs only by MPI.
+            torch.distributed.init_process_group("gloo")
     # The training logs every tenth step.
     steps = -(-given.steps // _WARM) * _WARM
     recipe = Recipe(
