@@ -5,6 +5,8 @@ The steps build on one another, as they do in production; they are one story, to
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -30,6 +32,8 @@ from listing_lens.stack.airflow_api import AirflowApi
 from models.embedder import CANDIDATE, CHAMPION, MODEL
 from models.registry import RegisteredEncoder
 
+DAGS = Path(__file__).parents[2] / "dags"
+
 _DAY = timedelta(days=1)
 _TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 WINDOWS = (Window(_TODAY - 2 * _DAY, _TODAY - _DAY), Window(_TODAY - _DAY, _TODAY))
@@ -39,6 +43,26 @@ WINDOWS = (Window(_TODAY - 2 * _DAY, _TODAY - _DAY), Window(_TODAY - _DAY, _TODA
 def settings(stack_settings: Settings, airflow: AirflowApi) -> Settings:
     """The stack's settings, with the addresses that it has now."""
     return load_settings(**stack_settings.model_dump(exclude={"elasticsearch_url", "mlflow_url", "airflow_url"}))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def at_rest_afterwards(airflow: AirflowApi) -> Iterator[None]:
+    """Other tests promote on the same MLflow, and this Airflow would follow them."""
+    yield
+    dag_ids = [file.stem for file in DAGS.glob("*.py")]
+    for dag_id in dag_ids:
+        airflow.pause(dag_id)
+    deadline = time.monotonic() + 300
+    while under_way := [task for dag_id in dag_ids for task in running_tasks(airflow, dag_id)]:
+        assert time.monotonic() < deadline, f"still running: {under_way}"
+        time.sleep(1)
+
+
+def running_tasks(airflow: AirflowApi, dag_id: str) -> list[str]:
+    """The tasks that a worker has now or will have: those of a paused DAG that are not queued yet will not be."""
+    under_way = [run for run in airflow.runs(dag_id) if run.state == "running"]
+    tasks = [task for run in under_way for task in airflow.tasks(dag_id, run.run_id)]
+    return [f"{dag_id}.{task.task_id}" for task in tasks if task.state in {"queued", "running"}]
 
 
 @pytest.fixture(scope="module")
