@@ -18,7 +18,8 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -42,8 +43,8 @@ from models.finetune.training import train
 from models.finetune.validation import Validation
 from models.pairs.split import split_of
 
-_TRAINED_ON = ("Papirus", "oxygen", "gnome", "mate", "Faenza", "Tango", "Adwaita", "nuoveXT2")
-_SIDE = 144
+_TRAINED_ON = ("Papirus", "elementary-xfce", "Faenza", "mate", "gnome", "Adwaita", "Tango", "nuoveXT2")
+_SIDE = 128
 # The least side of a bitmap that is worth looking at.
 _LEAST_SIDE = 48
 _UNSEEN_SHARE = 0.3
@@ -59,14 +60,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--icons", type=Path, default=Path("/usr/share/icons"), help="the folder of the themes")
     parser.add_argument("--train", nargs="+", default=_TRAINED_ON, help="themes that are trained on")
-    parser.add_argument("--catalog", default="breeze", help="the theme that is searched")
-    parser.add_argument("--queries", default="elementary-xfce", help="the theme whose drawings search it")
+    parser.add_argument("--catalog", default="oxygen", help="the theme that is searched")
+    parser.add_argument("--queries", default="breeze", help="the theme whose drawings search it")
     parser.add_argument("--epochs", type=float, nargs="+", default=[2.0, 5.0])
     given = parser.parse_args()
     os.environ["ACCELERATE_USE_CPU"] = "true"
-    pairs = [pair for theme in given.train for pair in _pairs(given.icons, theme) if not _is_unseen(pair)]
+    drawn = {theme: _drawings(given.icons / theme) for theme in (*given.train, given.catalog, given.queries)}
+    artists = Counter(name for drawings in drawn.values() for name in drawings)
+    # What only one artist drew cannot be searched with another's drawing, and is most of the largest theme.
+    shared = {name for name, count in artists.items() if count > 1}
+    of_theme = {theme: list(_pairs(theme, drawings, shared)) for theme, drawings in drawn.items()}
+    pairs = [pair for theme in given.train for pair in of_theme[theme] if not _is_unseen(pair)]
     catalog, queries = (
-        {pair.product_id or "": pair for pair in _pairs(given.icons, theme)} for theme in (given.catalog, given.queries)
+        {pair.product_id or "": pair for pair in of_theme[theme]} for theme in (given.catalog, given.queries)
     )
     searched = [queries[name] for name in sorted(catalog.keys() & queries.keys())]
     unseen = sum(map(_is_unseen, searched))
@@ -148,26 +154,28 @@ class _Silence:
 # ---- drawings ------------------------------------------------------------------------------------------------------------
 
 
-def _pairs(icons: Path, theme: str) -> list[Pair]:
-    """The drawings of a theme: of each name the most detailed one, on white, with the name's words as its title."""
+def _drawings(theme: Path) -> dict[str, Path]:
+    """The most detailed drawing of each name."""
     best: dict[str, tuple[int, Path]] = {}
-    for path in sorted((icons / theme).rglob("*")):
+    for path in sorted(theme.rglob("*")):
         # Links are further names of a drawing; symbolic icons are of one colour, for buttons.
         drawn = path.suffix in {".svg", ".png"} and path.is_file() and not path.is_symlink()
         if drawn and not {"symbolic", "animations", "cursors"} & set(path.parts) and "symbolic" not in path.stem:
             name = path.stem.lower()
             best[name] = max(best.get(name, (0, path)), (_size(path), path))
     if not best:
-        raise SystemExit(f"no drawings in {icons / theme}: install the theme's package")
-    found = []
-    for name, (_, path) in sorted(best.items()):
-        image = _rendered(path)
+        raise SystemExit(f"no drawings in {theme}: install the theme's package")
+    return {name: path for name, (_, path) in sorted(best.items())}
+
+
+def _pairs(theme: str, drawings: Mapping[str, Path], names: Collection[str]) -> Iterator[Pair]:
+    """The drawings of some names, on white, with the name's words as the title."""
+    for name in sorted(drawings.keys() & names):
+        image = _rendered(drawings[name])
         if image is not None:
             data = io.BytesIO()
             image.save(data, "JPEG", quality=95)
-            title = re.sub(r"[^\w]+|_", " ", name)
-            found.append(Pair(f"{theme}/{name}", title, name, data.getvalue()))
-    return found
+            yield Pair(f"{theme}/{name}", re.sub(r"[^\w]+|_", " ", name), name, data.getvalue())
 
 
 def _size(path: Path) -> int:
