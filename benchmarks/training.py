@@ -94,7 +94,7 @@ def main() -> None:
         validation_sessions=0,
     )
     machine = Machine(readers=given.readers, checkpoint_every=10**9)
-    devices = PartialState()
+    devices = PartialState(cpu=given.device == "cpu")
     with _shared_folder(devices) as home:
         if devices.is_main_process:
             _save_parent(home / "parent", given.size)

@@ -49,6 +49,7 @@ class Towers(nn.Module):
         model: of transformers, with `get_image_features`, `get_text_features`, `logit_scale` and `logit_bias`.
         side: of the images, in pixels.
         tokenize: titles to token ids.
+        was_trained: whether the parent was, before `prepare` gave the loss its start.
     """
 
     _mean: torch.Tensor
@@ -59,6 +60,7 @@ class Towers(nn.Module):
         self._lora: PeftModel | None = None
         self._frozen: frozenset[str] = frozenset()
         self._frozen_layers = 0
+        self.was_trained = True
         self.model = model
         self.processor = processor
         self._preparation = Preparation.of(processor)
@@ -99,6 +101,7 @@ class Towers(nn.Module):
         """Set up what a recipe trains: frozen towers, low-rank updates, the loss's parameters."""
         if not self.log_scale.any() and not self.bias.any():
             # Never trained: transformers makes both zero, where the loss would start a hundred times too high.
+            self.was_trained = False
             nn.init.constant_(self.log_scale, INITIAL_LOG_SCALE)
             nn.init.constant_(self.bias, initial_bias(recipe.batch_size))
         if recipe.lora_rank:

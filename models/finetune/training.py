@@ -30,7 +30,7 @@ from models.finetune.gradient_cache import backward_in_pieces
 from models.finetune.optimisation import optimiser, schedule
 from models.finetune.recipe import Machine, Recipe
 from models.finetune.shards import Batch, Device, PairStream, Shards
-from models.finetune.sigmoid_loss import distributed_sigmoid_loss, sigmoid_loss
+from models.finetune.sigmoid_loss import INITIAL_BIAS, distributed_sigmoid_loss, sigmoid_loss
 from models.finetune.towers import Towers
 from models.finetune.validation import Validation, ValidationShare, interleaved
 
@@ -202,7 +202,8 @@ class _Training:
         self.schedule.step()
         self.progress.step += 1
         if math.isnan(self.progress.first_loss):
-            self.progress.first_loss = loss
+            # Random weights soon lose more than at their start, where nothing is like anything else.
+            self.progress.first_loss = loss if self.towers.was_trained else max(loss, -INITIAL_BIAS)
         if self.progress.step % _LOG_EVERY == 0 or self.progress.step == self.steps:
             self._log(loss, norm)
 
