@@ -82,19 +82,26 @@ class Comparison(BaseModel):
     def headline(self) -> str:
         """A sentence on the fine-tuned encoder, beside its parent, random and logged order, on unseen sessions.
 
+        On the parent, where training found no better encoder.
+
         Raises:
-            LensError: the comparison has no fine-tuned encoder, or no order to compare it with.
+            LensError: the comparison is not of a training.
         """
-        tuned = self._require("fine-tuned")
-        named = {
-            "its parent": self._require("parent"),
-            "random order": self._require("random", None),
-            "the logged order": self._require("logged", None),
-        }
+        parent = self._require("parent")
+        tuned = self.row("fine-tuned")
+        named = {"random order": self._require("random", None), "the logged order": self._require("logged", None)}
+        if tuned:
+            named = {"its parent": parent, **named}
+        first = tuned or parent
         others = ", ".join(f"{name} {row.unseen.metrics[HEADLINE]}" for name, row in named.items())
+        ending = (
+            f"gain over the parent {tuned.gain}"
+            if tuned
+            else "this is the parent, as training found none that is better"
+        )
         return (
-            f"nDCG@5 {tuned.unseen.metrics[HEADLINE]} on {tuned.unseen.sessions:,} unseen test sessions of "
-            f"{tuned.unseen.clusters:,} products; {others}; gain over the parent {tuned.gain}. "
+            f"nDCG@5 {first.unseen.metrics[HEADLINE]} on {first.unseen.sessions:,} unseen test sessions of "
+            f"{first.unseen.clusters:,} products; {others}; {ending}. "
             "Means, with 95 % bootstrap intervals over products."
         )
 

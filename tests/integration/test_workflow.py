@@ -233,8 +233,10 @@ def test_an_unknown_model_fails_the_rebuild_and_moves_nothing(
 def trained(airflow: AirflowApi, settings: Settings, lake: Lake) -> RegisteredEncoder:
     """An encoder that was fine-tuned on the marketplace's pairs: the candidate."""
     airflow.wait_for_dag("finetune_encoder")
-    # Photos of this marketplace are ranked well by any encoder, so titles decide whether this one is better.
-    recipe = {"epochs": 3, "batch_size": 8, "precision": "no", "learning_rate": 1e-3, "judged_by": "titles/recall@1"}
+    # Any encoder ranks these photos well, and the titles say nothing of them: of eleven titles, some validation finds one more
+    # by chance, which is all that it takes for a new encoder.
+    recipe = {"epochs": 8, "batch_size": 8, "precision": "no", "learning_rate": 3e-4}
+    recipe |= {"judged_by": "titles/recall@5", "validate_every": 1, "patience": 100}
     shares = {"validation_share": 0.3, "test_share": 0.3}
     run = airflow.trigger(
         "finetune_encoder", {"pairs": 100, "sessions": 10, **shares, "image_side": 112, "recipe": recipe}

@@ -89,8 +89,9 @@ class TestAComparison:
     def test_of_a_training_that_found_nothing_better_has_the_parent_alone(self, place: Place) -> None:
         idle = RECIPE.model_copy(update={"learning_rate": 1e-12, "scalar_learning_rate": 1e-12})
         train_encoder("idle", "mugs", place.parent, idle, place.settings)
-        rows = compare_encoders("idle", [], place.settings).rows
-        assert [row.role for row in rows] == ["parent", "parent", "random", "logged"]
+        comparison = compare_encoders("idle", [], place.settings)
+        assert [row.role for row in comparison.rows] == ["parent", "parent", "random", "logged"]
+        assert "this is the parent, as training found none that is better" in comparison.headline
 
     def test_needs_a_training(self, place: Place) -> None:
         with pytest.raises(LensError, match="no fine-tuning 'none'"):
