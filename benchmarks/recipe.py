@@ -33,10 +33,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from listing_lens.demo.training import RECIPE
 from models.encoders.encoder import Encoder
 from models.encoders.small_siglip import save_imagenet_siglip, save_untrained_siglip
-from models.finetune.recipe import Machine, Recipe
+from models.finetune.recipe import FOR_A_SMALL_PARENT, Machine, Recipe
 from models.finetune.shards import Pair, Shards
 from models.finetune.towers import Towers
 from models.finetune.training import train
@@ -93,7 +92,7 @@ def main() -> None:
         shards = _write(pairs, home / "pairs")
         for epochs in given.epochs:
             for name, parent in parents.items():
-                recipe = Recipe.model_validate(RECIPE | {"epochs": epochs, "validate_every": 10**9})
+                recipe = Recipe.model_validate(FOR_A_SMALL_PARENT | {"epochs": epochs, "validate_every": 10**9})
                 if name == "from random weights":
                     # There is nothing in it yet that should stay.
                     recipe = recipe.model_copy(update={"image_learning_rate": None, "freeze_image_layers": 0})

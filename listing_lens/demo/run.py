@@ -13,7 +13,7 @@ from typing import Protocol
 
 from listing_lens.comparison.records import Comparison
 from listing_lens.demo.plan import DemoSpec
-from listing_lens.demo.training import PAIRS, RECIPE, save_parent
+from listing_lens.demo.training import PAIRS, save_parent
 from listing_lens.demo.write import make_catalog
 from listing_lens.errors import LensError
 from listing_lens.finetuning.records import latest_comparison
@@ -29,6 +29,7 @@ from listing_lens.settings import Settings, home_file, load_settings, running_st
 from listing_lens.stack import Event, down, up
 from listing_lens.stack.airflow_api import AirflowApi, BackfillState, RunState
 from models.embedder import CHAMPION, ENCODER_MODEL
+from models.finetune.recipe import FOR_A_SMALL_PARENT
 
 
 class Narrator(Protocol):
@@ -142,7 +143,9 @@ def _train_encoder(airflow: AirflowApi, lake: Lake, settings: Settings, narrator
         "google/siglip-base-patch16-256-multilingual"
     )
     airflow.wait_for_dag("finetune_encoder")
-    run_id = airflow.trigger("finetune_encoder", {**PAIRS, "parent": str(parent), "recipe": RECIPE, "promote": True})
+    run_id = airflow.trigger(
+        "finetune_encoder", {**PAIRS, "parent": str(parent), "recipe": FOR_A_SMALL_PARENT, "promote": True}
+    )
     airflow.unpause("finetune_encoder")
     airflow.wait_for_run("finetune_encoder", run_id, _shown("finetune_encoder", narrator))
 

@@ -1,8 +1,4 @@
-"""How the demo's encoder is trained: its parent, and the params of `finetune_encoder`.
-
-The recipe suits a small model, two cores and a few thousand pairs. The defaults suit a published model, on a GPU and a
-million pairs.
-"""
+"""How the demo's encoder is trained: its parent, and the pairs that `finetune_encoder` samples."""
 
 from __future__ import annotations
 
@@ -17,23 +13,6 @@ PAIRS: dict[str, Any] = {
     "validation_share": 0.15,
     "test_time": 0.17,
     "image_side": 128,
-}
-
-RECIPE: dict[str, Any] = {
-    "epochs": 5,
-    "batch_size": 128,
-    "precision": "no",
-    "learning_rate": 1e-3,
-    # What the image tower has seen of ImageNet is more than the demo's photos can teach it: it is changed with care.
-    "image_learning_rate": 3e-4,
-    "freeze_image_layers": 5,
-    "scalar_learning_rate": 1e-2,
-    "warmup_share": 0.1,
-    "betas": [0.9, 0.98],
-    "smallest_crop": 0.4,
-    "duplicates_as": "positive",
-    # Of the parent and of the result: one more would take a tenth of the training.
-    "validate_every": 100,
 }
 
 

@@ -6,7 +6,7 @@ And the machine: what is left to the host that computes it, which may change fro
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -99,6 +99,26 @@ class Recipe(BaseModel):
             first = err.errors()[0]
             name = ".".join(map(str, first["loc"])) or "JSON"
             raise LensError(f"recipe: {name}: {first['msg']}; its fields are {', '.join(cls.model_fields)}") from err
+
+
+FOR_A_SMALL_PARENT: dict[str, Any] = {
+    "epochs": 5,
+    "batch_size": 128,
+    "precision": "no",
+    "learning_rate": 1e-3,
+    # What the image tower has seen of ImageNet is more than a few photos can teach it: it is changed with care.
+    "image_learning_rate": 3e-4,
+    "freeze_image_layers": 5,
+    "scalar_learning_rate": 1e-2,
+    "warmup_share": 0.1,
+    "betas": [0.9, 0.98],
+    "smallest_crop": 0.4,
+    "duplicates_as": "positive",
+    # Of the parent and of the result: one more would take a tenth of the training.
+    "validate_every": 100,
+}
+"""For a small parent whose image tower is trained, two cores and a few thousand pairs. The defaults suit a published model, on a
+GPU and a million pairs."""
 
 
 class Machine(BaseModel):

@@ -17,8 +17,9 @@ from dockerfile_parse import DockerfileParser
 
 ROOT = Path(__file__).parents[2]
 DATAFLOW = ROOT / "docker" / "dataflow"
+# Programs that start a pipeline; one that only computes on its own host has none to describe.
 JOBS = sorted(
-    path.stem for path in (ROOT / "beam_jobs").glob("*.py") if "\nif __name__ ==" in path.read_text(encoding="utf-8")
+    path.stem for path in (ROOT / "beam_jobs").glob("*.py") if "beam.Pipeline(" in path.read_text(encoding="utf-8")
 )
 # A template is one job: what would start several, when left out, must be given.
 NEEDED_FOR_ONE_JOB = {

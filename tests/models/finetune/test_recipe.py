@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from models.errors import LensError
-from models.finetune.recipe import Recipe
+from models.finetune.recipe import FOR_A_SMALL_PARENT, Recipe
 
 # Another value than the default, for every field.
 OTHERS: dict[str, Any] = {
@@ -36,6 +36,8 @@ OTHERS: dict[str, Any] = {
     "validation_sessions": 0,
     "patience": 2,
     "judged_by": "titles/recall@1",
+    "image_learning_rate": 1e-4,
+    "freeze_image_layers": 3,
 }
 
 
@@ -68,6 +70,11 @@ class TestFingerprint:
 
     def test_a_whole_number_is_the_same_however_it_is_written(self) -> None:
         assert Recipe.parse('{"epochs": 5}').fingerprint == Recipe.parse('{"epochs": 5.0}').fingerprint
+
+
+class TestForASmallParent:
+    def test_is_a_recipe(self) -> None:
+        assert Recipe.parse(json.dumps(FOR_A_SMALL_PARENT)).freeze_image_layers > 0
 
 
 class TestRefusals:
