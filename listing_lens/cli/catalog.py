@@ -25,7 +25,7 @@ _WINDOWS_SHOWN = 40
 def make(
     listings: Annotated[int, typer.Option(help="Items for sale.")] = 2100,
     days: Annotated[int, typer.Option(help="Daily windows that they are spread over.")] = 3,
-    sessions: Annotated[int, typer.Option(help="Searches by photo and words.")] = 1200,
+    sessions: Annotated[int, typer.Option(help="Searches by photo and words.")] = 1500,
     seed: Annotated[int, typer.Option(help="The same seed makes the same catalog.")] = 7,
     start: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="First day, in UTC.")] = datetime(2026, 11, 1),  # noqa: DTZ001
     replace: Annotated[bool, typer.Option("--replace", help="Overwrite any listings in the lake.")] = False,

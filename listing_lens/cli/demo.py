@@ -36,7 +36,7 @@ class _Terminal:
 
 def demo(
     listings: Annotated[int, typer.Option(help="Items for sale.")] = 2100,
-    sessions: Annotated[int, typer.Option(help="Searches by photo and words.")] = 1200,
+    sessions: Annotated[int, typer.Option(help="Searches by photo and words.")] = 1500,
 ) -> None:
     """Run a demo marketplace through the whole workflow, on real servers that stay up."""
     from listing_lens.demo.run import DemoResult, run_demo

@@ -42,7 +42,7 @@ class DemoSpec:
 
     listings: int = 2100
     days: int = 3
-    sessions: int = 1200
+    sessions: int = 1500
     seed: int = 7
     start: datetime = datetime(2026, 11, 1, tzinfo=UTC)
 

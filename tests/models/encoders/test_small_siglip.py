@@ -101,7 +101,7 @@ class TestOneThatHasSeenImageNet:
         torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
 
     def test_is_loaded_trained_and_saved_like_any_other(self, seeing: Path, tmp_path: Path) -> None:
-        assert Encoder.load(str(seeing)).image_side == 112
+        assert Encoder.load(str(seeing)).image_side == 128
         towers = Towers.load(seeing)
         towers.save(tmp_path)
         pictures = [picture(seed) for seed in range(3)]
