@@ -6,7 +6,7 @@ relevant items first, so a session's nDCG@k is 1 when the first k are relevant, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,24 @@ def recall_at(k: int, ranked: NDArray[np.bool_]) -> float:
 def session_metrics(ranked: NDArray[np.bool_]) -> dict[str, float]:
     """One session's metrics, by the names of `METRICS`."""
     return {f"{name}@{k}": metric(k, ranked) for name, metric in _BY_NAME.items() for k in METRIC_CUTOFFS}
+
+
+def ranked_metrics(
+    query: NDArray[np.float32],
+    items: Mapping[str, NDArray[np.float32]],
+    shown: Sequence[str],
+    tapped: Sequence[bool],
+) -> dict[str, float]:
+    """One session's metrics when the shown items are ranked by their inner product with the query.
+
+    Args:
+        query: its vector (d,).
+        items: the vectors (d,) of all items that were shown.
+        shown: ids of items.
+        tapped: whether each was tapped; at least one was.
+    """
+    scores = np.stack([items[item_id] for item_id in shown]) @ query
+    return session_metrics(relevance_by_rank(scores, tapped, shown))
 
 
 def expected_at_random(relevant: int, shown: int) -> dict[str, float]:

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from listing_lens.cli.progress import bars_to_fill
 from listing_lens.lake.window import Window
 from listing_lens.lake.windows import LISTINGS, SESSIONS, Lake
 from listing_lens.settings import load_settings
@@ -38,7 +38,7 @@ def make(
     lake = Lake(load_settings().lake)
     lake.check()
     spec = DemoSpec(listings, days, sessions, seed, start.replace(tzinfo=UTC))
-    with _progress() as bars:
+    with bars_to_fill() as bars:
         photos = bars.add_task("taking photos", total=None)
 
         def show(done: int, total: int) -> None:
@@ -80,11 +80,6 @@ def import_(
             "those listings will be set aside as dead letters",
             style="yellow",
         )
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=Console(stderr=True))
 
 
 def _print_summary(lake: Lake, written: dict[Window, dict[str, int]], datasets: list[str]) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
 from listing_lens.cli.console import console
+from listing_lens.cli.pipeline import span_of
+from listing_lens.cli.progress import bars_to_fill
 from listing_lens.comparison.records import Comparison, ComparisonRow
 from listing_lens.errors import LensError
-from listing_lens.lake.window import Window
 from listing_lens.lake.windows import SESSIONS, Lake
 from listing_lens.settings import load_settings
 
@@ -50,9 +49,8 @@ def compare(
         raise LensError(
             f"the lake {settings.lake} holds no sessions: run `lens lake land-sessions` or `lens catalog make`"
         )
-    window = Window.parse(start or landed[0].start.isoformat(), end or max(window.end for window in landed).isoformat())
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    window = span_of(landed, start, end)
+    with bars_to_fill() as bars:
         photos = bars.add_task("photos", total=None)
 
         def show(done: int, total: int) -> None:

@@ -206,11 +206,15 @@ def _span(dataset: str, start: str | None, end: str | None, settings: Settings) 
         raise LensError(
             f"the lake {settings.lake} holds no {dataset}: run `lens catalog make` or `lens catalog import`"
         )
-    first, last = landed[0].start.isoformat(), max(window.end for window in landed).isoformat()
-    window = Window.parse(start or first, end or last)
+    window = span_of(landed, start, end)
     if start or end:
         lake.covering(dataset, window)
     return window
+
+
+def span_of(landed: Sequence[Window], start: str | None, end: str | None) -> Window:
+    """The window of two options; a missing bound is that of what has landed."""
+    return Window.parse(start or landed[0].start.isoformat(), end or max(window.end for window in landed).isoformat())
 
 
 def _bounds(window: Window) -> list[str]:

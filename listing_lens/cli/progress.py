@@ -15,10 +15,15 @@ from listing_lens.settings import Settings
 console = Console(stderr=True)
 
 
+def bars_to_fill(width: int = 0) -> Bars:
+    """Bars of so many of so many, with the time taken; descriptions are as wide as `width` at least."""
+    columns = (TextColumn(f"{{task.description:<{width}}}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Bars(*columns, console=console)
+
+
 def run_with_bars(title: str, job: str, arguments: Sequence[str], settings: Settings) -> None:
     """Run a Beam job and show the progress of its stages."""
-    columns = (TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bars(*columns, console=console) as bars:
+    with bars_to_fill(width=34) as bars:
         stages: dict[str, TaskID] = {}
         waiting = bars.add_task(title, total=None)
 

@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
@@ -33,9 +32,7 @@ from listing_lens.settings import Settings
 from models.encoders.cost import measure_cost
 from models.encoders.encoder import Encoder, shared_encoder
 from models.images import ImageError, decode_image
-from models.moments import Moments
 from models.pairs.split import group_of
-from models.projection import fit_projection
 from models.sampling import sample_number
 
 logger = logging.getLogger(__name__)
@@ -137,9 +134,7 @@ def compare_landed(
         alone = Contender("compared", encoder.encoder_id, encoder.source, "embedding", of_queries, of_items, cost)
         contenders.append(alone)
         if dims is not None:
-            photos = np.stack(list(of_items.values()))
-            fewer = min(dims, encoder.dims, len(photos) - 1)
-            contenders.append(alone.projected(fit_projection(Moments.of(photos), fewer)))
+            contenders.append(alone.projected_to(dims, list(of_items.values())))
     rows = compare(contenders, sessions)
     return LandedComparison(Comparison(name=str(window), rows=rows), +left_out, refused)
 

@@ -12,8 +12,9 @@ from listing_lens.comparison.records import HEADLINE, ComparisonRow, Estimate, R
 from listing_lens.errors import LensError
 from models.encoders.cost import Cost
 from models.intervals import bootstrap_mean, clusters_of
-from models.metrics import METRICS, expected_at_random, relevance_by_rank, session_metrics
-from models.projection import Projection
+from models.metrics import METRICS, expected_at_random, ranked_metrics, session_metrics
+from models.moments import Moments
+from models.projection import Projection, fit_projection
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,15 @@ class Contender:
     items: Mapping[str, NDArray[np.float32]]
     cost: Cost | None = None
 
+    def rank(self, session: ComparedSession) -> dict[str, float]:
+        """The session's metrics, when what it showed is ranked by this encoder."""
+        return ranked_metrics(self.queries[session.session_id], self.items, session.shown, session.tapped)
+
+    def projected_to(self, dims: int, photos: Sequence[NDArray[np.float32]]) -> Contender:
+        """The same encoder with a projection that is fitted on embeddings (d,), to fewer dimensions if it must be."""
+        rows = np.stack(photos)
+        return self.projected(fit_projection(Moments.of(rows), min(dims, rows.shape[1], len(rows) - 1)))
+
     def projected(self, projection: Projection) -> Contender:
         """The same encoder with a projection."""
         return Contender(
@@ -74,7 +84,7 @@ def compare(contenders: Sequence[Contender], sessions: Sequence[ComparedSession]
         LensError: no session is unseen, or all that are belong to one product.
     """
     require_several_products([session.groups for session in sessions if not session.seen])
-    by_row = [[_ranked(contender, session) for session in sessions] for contender in contenders]
+    by_row = [[contender.rank(session) for session in sessions] for contender in contenders]
     parents = {
         contender.variant: results
         for contender, results in zip(contenders, by_row, strict=True)
@@ -124,11 +134,6 @@ def require_several_products(groups: Sequence[Sequence[str]]) -> None:
             f"all {len(groups)} unseen sessions are of one product, which says nothing of others: "
             "compare on more sessions"
         )
-
-
-def _ranked(contender: Contender, session: ComparedSession) -> dict[str, float]:
-    scores = np.stack([contender.items[item_id] for item_id in session.shown]) @ contender.queries[session.session_id]
-    return session_metrics(relevance_by_rank(scores, session.tapped, session.shown))
 
 
 def _scores(results: Sequence[Mapping[str, float]], sessions: Sequence[ComparedSession], *, seen: bool) -> Scores:

