@@ -11,8 +11,8 @@ title from the window's listings, without reserved ones and titles that are mess
 on; the same sample when repeated. `train` fine-tunes, logs live to MLflow's experiment `fine-tuning`, and writes the
 encoder that was best on the validation sessions to the lake. `compare` ranks the test sessions with it, its parent and
 `LENS_COMPARISON_ENCODERS`, alone and with a projection; in random order; and as they were shown. `register_encoder`
-makes it the candidate, with what the comparison found on its page. `promote_encoder` makes it the champion if the run was
-asked to.
+makes it the candidate, with what the comparison found on its page; it is skipped if no validation was better than the
+parent's. `promote_encoder` makes it the champion if the run was asked to.
 
 **Held out.** Products are split by a hash into those that are learnt from, those that choose the checkpoint (validation) and
 those that are only reported (test); time is split into the test period, at the window's end, and what came before. Pairs are
@@ -42,7 +42,8 @@ service's log*: a sample would keep buyers' photos for longer than `LENS_SEARCH_
 whose photos you may keep, from your own feed. *A training ended early*
 (out of memory, a loss that is not a number): its last good checkpoint is kept; the message says what to change in
 `recipe`. Clear a failed or killed `train`, and it continues from its last checkpoint, which belongs to this parent,
-these pairs and this recipe. *`compare` cannot load an encoder*: set `LENS_COMPARISON_ENCODERS` to those that can be reached.
+these pairs and this recipe, and goes on with any number of GPUs. *`compare` cannot load an encoder*: set
+`LENS_COMPARISON_ENCODERS` to those that can be reached.
 
 **Must not race with** another training on the same GPUs: one run at a time. It may run beside every other DAG.
 """
